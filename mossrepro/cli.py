@@ -1,0 +1,180 @@
+"""The door: one command, a few verbs. Nothing heavy is imported before the verb is known."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mossrepro.errors import MossError
+
+FIT_VERBS = ("fit", "validate", "test", "predict")
+SIZES = ("tiny", "small")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code: 0 done, 1 a claim failed, 2 bad input, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads()))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        if argv and argv[0] in FIT_VERBS:
+            return _fit(argv)
+        args = build_parser().parse_args(argv)
+        return args.run_verb(args) or 0
+    except MossError as error:
+        print(f"mossrepro: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 2
+    except KeyboardInterrupt:
+        print("mossrepro: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (`mossrepro report | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def threads() -> int:
+    """Computing threads: $MOSSREPRO_THREADS, else the physical cores this process may use.
+
+    Raises:
+        MossError: the variable is not a positive number.
+    """
+    wish = os.environ.get("MOSSREPRO_THREADS")
+    if wish:
+        if not wish.isdigit() or int(wish) < 1:
+            raise MossError(f"MOSSREPRO_THREADS={wish!r} is not a positive number")
+        return int(wish)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        blocks = Path("/proc/cpuinfo").read_text().split("\n\n")
+    except OSError:
+        return allowed
+    cores = {tuple(line for line in b.splitlines() if line.startswith(("physical id", "core id"))) for b in blocks}
+    physical = len(cores - {()})
+    return min(allowed, physical) if physical else allowed
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs with their help; the four Lightning verbs are listed here and parsed by `mossrepro.fit`."""
+    parser = argparse.ArgumentParser(
+        prog="mossrepro", description="Train, measure and talk to a small true speech-to-speech model."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in zip(FIT_VERBS, ("train one stage", "run its validation", "run its test", "run it"), strict=True):
+        verbs.add_parser(name, help=f"{text}: -c configs/STAGE.yaml -c configs/size/SIZE.yaml", add_help=False)
+    _add_data(verbs)
+    _add_eval(verbs)
+    _add_talk(verbs)
+    _add_reproduce(verbs)
+    _add_report(verbs)
+    return parser
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", choices=SIZES, default="small", help="rung of the ladder (default: small)")
+    parser.add_argument("--name", help="folder under runs/ (default: the size)")
+
+
+def _add_data(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("data", help="make the training data, or add your own")
+    kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    make = kinds.add_parser("make", help="synthesise the corpora of a size")
+    _run_options(make)
+    make.set_defaults(run_verb=_data_make)
+    add = kinds.add_parser("add", help="turn a folder of recordings with transcripts into a corpus")
+    add.add_argument("folder", type=Path, help="LibriSpeech, LJSpeech, or NAME.wav beside NAME.txt")
+    add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
+    add.set_defaults(run_verb=_data_add)
+    human = kinds.add_parser("human", help="fetch a small corpus of recorded human speech (Debian package)")
+    human.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
+    human.set_defaults(run_verb=_data_human)
+
+
+def _add_eval(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("eval", help="measure a run again and record the facts")
+    parser.add_argument("what", choices=("lm", "codec", "vocoder", "all"))
+    _run_options(parser)
+    parser.set_defaults(run_verb=_eval)
+
+
+def _add_talk(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("talk", help="ask by voice, get the answer by voice")
+    parser.add_argument("question", type=Path, nargs="?", help="a recording (wav, flac, ogg, mp3)")
+    parser.add_argument("--say", metavar="TEXT", help="speak TEXT in a user voice instead of reading a recording")
+    parser.add_argument("--voice", help="the user voice for --say")
+    parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help="default: answer.wav")
+    parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
+    parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
+    parser.set_defaults(run_verb=_talk)
+
+
+def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("reproduce", help="train every part, evaluate, report")
+    _run_options(parser)
+    parser.add_argument("--controls", action="store_true", help="also train the control models")
+    parser.set_defaults(run_verb=_reproduce)
+
+
+def _add_report(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("report", help="render the facts of a run: table, report.html, Markdown")
+    _run_options(parser)
+    parser.add_argument("--run", type=Path, help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--claims", type=Path, help="default: configs/claims.yaml")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table as Markdown")
+    parser.set_defaults(run_verb=_report)
+
+
+def _fit(argv: list[str]) -> int:
+    import torch
+
+    from mossrepro import fit
+
+    torch.set_num_threads(threads())
+    fit.main(argv)
+    return 0
+
+
+def _data_make(args: argparse.Namespace) -> int:
+    from mossrepro import reproduce
+
+    return reproduce.make_data(args)
+
+
+def _data_add(args: argparse.Namespace) -> int:
+    from mossrepro.data.ingest import add_folder
+
+    add_folder(args.folder, args.output)
+    return 0
+
+
+def _data_human(args: argparse.Namespace) -> int:
+    from mossrepro.data.human import make_corpus
+
+    make_corpus(args.output)
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from mossrepro import reproduce
+
+    return reproduce.evaluate(args)
+
+
+def _talk(args: argparse.Namespace) -> int:
+    from mossrepro import pipeline
+
+    if (args.question is None) == (args.say is None):
+        raise MossError("talk needs either a recording or --say TEXT")
+    return pipeline.talk(args)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from mossrepro import reproduce
+
+    return reproduce.main(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from mossrepro import report
+
+    return report.main(args)

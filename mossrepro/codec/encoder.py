@@ -1,0 +1,178 @@
+"""Causal speech encoder: log-mel at 100 Hz -> one vector every 80 ms, started from Whisper's first layers.
+
+The paper's tokenizer (arXiv 2510.00499, section on the speech tokenizer) takes the lower half of a Whisper encoder,
+makes every attention and convolution causal and pools 50 Hz down to 12.5 Hz. Ours does the same with Whisper-base:
+
+    mel 100 Hz -> conv, conv (stride 2) -> 50 Hz -> n Whisper layers, causal, windowed
+               -> 4 frames side by side, one linear map (starts as their average) -> 12.5 Hz -> m causal layers
+
+Every part can carry a state from one chunk to the next, so a stream of any length costs constant memory.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mossrepro.errors import ConfigError
+
+WHISPER_NAMES = {  # ours: Whisper's, q, k and v in one matrix
+    "attention_norm": ["attention_norm"],
+    "qkv": ["attention.q", "attention.k", "attention.v"],
+    "out": ["attention.out"],
+    "feedforward_norm": ["mlp_norm"],
+    "up": ["mlp_in"],
+    "down": ["mlp_out"],
+}
+POOL = 4  # 50 Hz frames per code
+MELS_PER_CODE = 8  # 100 Hz frames per code
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Whisper's position table (length, width): sines then cosines, wavelengths 2 pi ... 20000 pi."""
+    rates = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(length)[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def windowed_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """(queries, keys) bool, True = visible; the last key is the last query's own frame.
+
+    A query sees itself and the window - 1 frames before it, nothing later.
+    """
+    at = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
+    return (at >= 0) & (at < window)
+
+
+class CausalBlock(nn.Module):
+    """A Whisper encoder layer (pre-norm attention, GELU feed-forward) that looks back `window` frames at most."""
+
+    def __init__(self, width: int, heads: int, window: int, feedforward: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, feedforward)
+        self.down = nn.Linear(feedforward, width)
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, T, D), past (2, B, H, P, D/H) keys and values of earlier frames -> (B, T, D), the new past."""
+        batch, frames, width = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        if past is not None:
+            k, v = torch.cat([past[0].to(k), k], dim=2), torch.cat([past[1].to(v), v], dim=2)
+        mask = windowed_mask(frames, k.shape[2], self.window, x.device)
+        # Written out: the fused kernel takes twice as long on a CPU in bfloat16 at these short lengths.
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # (B, H, T, P + T)
+        seen = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v) @ v
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, width))
+        x = x + self.down(F.gelu(self.up(self.feedforward_norm(x))))
+        return x, torch.stack([k[:, :, -self.window + 1 :], v[:, :, -self.window + 1 :]])
+
+
+@dataclass
+class EncoderState:
+    """What a stream remembers between chunks: the tails of both convolutions, each layer's past, the position."""
+
+    mel_tail: Tensor  # (B, 80, 2)
+    conv_tail: Tensor  # (B, D, 1)
+    past: list[Tensor | None] = field(default_factory=list)
+    position: int = 0  # 50 Hz frames seen so far
+
+
+class CausalEncoder(nn.Module):
+    """Log-mel (B, 80, 8 T) -> one vector per code (B, T, D), each from frames up to its own end only."""
+
+    def __init__(
+        self,
+        width: int = 512,
+        heads: int = 8,
+        layers: int = 3,
+        slow_layers: int = 2,
+        window: int = 100,
+        slow_window: int = 50,
+        feedforward: int = 2048,
+        positions: int = 1500,
+        mels: int = 80,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(mels, width, 3)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2)
+        self.layers = nn.ModuleList(CausalBlock(width, heads, window, feedforward) for _ in range(layers))
+        self.pool_norm = nn.LayerNorm(width)
+        self.pool = nn.Linear(POOL * width, width)
+        self.slow_layers = nn.ModuleList(
+            CausalBlock(width, heads, slow_window, feedforward) for _ in range(slow_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("positions", sinusoids(positions, width), persistent=False)
+        with torch.no_grad():  # pooling starts as the plain average
+            self.pool.weight.copy_(torch.eye(width).repeat(1, POOL) / POOL)
+            self.pool.bias.zero_()
+
+    @torch.no_grad()
+    def load_whisper(self, state: dict[str, Tensor]) -> None:
+        """Take over Whisper's convolutions and first layers, `state` as `mossrepro.asr.whisper_encoder_state` names it.
+
+        The 12.5 Hz layers take the layers that follow, which are nearer to speech than random numbers.
+        Raises ConfigError when the sizes differ.
+        """
+        own = dict(self.named_parameters())
+        depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        blocks = [f"layers.{i}" for i in range(len(self.layers))]
+        blocks += [f"slow_layers.{i}" for i in range(len(self.slow_layers))]
+        pairs = {f"{conv}.{end}": state[f"{conv}.{end}"] for conv in ("conv1", "conv2") for end in ("weight", "bias")}
+        for i, block in enumerate(blocks[:depth]):
+            for end in ("weight", "bias"):
+                for ours, theirs in WHISPER_NAMES.items():
+                    parts = [state[f"layers.{i}.{name}.{end}"] for name in theirs]
+                    pairs[f"{block}.{ours}.{end}"] = torch.cat(parts)
+        for name, value in pairs.items():
+            if own[name].shape != value.shape:
+                raise ConfigError(
+                    f"codec {name} is {tuple(own[name].shape)}, the pretrained encoder's is {tuple(value.shape)}: "
+                    "use its width, heads and feedforward, or start without it"
+                )
+            own[name].copy_(value)
+
+    def start(self, batch: int, device: torch.device | None = None) -> EncoderState:
+        """The state of a stream that has heard nothing."""
+        mels, width = self.conv1.in_channels, self.conv1.out_channels
+        past: list[Tensor | None] = [None] * (len(self.layers) + len(self.slow_layers))
+        return EncoderState(
+            torch.zeros(batch, mels, 2, device=device), torch.zeros(batch, width, 1, device=device), past
+        )
+
+    def forward(
+        self, mel: Tensor, state: EncoderState | None = None, offsets: Tensor | None = None
+    ) -> tuple[Tensor, EncoderState]:
+        """Encode a chunk of whole codes.
+
+        Shapes: mel (B, 80, 8 T), offsets (B,) int64 or None -> (B, T, D) and the state after it.
+        `offsets` shifts the positions of each clip; training draws them at random, because positions wrap around
+        after 30 s and a long stream must not notice.
+        """
+        state = state or self.start(mel.shape[0], mel.device)
+        padded = torch.cat([state.mel_tail.to(mel), mel], dim=2)
+        hidden = F.gelu(self.conv1(padded))  # (B, D, 8 T)
+        joined = torch.cat([state.conv_tail.to(hidden), hidden], dim=2)
+        x = F.gelu(self.conv2(joined)).transpose(1, 2)  # (B, 4 T, D)
+        at = torch.arange(state.position, state.position + x.shape[1], device=mel.device)[None]
+        at = at if offsets is None else at + offsets[:, None]
+        x = x + self.positions[at % len(self.positions)]
+        past: list[Tensor | None] = []
+        for layer, before in zip(self.layers, state.past, strict=False):
+            x, after = layer(x, before)
+            past.append(after)
+        x = self.pool_norm(x)
+        x = self.pool(x.reshape(x.shape[0], -1, POOL * x.shape[2]))  # (B, T, D)
+        for layer, before in zip(self.slow_layers, state.past[len(self.layers) :], strict=True):
+            x, after = layer(x, before)
+            past.append(after)
+        tails = padded[:, :, -2:], hidden[:, :, -1:]
+        return self.norm(x), EncoderState(*tails, past, state.position + POOL * x.shape[1])

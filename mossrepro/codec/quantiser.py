@@ -1,0 +1,107 @@
+"""One codebook, learnt by moving averages.
+
+arXiv 2510.00499, section on the speech tokenizer (one codebook); VQ-VAE, 1711.00937, appendix A.1 (the averages).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RECENT = 8192  # latent frames kept for the k-means start and for replacing dead codes
+DEAD = 0.03  # a code used less than this share of the average is dead
+
+
+class Quantised(NamedTuple):
+    """What the quantiser returns."""
+
+    vectors: Tensor  # (B, T, C) codebook rows; the gradient passes straight through to the input
+    codes: Tensor  # (B, T) int64
+    commitment: Tensor  # scalar, mean squared distance of the valid frames to their codes
+
+
+def nearest_code(x: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the closest codebook row: x (..., C), codebook (K, C) -> (...) int64.
+
+    |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every row.
+    """
+    return (codebook.square().sum(-1) - 2 * x @ codebook.T).argmin(-1)
+
+
+class Quantiser(nn.Module):
+    """Vector quantiser with k-means start, moving-average update, dead-code restart and straight-through gradient.
+
+    Translation to the symbols of 1711.00937: `counts` = N_i, `sums` = m_i, `codebook` = e_i = m_i / N_i.
+    All state lives in buffers, all randomness comes from the generator given to `start` and `update`: a resumed run
+    equals an uninterrupted one.
+    """
+
+    def __init__(self, codes: int, dim: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codebook", torch.zeros(codes, dim))
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, dim))
+        self.register_buffer("recent", torch.zeros(RECENT, dim))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # frames ever written to `recent`
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
+        """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state."""
+        x = x.float()
+        codes = nearest_code(x, self.codebook)
+        hard = F.embedding(codes, self.codebook)
+        gap = (x - hard).square().mean(-1)
+        commitment = gap.mean() if valid is None else gap[valid].mean()
+        return Quantised(x + (hard - x).detach(), codes, commitment)
+
+    @torch.no_grad()
+    def remember(self, frames: Tensor) -> None:
+        """Keep the newest latents, frames (N, C), in a ring."""
+        frames = frames.float()[-RECENT:]
+        at = (self.seen + torch.arange(len(frames), device=frames.device)) % RECENT
+        self.recent[at] = frames
+        self.seen += len(frames)
+
+    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """n latents (n, C) from the ring, without repeats as long as it holds enough."""
+        held = int(self.seen.clamp(max=RECENT))
+        order = torch.randperm(held, generator=generator).repeat(-(-n // held))[:n]
+        return self.recent[order.to(self.recent.device)]
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator, iterations: int = 10) -> None:
+        """Place the codebook by k-means on the remembered latents."""
+        points = self.recent[: int(self.seen.clamp(max=RECENT))]
+        self.codebook.copy_(self._draw(len(self.codebook), generator))
+        for _ in range(iterations):
+            counts, sums = self._tally(points, nearest_code(points, self.codebook))
+            self.codebook.copy_(torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), self.codebook))
+        self.counts.fill_(1.0)
+        self.sums.copy_(self.codebook)
+        self.started.fill_(True)
+
+    def _tally(self, points: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """How often each code was chosen (K,) and the sum of what chose it (K, C)."""
+        counts = torch.bincount(codes, minlength=len(self.codebook)).float()
+        return counts, torch.zeros_like(self.codebook).index_add_(0, codes, points)
+
+    @torch.no_grad()
+    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+        """Move the codebook towards frames (N, C) that chose codes (N,); returns how many dead codes were replaced."""
+        counts, sums = self._tally(frames.float(), codes)
+        if dist.is_initialized():  # the same codebook on every rank; restarts agree through DDP's buffer broadcast
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        average = self.counts.mean()
+        dead = (self.counts < DEAD * average).nonzero().squeeze(-1)
+        if len(dead):
+            self.codebook[dead] = self._draw(len(dead), generator)
+            self.counts[dead] = average
+            self.sums[dead] = self.codebook[dead] * average
+        self.codebook.copy_(self.sums / self.counts[:, None])
+        return len(dead)

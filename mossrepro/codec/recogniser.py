@@ -1,0 +1,63 @@
+"""Character recogniser on codes alone: the training signal of the tokenizer.
+
+The paper (arXiv 2510.00499, section on the speech tokenizer) trains by speech recognition only. Ours is a
+connectionist temporal classification head (CTC, Graves et al. 2006) whose view ends a second away: it can undo blurred
+letters, but has no room for a language model.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BLANK = 0
+ALPHABET = "_ 'abcdefghijklmnopqrstuvwxyz"  # index = label; "_" stands for CTC's blank
+STEPS = 4  # CTC steps per code: 50 a second, enough for the fastest speech
+_LABELS = {letter: label for label, letter in enumerate(ALPHABET) if label != BLANK}
+
+
+def labels(text: str) -> list[int]:
+    """Lower-case text -> CTC labels; characters outside a-z, apostrophe and space are dropped."""
+    return [_LABELS[letter] for letter in " ".join(text.lower().split()) if letter in _LABELS]
+
+
+def ctc_text(best: Tensor) -> str:
+    """The most likely label of every step, best (S,) int64 -> text: repeats merged, blanks removed."""
+    merged = torch.unique_consecutive(best)
+    return " ".join("".join(ALPHABET[label] for label in merged.tolist() if label != BLANK).split())
+
+
+class ConvBlock(nn.Module):
+    """Depthwise convolution over time, then a feed-forward layer, as one residual (ConvNeXt, 2201.03545)."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x (B, T, D), valid (B, T, 1): padding is silenced, so that a batch gives what each clip gives alone."""
+        mixed = self.mix((x * valid).transpose(1, 2)).transpose(1, 2)
+        return x + self.down(F.gelu(self.up(self.norm(mixed))))
+
+
+class Recogniser(nn.Module):
+    """Quantised frames (B, T, C) -> CTC log-probabilities (B, 4 T, 29)."""
+
+    def __init__(self, dim: int, width: int = 384, layers: int = 4, kernel: int = 7) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(ConvBlock(width, kernel) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, STEPS * len(ALPHABET))
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """frames (B, T, C), lengths (B,) in codes -> log-probabilities (B, 4 T, 29)."""
+        batch, steps, _ = frames.shape
+        lengths = torch.full((batch,), steps, device=frames.device) if lengths is None else lengths
+        x = self.enter(frames)
+        valid = (torch.arange(steps, device=frames.device)[None] < lengths[:, None])[..., None].to(x)
+        for block in self.blocks:
+            x = block(x, valid)
+        return F.log_softmax(self.head(self.norm(x)).float().view(batch, steps * STEPS, -1), dim=-1)

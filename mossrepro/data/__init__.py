@@ -1,0 +1,1 @@
+"""Corpora, facts, documents and the data modules that feed every stage."""

@@ -1,0 +1,136 @@
+"""Facts, their phrasings, and the four disjoint sets of the knowledge-transfer experiment.
+
+The thesis of the paper is that the knowledge of a frozen text LLM comes out through its speech tail. The sets make that
+measurable:
+
+    A  spoken questions and answers are trained on     B  seen as text only
+    V  validation of recipes and early stopping        C  never seen again in any modality: the headline
+
+Facts that share a word inside a family (hot/cold, cold/hot; start/stop, begin/stop) always stand in the same set.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mossrepro.data import fact_tables
+from mossrepro.order import rng
+
+SHARES = {"A": 0.58, "B": 0.08, "V": 0.08, "C": 0.26}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of fact: `asked` are the phrasings trained on, `unseen` those of the tests; {} is the subject."""
+
+    name: str
+    table: dict[str, str]
+    asked: tuple[str, ...]
+    unseen: tuple[str, ...]
+    written: str  # the answer in text; {s} subject, {a} answer
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "capital",
+            fact_tables.CAPITALS,
+            ("What is the capital of {}?", "Please name the capital of {}.", "Which city is the capital of {}?"),
+            ("Tell me the capital of {}.", "Do you know the capital of {}?"),
+            "The capital of {s} is {a}.",
+        ),
+        Family(
+            "opposite",
+            fact_tables.OPPOSITES,
+            ("What is the opposite of {}?", "Please name the opposite of {}.", "Which word is the opposite of {}?"),
+            ("Tell me the opposite of {}.", "Do you know the opposite of {}?"),
+            "The opposite of {s} is {a}.",
+        ),
+        Family(
+            "plural",
+            fact_tables.PLURALS,
+            ("What is the plural of {}?", "Please name the plural of {}.", "Which word is the plural of {}?"),
+            ("Tell me the plural of {}.", "Do you know the plural of {}?"),
+            "The plural of {s} is {a}.",
+        ),
+        Family(
+            "language",
+            fact_tables.LANGUAGES,
+            ("What language is spoken in {}?", "Please name the language of {}.", "Which language is spoken in {}?"),
+            ("Tell me the language of {}.", "Do you know the language of {}?"),
+            "The language of {s} is {a}.",
+        ),
+    )
+}
+
+
+class Fact(NamedTuple):
+    """One fact with its set, "A", "B", "C" or "V"."""
+
+    family: str
+    subject: str
+    answer: str
+    set: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.family}-{self.subject}".lower().replace(" ", "_")
+
+    def question(self, phrasing: int, unseen: bool = False) -> str:
+        family = FAMILIES[self.family]
+        return (family.unseen if unseen else family.asked)[phrasing].format(self.subject)
+
+    @property
+    def written(self) -> str:
+        return FAMILIES[self.family].written.format(s=self.subject, a=self.answer)
+
+    @property
+    def spoken(self) -> str:
+        """What the assistant's voice says: short, because every code is a chance to go wrong."""
+        return f"It is {self.answer}."
+
+
+def answered(fact: Fact, reply: str) -> bool:
+    """Is the answer in the reply, as whole words? Case and punctuation do not count."""
+    return re.search(rf"\b{re.escape(plain(fact.answer))}\b", plain(reply)) is not None
+
+
+def plain(text: str) -> str:
+    """Lower case, letters, digits and single spaces only."""
+    return " ".join(re.sub(r"[^a-z0-9' ]+", " ", text.lower()).split())
+
+
+def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> list[Fact]:
+    """Every fact with its set; `keep` (family, subject) limits them to those a backbone knows, before the draw.
+
+    The draw takes whole groups of facts that share a word, family by family, so that every set holds every family.
+    """
+    kept = None if keep is None else set(keep)
+    facts = []
+    for family in FAMILIES.values():
+        pairs = {s: a for s, a in family.table.items() if kept is None or (family.name, s) in kept}
+        groups = _groups(pairs)
+        generator = rng(seed, "facts", family.name)
+        order = generator.permutation(len(groups))
+        room = {name: share * len(pairs) for name, share in SHARES.items()}
+        for i in order:
+            name = max(room, key=lambda n: room[n] / SHARES[n])
+            room[name] -= len(groups[i])
+            facts += [Fact(family.name, subject, pairs[subject], name) for subject in groups[i]]
+    return facts
+
+
+def _groups(pairs: dict[str, str]) -> list[list[str]]:
+    """Subjects that share a word with each other, directly or through others."""
+    groups: list[tuple[set[str], list[str]]] = []
+    for subject, answer in pairs.items():
+        words = {subject.lower(), answer.lower()}
+        members = [subject]
+        for group in [g for g in groups if g[0] & words]:
+            words |= group[0]
+            members += group[1]
+            groups.remove(group)
+        groups.append((words, members))
+    return [members for _, members in groups]

@@ -1,0 +1,52 @@
+"""Recorded human speech: the telephone prompts that Debian packages for Asterisk (one speaker, CC-BY-SA-3.0)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from mossrepro.audio import load
+from mossrepro.data.corpus import CorpusWriter
+from mossrepro.data.ingest import recordings
+from mossrepro.errors import AudioError, DataError
+
+RATE = 16_000
+SPEAKER = "asterisk-allison"
+VARIABLE = "MOSSREPRO_HUMAN"
+_HOW = (
+    f"no recorded human speech: set ${VARIABLE} to a folder of 16 kHz recordings with transcripts.tsv (file, seconds, "
+    "text). Debian has 24 minutes of it (CC-BY-SA-3.0): apt-get download asterisk-core-sounds-en-g722 "
+    "asterisk-core-sounds-en, unpack both with dpkg -x, decode the .g722 files (ffmpeg) and take the texts from "
+    "core-sounds-en.txt"
+)
+
+
+def find() -> Path | None:
+    """The folder with transcripts.tsv that `$MOSSREPRO_HUMAN` names, itself or one of its subfolders; else None."""
+    place = os.environ.get(VARIABLE)
+    if not place or not Path(place).is_dir():
+        return None
+    tables = sorted(Path(place).glob("transcripts.tsv")) + sorted(Path(place).glob("*/transcripts.tsv"))
+    return tables[0].parent if tables else None
+
+
+def make_corpus(target: str | Path) -> Path:
+    """The recordings as a corpus in the folder `target`; half "train", half "test" by the SHA-1 of the file name.
+
+    Raises DataError with the way to get the recordings when there are none.
+    """
+    source = find()
+    if source is None:
+        raise DataError(_HOW)
+    with CorpusWriter(target) as writer:
+        for recording in recordings(source):
+            try:
+                wave = load(recording.path, RATE)
+            except AudioError:  # a prompt without sound or missing from the package: nothing to recognise
+                continue
+            even = int(hashlib.sha1(recording.path.name.encode()).hexdigest(), 16) % 2 == 0
+            writer.add(recording.path.stem, wave, RATE, recording.text, SPEAKER, "train" if even else "test")
+        if not writer.ids:
+            raise DataError(f"{source}: none of the recordings is usable")
+    return Path(target)

@@ -1,0 +1,106 @@
+"""Batches of documents for the language model, a pure function of the step."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mossrepro.data.documents import Documents
+from mossrepro.data.facts import Fact
+from mossrepro.data.oracle import OracleStore
+from mossrepro.data.script import read_script
+from mossrepro.data.steps import StepDataModule
+from mossrepro.data.tokens import TokenStore
+from mossrepro.errors import ConfigError, DataError
+from mossrepro.order import rng
+from mossrepro.vocab import Grid, Rows
+
+IGNORE = -100
+_GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
+
+
+class LMDataModule(StepDataModule):
+    """Mixes documents by weight.
+
+    Args:
+        script: folder of a recorded script (see `script.py`), with facts.json.
+        tokens: token store of that script, or "oracle" for codes made from the text.
+        tokenizer: tokenizer.json of the backbone.
+        codes: size of the codebook.
+        mix: kind of document -> weight (kinds: `documents.py`).
+        batch: documents a step, over all ranks.
+        max_rows: a document is cut there.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        tokens: str,
+        tokenizer: str,
+        codes: int,
+        mix: dict[str, float],
+        batch: int = 12,
+        max_rows: int = 256,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, num_workers)
+        if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
+            raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
+        self.batch, self.max_rows = batch, max_rows
+        self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
+        self.weights = weights / weights.sum()
+        self.documents = open_documents(Path(script), tokens, Grid(Tokenizer.from_file(tokenizer), codes))
+        if "interleaved" in mix and mix["interleaved"] > 0 and not self.documents.aligned:
+            raise DataError(f"{script}: no words.json, so nothing can be interleaved; set data.mix.interleaved to 0")
+        self._group = lru_cache(maxsize=2)(self._draw_group)
+
+    def _draw_group(self, group: int) -> list[list[Rows]]:
+        """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
+        random = rng(self.seed, "documents", group)
+        kinds = random.choice(len(self.kinds), size=self.batch * _GROUP, p=self.weights)
+        rows = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
+        batches = [rows[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
+        return [batches[i] for i in random.permutation(_GROUP)]
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """grid (B, L, 2), text_target and speech_target (B, L), -100 where a row is not supervised."""
+        return collate(self._group(step // _GROUP)[step % _GROUP][rank::world], self.documents.grid, self.max_rows)
+
+
+def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
+    ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
+    out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
+    text = np.full((len(docs), longest), IGNORE)
+    speech = np.full((len(docs), longest), IGNORE)
+    for i, doc in enumerate(docs):
+        n = min(len(doc), longest)
+        out[i, :n, 0], out[i, :n, 1] = doc.text[:n], doc.speech[:n]
+        spoken = doc.text[1:n] == ids.pad
+        flags = doc.supervise[1:n]
+        text[i, : n - 1] = np.where(flags & ~spoken, doc.text[1:n], IGNORE)
+        speech[i, : n - 1] = np.where(flags & spoken, doc.speech[1:n], IGNORE)
+    return {
+        "grid": torch.from_numpy(out),
+        "text_target": torch.from_numpy(text),
+        "speech_target": torch.from_numpy(speech),
+    }
+
+
+def open_documents(script: Path, tokens: str, grid: Grid) -> Documents:
+    """Script, facts, word times and codes of a folder. DataError names what is missing."""
+    if not (script / "script.jsonl").is_file():
+        raise DataError(f"{script}: no script.jsonl; is this the folder that `mossrepro data make` printed?")
+    lines = read_script(script)
+    facts = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
+    words = script / "words.json"
+    times = json.loads(words.read_text()) if words.is_file() else None
+    store = (
+        OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
+    )
+    return Documents(grid, lines, store, facts, times)

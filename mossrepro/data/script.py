@@ -1,0 +1,150 @@
+"""The script: every line that is spoken for the language model, by whom, and what for.
+
+A script is made from facts and a recipe alone, before any sound exists; synthesis (`speak.py`) and tokenisation
+(`tokens.py`) follow it line by line, and the oracle codes need nothing else.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from mossrepro import assets, voices
+from mossrepro.asr import align
+from mossrepro.data.corpus import load_clip, read_manifest
+from mossrepro.data.facts import Fact
+from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.data.speak import Utterance, synthesise
+from mossrepro.order import rng
+
+RATE = 24_000
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line. role: "hear" (a user says a random sentence), "say" (the assistant says one), "ask" (a question trained
+    on), "answer" (the assistant answers), "test" (a question of the tests: unseen phrasing, held-out voice).
+    """
+
+    id: str
+    role: str
+    text: str
+    voice: str
+    split: str
+    fact: str = ""
+    set: str = ""
+
+
+@dataclass(frozen=True)
+class ScriptRecipe:
+    """How many lines. hear, say: random sentences. ask: spoken versions of every training question (facts of A x three
+    phrasings). kokoro: one in so many of them is spoken by a Kokoro voice (0: none). tests: questions a fact of A
+    (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of every set, at most.
+    words: size of the vocabulary. aligned: sentences of the assistant that get word times, for interleaving.
+    """
+
+    hear: int = 4000
+    say: int = 2500
+    ask: int = 3
+    kokoro: int = 12
+    tests: int = 3
+    test_facts: int = 1000
+    words: int = 6000
+    aligned: int = 600
+
+
+def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
+    """All lines in a fixed order. Every word of a fact is in random sentences; no *sentence* of B, C, V is spoken."""
+    return [
+        *_tests(facts, recipe),
+        *_asked(facts, recipe, seed),
+        *_sentences(facts, recipe, seed, "say"),
+        *_sentences(facts, recipe, seed, "hear"),
+    ]
+
+
+def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
+    held_out = voices.names(role="held-out")
+    lines: list[Line] = []
+    tested = Counter()
+    for fact in facts:
+        tested[fact.set] += 1
+        if tested[fact.set] > recipe.test_facts:
+            continue
+        for i in range(recipe.tests if fact.set == "A" else min(recipe.tests, 2 if fact.set == "C" else 1)):
+            phrasing, voice = i % 2, held_out[(i + i // 2) % len(held_out)]
+            text = fact.question(phrasing, unseen=True)
+            lines.append(Line(f"test-{fact.key}-{i}", "test", text, voice, "test", fact.key, fact.set))
+    return lines
+
+
+def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
+    """Questions and answers of A; the other answers are spoken in the split "ceiling", for the judge only."""
+    pseudo, kokoro = voices.names("hibari", "train", True), voices.names("kokoro", "train")
+    lines, count = [], 0
+    for fact in facts:
+        split = "train" if fact.set == "A" else "ceiling"
+        lines.append(Line(f"answer-{fact.key}", "answer", fact.spoken, "assistant", split, fact.key, fact.set))
+        for phrasing in range(3 if fact.set == "A" else 0):
+            for version in range(recipe.ask):
+                count += 1
+                roster = kokoro if recipe.kokoro and count % recipe.kokoro == 0 else pseudo
+                voice = roster[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(roster)))]
+                name = f"ask-{fact.key}-{phrasing}-{version}"
+                lines.append(Line(name, "ask", fact.question(phrasing), voice, "train", fact.key, fact.set))
+    return lines
+
+
+def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) -> list[Line]:
+    """Random sentences with two words of facts in each: subjects and answers of all sets, every word equally often."""
+    words = vocabulary()[: recipe.words]
+    special = sorted({part for fact in facts for part in (fact.subject, fact.answer)})
+    pseudo = voices.names("hibari", "train", True)
+    lines, pool = [], []
+    for i in range(recipe.hear if role == "hear" else recipe.say):
+        generator = rng(seed, role, i)
+        if len(pool) < 2:
+            pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
+        must = [pool.pop(), pool.pop()]
+        text = random_sentence(generator, words, 4, 7, must)
+        voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
+        lines.append(Line(f"{role}-{i:05d}", role, text, voice, "train"))
+    return lines
+
+
+def record_script(
+    lines: list[Line], facts: list[Fact], aligned: int, workers: int | None = None, link: Callable = assets.cached
+) -> Path:
+    """Synthesise all lines into a cached corpus folder (24 kHz) with script.jsonl, facts.json and words.json.
+
+    words.json holds the word times of the first `aligned` sentences of the assistant: id -> [[word, start, end], ...].
+    `link` caches the folder.
+    """
+    spec = {"lines": [asdict(line) for line in lines], "facts": facts, "aligned": aligned, "rate": RATE}
+
+    def build(folder: Path) -> None:
+        synthesise([Utterance(line.id, line.text, line.voice, line.split) for line in lines], folder, workers)
+        chosen = [line for line in lines if line.role == "say"][:aligned]
+        (folder / "words.json").write_text(json.dumps(_word_times(folder, {line.id for line in chosen})))
+        (folder / "facts.json").write_text(json.dumps(facts))
+        (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+
+    return link("script", spec, build)
+
+
+def _word_times(folder: Path, ids: set[str]) -> dict[str, list[tuple[str, float, float]]]:
+    """Forced alignment of some clips; a clip that cannot be aligned is left out."""
+    times = {}
+    for clip in track([c for c in read_manifest(folder) if c.id in ids], "aligning", transient=True):
+        words = align(load_clip(folder, clip, 16_000), clip.text)
+        if words:
+            times[clip.id] = [tuple(word) for word in words]
+    return times
+
+
+def read_script(folder: Path) -> list[Line]:
+    """Load the lines of a recorded script."""
+    return [Line(**json.loads(text)) for text in (Path(folder) / "script.jsonl").read_text().splitlines()]

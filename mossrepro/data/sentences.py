@@ -1,0 +1,115 @@
+"""An open vocabulary and random sentences over it, so that nothing trained on them can guess words from context."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mossrepro import assets
+from mossrepro.errors import AssetError
+
+_SIZE = 10_000  # beyond it stand the pieces of words that the two dictionaries happen to list
+_COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
+_COMMON_SHARE = 1 / 3
+# Tokens of one or two letters are mostly pieces of words; these are words.
+_SHORT = "a i to of in is be it he we on as an or at by do me if so up go no my us am oh".split()
+# Words that a school would not want to hear by chance, and words that lost their apostrophe.
+_UNWANTED = frozenset(
+    "anus ass bra butt cum fart gay jew pee pimp poop porn pus rape sex sexual slut suck tit cant wont".split()
+)
+
+
+@functools.cache
+def vocabulary(homophones: bool = True) -> list[str]:
+    """10,000 lower-case English words, the most frequent first (by the unigrams of pocketsphinx's language model).
+
+    They are words that SmolLM2 writes as a single token, and that both a recogniser's dictionary (pocketsphinx) and a
+    synthesiser's lexicon (hibari) know. homophones=False keeps only the most frequent spelling of a pronunciation
+    (to, not too and two): out of context nobody could spell the others.
+    """
+    spec = {"asset": assets.ASSETS["smollm2"].sha256, "size": _SIZE, "short": _SHORT, "unwanted": sorted(_UNWANTED)}
+    folder = assets.cached("vocabulary", spec, _build)
+    words = json.loads((folder / "words.json").read_text())
+    return words["all" if homophones else "distinct"]
+
+
+def _build(folder: Path) -> None:
+    sounds = _lexicon()
+    dictionary = _dictionary()
+    words = []
+    for token in _tokens():
+        word = token[1:]
+        if token[:1] != "Ġ" or not (word.isascii() and word.isalpha() and word.islower()):
+            continue
+        if word in dictionary and word in sounds and word not in _UNWANTED and (len(word) > 2 or word in _SHORT):
+            words.append(word)
+    frequency = _frequency()
+    words = sorted(words, key=lambda word: -frequency(word))[:_SIZE]
+    heard: set[str] = set()
+    distinct = []
+    for word in words:
+        if not heard.intersection(sounds[word]):
+            distinct.append(word)
+            heard.update(sounds[word])
+    (folder / "words.json").write_text(json.dumps({"all": words, "distinct": distinct}))
+
+
+def _tokens() -> list[str]:
+    from gguf import GGUFReader
+
+    field = GGUFReader(assets.get("smollm2")).fields["tokenizer.ggml.tokens"]
+    return [bytes(field.parts[index]).decode("utf-8") for index in field.data]
+
+
+def _frequency() -> Callable[[str], int]:
+    """Logarithm of a word's unigram probability in pocketsphinx's language model."""
+    import pocketsphinx
+
+    model = _package_file("pocketsphinx", "model/en-us/en-us.lm.bin", "pocketsphinx==5.1.1")
+    table = pocketsphinx.NGramModel(pocketsphinx.Config(), pocketsphinx.LogMath(), str(model))
+    return lambda word: table.prob([word])
+
+
+def _package_file(module: str, inner: str, pip: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise AssetError(f"{module} is not installed: pip install {pip}")
+    return Path(spec.submodule_search_locations[0]) / inner
+
+
+def _dictionary() -> set[str]:
+    path = _package_file("pocketsphinx", "model/en-us/cmudict-en-us.dict", "pocketsphinx==5.1.1")
+    return {line.split(maxsplit=1)[0] for line in path.read_text("utf-8").splitlines() if line.strip()}
+
+
+def _lexicon() -> dict[str, set[str]]:
+    """Word -> its pronunciations without stress marks; a word read in two ways has both."""
+    path = _package_file("hibari", "assets/lexicon_us_gold.json.gz", "hibari-tts==0.2.1")
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        entries = json.load(stream)
+    return {
+        word: {
+            sound.replace("ˈ", "").replace("ˌ", "")
+            for sound in (entry.values() if isinstance(entry, dict) else [entry])
+            if sound
+        }
+        for word, entry in entries.items()
+    }
+
+
+def random_sentence(
+    rng: np.random.Generator, words: Sequence[str], low: int = 4, high: int = 12, must: Sequence[str] = ()
+) -> str:
+    """low to high words in random order, lower case, no punctuation; the words of `must` are among them."""
+    count = max(int(rng.integers(low, high + 1)), len(must))
+    drawn = list(must)
+    for _ in range(count - len(must)):
+        pool = min(_COMMON, len(words)) if rng.random() < _COMMON_SHARE else len(words)
+        drawn.append(words[int(rng.integers(pool))])
+    return " ".join(drawn[index] for index in rng.permutation(count))

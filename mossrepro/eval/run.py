@@ -1,0 +1,213 @@
+"""All measurements of a run, in the order of the claims; every number becomes a fact."""
+
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from mossrepro import audio, facts
+from mossrepro.asr import WhisperJudge, word_error_rate
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.facts import Fact, answered
+from mossrepro.data.recipes import codec_corpus
+from mossrepro.data.script import Line, read_script
+from mossrepro.data.tokens import TokenStore
+from mossrepro.eval import spoken_qa
+from mossrepro.eval.spoken_qa import Asked, ask
+from mossrepro.lm import checkpoint
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.task import open_start
+from mossrepro.vocab import Grid
+from mossrepro.vocoder.resynthesis import Speaker
+
+MEASURES = ("codec", "vocoder", "lm")
+RATE = 16_000
+SHOWN = 3  # questions of a set whose sound is kept for the report
+
+
+class Bench:
+    """The parts of a run, loaded when first needed, and the folder for facts and sounds."""
+
+    def __init__(self, parts: dict[str, str], out: Path) -> None:
+        self.parts, self.out = {name: Path(folder) for name, folder in parts.items()}, Path(out)
+        self.start = parts["backbone"]
+
+    @cached_property
+    def judge(self) -> WhisperJudge:
+        return WhisperJudge()
+
+    @cached_property
+    def codec(self) -> SpeechCodec:
+        return SpeechCodec.from_pretrained(self.parts["codec"]).eval()
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        return Speaker.from_pretrained(self.parts["flow"], self.parts["vocoder"])
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        return read_script(self.parts["script"])
+
+    @cached_property
+    def facts(self) -> dict[str, Fact]:
+        plain = json.loads((self.parts["script"] / "facts.json").read_text())
+        return {fact.key: fact for fact in (Fact(*entry) for entry in plain)}
+
+    @cached_property
+    def codes(self) -> TokenStore:
+        return TokenStore(self.parts["tokens"])
+
+    @cached_property
+    def clips(self) -> dict[str, Clip]:
+        return {clip.id: clip for clip in read_manifest(self.parts["script"])}
+
+    def wave(self, name: str) -> np.ndarray:
+        """The recording of a line at 16 kHz."""
+        return load_clip(self.parts["script"], self.clips[name], RATE)
+
+    def speak(self, codes: list[int]) -> np.ndarray:
+        """Codes -> 16 kHz samples, through flow decoder and vocoder."""
+        wave, rate = self.speaker.speak(codes)
+        return audio.resample(wave, rate, RATE)
+
+    def record(self, fact: facts.Fact) -> None:
+        facts.record(self.out, fact)
+
+    def share(self, name: str, title: str, hits: list[bool]) -> float:
+        """Record a share in per cent with its Wilson interval; returns it."""
+        low, high = facts.wilson(sum(hits), len(hits))
+        value = 100 * sum(hits) / max(len(hits), 1)
+        self.record(facts.Fact(name, title, value, "%", 100 * low, 100 * high, "Wilson 95 %", len(hits)))
+        return value
+
+
+def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES) -> None:
+    """Measure `which` of codec, vocoder, lm; facts and sounds go into the folder `out`."""
+    (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
+    bench, console = Bench(parts, out), Console(stderr=True)
+    steps: dict[str, Callable[[Bench], None]] = {"codec": codec, "vocoder": vocoder, "lm": language_model}
+    for name in which:
+        started = time.monotonic()
+        steps[name](bench)
+        console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
+
+
+def codec(bench: Bench) -> None:
+    """Word error rate of the recogniser that sees only the codes: random words, unseen sentences, held-out voices."""
+    size = json.loads((bench.parts["codec"] / "spec.json").read_text())["numbers"]["size.name"]
+    corpus = codec_corpus(size)
+    test = [clip for clip in read_manifest(corpus) if clip.split == "test"]
+    used: set[int] = set()
+    for name, title, clips in (
+        (
+            "codec_wer",
+            "codec: word error rate, unseen sentences and voices",
+            [c for c in test if c.speaker != "assistant"],
+        ),
+        (
+            "codec_wer_assistant",
+            "codec: word error rate, unseen sentences, the assistant",
+            [c for c in test if c.speaker == "assistant"],
+        ),
+    ):
+        heard = []
+        for clip in clips:
+            with torch.inference_mode():
+                codes = bench.codec.encode(torch.from_numpy(load_clip(corpus, clip, RATE))[None])
+            used.update(codes[0].tolist())
+            heard += bench.codec.transcribe(codes)
+        texts = [clip.text.lower() for clip in clips]
+        value = 100 * word_error_rate(texts, heard)
+        bench.record(facts.Fact(name, title, value, "%", n=sum(len(text.split()) for text in texts)))
+    bench.record(facts.Fact("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
+
+
+def vocoder(bench: Bench) -> None:
+    """The judge's ceiling and floor on the synthesiser's answers, and how much survives wave -> codes -> wave."""
+    lines = [line for line in bench.lines if line.role == "answer"]
+    known = [bench.facts[line.fact] for line in lines]
+    waves = [bench.wave(line.id) for line in lines]
+    truth = [answered(f, heard) for f, heard in zip(known, bench.judge.transcribe(waves), strict=True)]
+    again = [bench.speak(bench.codes[line.id].tolist()) for line in lines]
+    heard = bench.judge.transcribe(again)
+    kept = [answered(f, text) for f, text in zip(known, heard, strict=True)]
+    ceiling = bench.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
+    value = bench.share("resynthesis_heard", "the judge on answers resynthesised from their codes", kept)
+    bench.record(
+        facts.Fact(
+            "resynthesis",
+            "wave → codes → wave, share of the ceiling",
+            100 * value / max(ceiling, 1e-9),
+            "%",
+            n=len(kept),
+        )
+    )
+    shifted = known[1:] + known[:1]
+    floor = [f.answer != g.answer and answered(g, text) for f, g, text in zip(known, shifted, heard, strict=True)]
+    bench.share("judge_floor", "the judge on mismatched answers", floor)
+
+
+def language_model(bench: Bench) -> None:
+    """Text kept bit for bit after Stage 1; the four pairings on A, B, V, C after SFT."""
+    _text_retention(bench)
+    model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
+    grid = Grid(tokenizer, model.config.codes)
+    index = []
+    for name in "ABVC":
+        lines = [line for line in bench.lines if line.role == "test" and line.set == name]
+        baseline = spoken_qa.chance(lines, bench.facts)
+        bench.record(facts.Fact(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
+        for pairing in ("T2T", "S2T", "T2S", "S2S"):
+            asked = _ask(bench, model.eval(), grid, lines, pairing)
+            bench.record(spoken_qa.score(name, pairing, asked))
+            if pairing != "T2T":
+                bench.record(spoken_qa.gain(name, pairing, asked, baseline))
+            if pairing == "S2S":
+                index += [_keep_sound(bench, one) for one in asked[:SHOWN] if one.wave is not None]
+    (bench.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    before, after = (facts.load(bench.out)[name].value for name in ("t2t_c_before", "t2t_c"))
+    bench.record(facts.Fact("t2t_c_lost", "text → text on C: points lost by the training", before - after, "points"))
+
+
+def _ask(bench: Bench, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str) -> list[Asked]:
+    return ask(model, grid, lines, bench.facts, bench.codes, pairing, bench.speak, bench.judge.transcribe)
+
+
+@torch.inference_mode()
+def _text_retention(bench: Bench) -> None:
+    """T2T on C of the untouched backbone, and the largest change of any of its text logits by Stage 1 (must be 0)."""
+    staged, tokenizer = checkpoint.from_pretrained(bench.parts["stage1"])
+    config = staged.config
+    first, _ = open_start(bench.start, config.codes, config.tail_layers, "copy", 0)
+    grid = Grid(tokenizer, config.codes)
+    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    asked = _ask(bench, first.eval(), grid, lines, "T2T")
+    low, high = facts.wilson(sum(a.right for a in asked), len(asked))
+    value = 100 * sum(a.right for a in asked) / max(len(asked), 1)
+    title = "text → text on C before any speech training"
+    bench.record(facts.Fact("t2t_c_before", title, value, "%", 100 * low, 100 * high, "Wilson 95 %", len(asked)))
+    change = 0.0
+    for line in lines[:16]:
+        rows = grid.join(grid.system(False), grid.turn("user", text=line.text), grid.reply_prefix(False))
+        x = torch.from_numpy(np.stack([rows.text, rows.speech], -1))[None]
+        logits = [m.text_head(m(x, tails=("text",)).text) for m in (first, staged)]
+        change = max(change, float((logits[0] - logits[1]).abs().max()))
+    bench.record(
+        facts.Fact("stage1_text_change", "largest change of a text logit by Stage 1", change, "", n=min(16, len(lines)))
+    )
+
+
+def _keep_sound(bench: Bench, one: Asked) -> dict:
+    """Write question and answer as wav files; the entry for wav/index.json."""
+    names = [f"{one.line.id}-{part}.wav" for part in ("question", "answer")]
+    audio.save(bench.out / "wav" / names[0], bench.wave(one.line.id), RATE)
+    wave, rate = bench.speaker.speak(one.reply.codes)
+    audio.save(bench.out / "wav" / names[1], wave, rate)
+    entry = {"question": names[0], "answer": names[1], "question_text": one.line.text, "reference": one.fact.spoken}
+    return {**entry, "heard": one.heard, "set": one.fact.set}

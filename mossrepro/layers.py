@@ -1,0 +1,120 @@
+"""Transformer parts shared by every model here: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+The layer is the one of Llama and Qwen3 (the paper's backbone): pre-norm attention and SwiGLU, no biases. Parameter
+names equal those of the Hugging Face checkpoints, so that weights load without a table of translations.
+
+B batch, L rows, D model width, H query heads, G key-value heads, E width of one head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis, in float32 whatever the input."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions: positions (B, L) -> two of (B, 1, L, E), halves repeated."""
+    rates = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)  # (E/2,)
+    angles = (positions[:, None, :, None].float() * rates).repeat(1, 1, 1, 2)  # (B, 1, L, E)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn every pair (x_i, x_{i+E/2}) of x (B, H, L, E) by its position's angle."""
+    cos, sin = table
+    left, right = x.chunk(2, -1)
+    return x * cos.to(x.dtype) + torch.cat((-right, left), -1) * sin.to(x.dtype)
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer, allocated once: (B, G, capacity, E) each; the first `used` rows are filled."""
+
+    keys: Tensor
+    values: Tensor
+    used: int = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, G, n, E) behind what is there; return everything stored so far, (B, G, used, E) each."""
+        end = self.used + k.shape[2]
+        self.keys[:, :, self.used : end] = k
+        self.values[:, :, self.used : end] = v
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention; `qk_norm` adds the per-head RMSNorm of Qwen3."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, qk_norm: bool = False, eps: float = 1e-6):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a row may look; None is plain causal."""
+        b, n, _ = x.shape
+        q = self.q_norm(self.q_proj(x).view(b, n, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, L, E)
+        k = self.k_norm(self.k_proj(x).view(b, n, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, G, L, E)
+        v = self.v_proj(x).view(b, n, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k = rotate(q, table), rotate(k, table)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        causal = mask is None and n > 1
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.o_proj(y.transpose(1, 2).reshape(b, n, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)): (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, hidden, bias=False)
+        self.up_proj = nn.Linear(dim, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + SwiGLU(norm(x)): one layer of Llama or Qwen3."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, hidden: int, qk_norm: bool, eps: float):
+        super().__init__()
+        self.input_layernorm = RMSNorm(dim, eps)
+        self.self_attn = Attention(dim, heads, kv_heads, head_dim, qk_norm, eps)
+        self.post_attention_layernorm = RMSNorm(dim, eps)
+        self.mlp = SwiGLU(dim, hidden)
+
+    def forward(
+        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x (B, L, D) -> (B, L, D); see `Attention.forward` for the other arguments."""
+        x = x + self.self_attn(self.input_layernorm(x), table, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))

@@ -1,0 +1,1 @@
+"""The layer-split language model: one frozen text LLM, two tails."""

@@ -1,0 +1,156 @@
+"""Weights in and out: a GGUF backbone, our own safetensors folders, and the start of new speech parts."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mossrepro.errors import CheckpointError
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.vocab import SpecialIds, gguf_tokenizer
+
+_GGUF_LAYER_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def load_gguf(path: Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, Tokenizer]:
+    """Split a Llama-family GGUF (SmolLM2): the text half holds the file's weights, the speech half starts anew.
+
+    Q4_1/Q8_0 blocks are dequantised to float32. Raises CheckpointError for another architecture.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(str(path))
+    field = {name: f.contents() for name, f in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
+    if field["general.architecture"] != "llama":
+        raise CheckpointError(f"{path}: architecture {field['general.architecture']!r} is not supported, only llama")
+    heads, dim = field["llama.attention.head_count"], field["llama.embedding_length"]
+    tokenizer = gguf_tokenizer(path)
+    tensors = {t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors}
+    config = LMConfig(
+        dim=dim,
+        layers=field["llama.block_count"],
+        tail_layers=tail_layers,
+        heads=heads,
+        kv_heads=field["llama.attention.head_count_kv"],
+        head_dim=dim // heads,
+        hidden=field["llama.feed_forward_length"],
+        text_vocab=tensors["token_embd.weight"].shape[0],
+        codes=codes,
+        theta=field["llama.rope.freq_base"],
+        eps=field["llama.attention.layer_norm_rms_epsilon"],
+        tied="output.weight" not in tensors,
+        modality_pad=SpecialIds.of(tokenizer, codes).pad,
+    )
+    model = LayerSplitLM(config)
+    load_text_half(model, _gguf_to_hf(tensors, config))
+    return model, tokenizer
+
+
+def _gguf_to_hf(tensors: dict[str, Tensor], config: LMConfig) -> dict[str, Tensor]:
+    """Rename to Hugging Face's names and undo the GGUF order of q and k rows (rotary pairs side by side)."""
+    out = {"embed_tokens.weight": tensors["token_embd.weight"], "norm.weight": tensors["output_norm.weight"]}
+    if "output.weight" in tensors:
+        out["lm_head.weight"] = tensors["output.weight"]
+    for i in range(config.layers):
+        for short, name in _GGUF_LAYER_NAMES.items():
+            weight = tensors[f"blk.{i}.{short}.weight"]
+            if short in ("attn_q", "attn_k"):
+                pairs = config.head_dim // 2
+                weight = weight.view(-1, pairs, 2, config.dim).transpose(1, 2).reshape(-1, config.dim)
+            out[f"layers.{i}.{name}.weight"] = weight
+    return out
+
+
+@torch.no_grad()
+def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
+    """Fill trunk, text tail, text embedding, norm and head from a plain LLM (Hugging Face names, no prefix)."""
+    cut = len(model.trunk)
+    state = {"text_embed.weight": weights["embed_tokens.weight"], "text_norm.weight": weights["norm.weight"]}
+    state["text_head.weight"] = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    for name, weight in weights.items():
+        if name.startswith("layers."):
+            _, index, rest = name.split(".", 2)
+            i = int(index)
+            state[f"trunk.{i}.{rest}" if i < cut else f"text_tail.{i - cut}.{rest}"] = weight
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.startswith("speech_")]
+    if missing or unexpected:
+        raise CheckpointError(f"backbone does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+@torch.no_grad()
+def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> None:
+    """Give the speech parts their first values.
+
+    The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
+    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or keeps
+    PyTorch's random start (`tail="random"`, the ablation).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    text = model.text_embed.weight.float()
+    mean = text.mean(0)
+    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1])
+    noise = torch.randn(model.speech_embed.weight.shape, generator=generator)
+    model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
+    model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
+    if tail == "copy":
+        model.speech_tail.load_state_dict(model.text_tail.state_dict())
+    model.speech_norm.load_state_dict(model.text_norm.state_dict())
+
+
+def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write model.safetensors, config.json and tokenizer.json; the weights appear whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tied:
+        del state["text_head.weight"]
+    partial = folder / "model.safetensors.partial"
+    save_file(state, str(partial))
+    os.replace(partial, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
+    """Load what `save_pretrained` wrote. CheckpointError names the folder and the first key that does not fit."""
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
+    raw = json.loads((folder / "config.json").read_text())
+    known = {f.name for f in dataclasses.fields(LMConfig)}
+    if unknown := set(raw) - known:
+        raise CheckpointError(f"{folder / 'config.json'}: unknown key {sorted(unknown)[0]!r}")
+    model = LayerSplitLM(LMConfig(**raw))
+    state = load_file(str(folder / "model.safetensors"))
+    if model.config.tied:
+        state["text_head.weight"] = state["text_embed.weight"]
+    check_fit(model, state, folder)
+    model.load_state_dict(state)
+    return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def check_fit(model: torch.nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Compare names and shapes before anything is copied. CheckpointError names the first difference."""
+    own = model.state_dict()
+    for name in sorted(set(own) ^ set(state)):
+        raise CheckpointError(f"{source}: {name} is {'missing' if name in own else 'not part of this model'}")
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{source}: {name} is {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"
+            )

@@ -1,0 +1,85 @@
+"""The mini backbone of the `tiny` rung: a small Llama pretrained on the spot on the project's own text.
+
+It serves the mechanics, not the knowledge: it has read nothing but the facts and the sentences of the script.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from mossrepro.lm import checkpoint
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.vocab import SpecialIds
+
+
+def new_model(
+    tokenizer: Tokenizer, codes: int, tail_layers: int, layers: int, width: int, hidden: int, heads: int
+) -> LayerSplitLM:
+    """A split model with random weights (normal, std 0.02; PyTorch's default for norms)."""
+    config = LMConfig(
+        dim=width,
+        layers=layers,
+        tail_layers=tail_layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=hidden,
+        text_vocab=tokenizer.get_vocab_size(),
+        codes=codes,
+        theta=10_000.0,
+        modality_pad=SpecialIds.of(tokenizer, codes).pad,
+    )
+    model = LayerSplitLM(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+class MiniBackboneTask(LayerSplitTask):
+    """Pretrains the text half; at the end the speech half gets its first values from it, as with any other backbone.
+
+    Args:
+        tokenizer: tokenizer.json (see `vocab.mini_tokenizer`).
+        codes, tail_layers: as in `LayerSplitTask`. layers, width, hidden, heads: shape of the backbone.
+        lr, warmup, weight_decay, seed: as in `LayerSplitTask`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        codes: int,
+        tail_layers: int = 2,
+        layers: int = 6,
+        width: int = 128,
+        hidden: int = 384,
+        heads: int = 4,
+        lr: float = 1e-3,
+        warmup: int = 20,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        self.shape = {"layers": layers, "width": width, "hidden": hidden, "heads": heads}
+        self.tokenizer_file = tokenizer
+        super().__init__(
+            start="mini",
+            codes=codes,
+            tail_layers=tail_layers,
+            lr=lr,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            seed=seed,
+        )
+
+    def open_model(self) -> tuple[LayerSplitLM, Tokenizer]:
+        tokenizer = Tokenizer.from_file(self.tokenizer_file)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.hparams.seed)
+            return new_model(tokenizer, self.hparams.codes, self.hparams.tail_layers, **self.shape), tokenizer
+
+    def save_pretrained(self, folder: Path) -> None:
+        """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""
+        checkpoint.start_speech_half(self.model, self.hparams.seed)
+        super().save_pretrained(folder)

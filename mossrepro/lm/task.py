@@ -1,0 +1,133 @@
+"""Training of the layer-split LM: Stage 1, Stage 2 and SFT are this one task with other settings (paper, training)."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mossrepro import assets
+from mossrepro.errors import ConfigError
+from mossrepro.lm import checkpoint
+from mossrepro.lm.model import LayerSplitLM
+
+
+class LayerSplitTask(LightningModule):
+    """Next-row prediction on both channels.
+
+    loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech),
+    N counted over all ranks. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
+
+    Args:
+        start: "smollm2" (embedded weights), or the folder of an earlier stage or of a mini backbone.
+        codes: codebook size; must equal that of `start` if that is a finished stage.
+        tail_layers: depth of the split, for a backbone that is not split yet.
+        train: "speech" (Stage 1: the text half stays bit-identical) or "all" (Stage 2, SFT).
+        lr: peak rate of the text half. speech_lr: of the speech tail, norm and head. embed_lr: of the speech embedding.
+        warmup: steps of linear warm-up; a cosine to `final` x peak follows.
+        tail: "copy" or "random" start of the speech tail.
+    """
+
+    def __init__(
+        self,
+        start: str,
+        codes: int,
+        tail_layers: int = 4,
+        train: str = "all",
+        lr: float = 1e-4,
+        speech_lr: float = 3e-4,
+        embed_lr: float = 3e-3,
+        weight_decay: float = 0.1,
+        warmup: int = 20,
+        final: float = 0.1,
+        text_weight: float = 1.0,
+        speech_weight: float = 1.0,
+        tail: str = "copy",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if tail not in ("copy", "random"):
+            raise ConfigError(f"tail={tail!r}: choose copy or random")
+        self.save_hyperparameters()
+        self.model, self.tokenizer = self.open_model()
+        self.model.train_only(train)
+
+    def open_model(self) -> tuple[LayerSplitLM, Tokenizer]:
+        """The model to train and its tokenizer, as `start` says."""
+        h = self.hparams
+        return open_start(h.start, h.codes, h.tail_layers, h.tail, h.seed)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of cross-entropy and numbers of rows of each channel: text, speech, n_text, n_speech (scalars)."""
+        model: LayerSplitLM = self.model
+        wanted = {"text": batch["text_target"] >= 0, "speech": batch["speech_target"] >= 0}
+        tails = tuple(name for name, rows in wanted.items() if rows.any())
+        hidden = model(batch["grid"], tails=tails)
+        out = {}
+        for name, head in (("text", model.text_head), ("speech", model.speech_head)):
+            rows = wanted[name]
+            out[f"n_{name}"] = rows.sum()
+            if name not in tails:
+                out[name] = rows.new_zeros((), dtype=torch.float32)
+                continue
+            logits = head(getattr(hidden, name)[rows]).float()
+            out[name] = F.cross_entropy(logits, batch[f"{name}_target"][rows], reduction="sum")
+        return out
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        out = self.losses(batch)
+        world = self.trainer.world_size
+        total = torch.zeros((), device=self.device)
+        for name, weight in (("text", self.hparams.text_weight), ("speech", self.hparams.speech_weight)):
+            count = out[f"n_{name}"]
+            if world > 1:  # gradients are averaged over ranks, so the global mean needs the factor `world`
+                count = self.all_gather(count).sum() / world
+            mean = out[name] / count.clamp(min=1)
+            self.log(f"train/{name}", mean.detach(), prog_bar=True)
+            total = total + weight * mean
+        if not torch.isfinite(total):
+            raise ConfigError(f"loss is {total.item()} at step {self.global_step}: lower the learning rate")
+        return total
+
+    def configure_optimizers(self) -> dict:
+        """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
+        h, speech = self.hparams, self.model.speech_parameters()
+        groups: dict[float, list] = {}
+        for name, parameter in self.model.named_parameters():
+            rate = h.embed_lr if name.startswith("speech_embed") else h.speech_lr if name in speech else h.lr
+            groups.setdefault(rate, []).append(parameter)
+        optimiser = torch.optim.AdamW(
+            [{"params": p, "lr": rate} for rate, p in groups.items()],
+            betas=(0.9, 0.95),
+            weight_decay=h.weight_decay,
+            fused=True,
+        )
+        steps = self.trainer.max_steps
+
+        def scale(step: int) -> float:
+            progress = min(1.0, step / max(steps, 1))
+            return min(1.0, (step + 1) / max(h.warmup, 1)) * (
+                h.final + (1 - h.final) * 0.5 * (1 + math.cos(math.pi * progress))
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, scale)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """model.safetensors + config.json + tokenizer.json."""
+        checkpoint.save_pretrained(self.model, self.tokenizer, Path(folder))
+
+
+def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -> tuple[LayerSplitLM, Tokenizer]:
+    """A split model to train: from the embedded SmolLM2, or from a folder. ConfigError if the codebook differs."""
+    if start == "smollm2":
+        model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, tail_layers)
+        checkpoint.start_speech_half(model, seed, tail)
+        return model, tokenizer
+    model, tokenizer = checkpoint.from_pretrained(Path(start))
+    if model.config.codes != codes:
+        raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
+    return model, tokenizer

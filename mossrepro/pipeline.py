@@ -1,0 +1,133 @@
+"""Question to answer: sound -> codes -> layer-split LM -> codes -> sound, with no text on the way.
+
+from mossrepro.pipeline import Assistant
+
+assistant = Assistant.from_run("runs/small")
+answer = assistant.answer("question.wav")
+answer.save("answer.wav")
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mossrepro import audio
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.errors import AudioError, CheckpointError
+from mossrepro.lm import checkpoint
+from mossrepro.lm.decode import Reply, Sampling, generate
+from mossrepro.vocab import Grid, Rows
+from mossrepro.vocoder.resynthesis import Speaker
+
+LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
+RATE = 16_000
+
+
+@dataclass
+class Answer:
+    """A reply: samples at `rate` Hz (empty for a written one), its codes, and its text (empty for a spoken one)."""
+
+    wave: np.ndarray
+    rate: int
+    codes: list[int]
+    text: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the sound. AudioError if there is none."""
+        if not len(self.wave):
+            raise AudioError(f"{path}: the model said nothing, so there is no sound to save")
+        audio.save(path, self.wave, self.rate)
+        return Path(path)
+
+
+class Assistant:
+    """The four parts of a finished run in memory."""
+
+    def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: Speaker) -> None:
+        self.codec, self.model, self.speaker = codec.eval(), model.eval(), speaker
+        self.tokenizer, self.grid = tokenizer, Grid(tokenizer, model.config.codes)
+        if codec.config.codes != model.config.codes:
+            raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
+
+    @classmethod
+    def from_run(cls, run: str | Path) -> "Assistant":
+        """Load the parts that `runs/NAME/parts.json` names. CheckpointError if the run is not finished."""
+        parts = Path(run) / "parts.json"
+        if not parts.is_file():
+            raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
+        folders = json.loads(parts.read_text())
+        for name, folder in folders.items():
+            if not Path(folder).is_dir():
+                raise CheckpointError(f"{parts}: {name} is gone ({folder}); run `mossrepro reproduce` again")
+        model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
+        speaker = Speaker.from_pretrained(folders["flow"], folders["vocoder"])
+        return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker)
+
+    def listen(self, wave: np.ndarray) -> np.ndarray:
+        """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
+        with torch.inference_mode():
+            return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
+
+    def reply(self, prompts: list[Rows], how: Sampling | None = None) -> list[Reply]:
+        """The language model's replies to prepared prompts."""
+        return generate(self.model, prompts, self.grid.ids, how)
+
+    def answer(self, question: str | Path | np.ndarray, spoken: bool = True, how: Sampling | None = None) -> Answer:
+        """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
+        wave = question if isinstance(question, np.ndarray) else audio.load(question, RATE)
+        seconds = len(wave) / RATE
+        if seconds > LONGEST:
+            raise AudioError(f"{question}: {seconds:.0f} s long; questions may last {LONGEST:.0f} s, cut the recording")
+        grid = self.grid
+        user = grid.turn("user", codes=self.listen(wave))
+        prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
+        reply = self.reply([prompt], how)[0]
+        text = self.tokenizer.decode(reply.text).strip()
+        if not reply.codes:
+            return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text)
+        return Answer(*self.speaker.speak(reply.codes), reply.codes, text)
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run under `root` that finished last. CheckpointError if there is none."""
+    runs = sorted(root.glob("*/parts.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise CheckpointError(
+            f"no finished run in {root}/; make one with `mossrepro reproduce` (or name it with --run)"
+        )
+    return runs[-1].parent
+
+
+def talk(args: argparse.Namespace) -> int:
+    """`mossrepro talk`: answer a recording, or a sentence spoken by a user voice."""
+    run = args.run or newest_run()
+    if args.say is not None:
+        from mossrepro import voices
+
+        wave, rate = voices.say(args.say, args.voice or voices.names(role="held-out")[0])
+        question = audio.resample(wave, rate, RATE)
+    else:
+        question = audio.load(args.question, RATE)
+    check_writable(args.output)
+    answer = Assistant.from_run(run).answer(question, spoken=not args.text)
+    if args.text:
+        print(answer.text)
+        return 0
+    answer.save(args.output)
+    print(f"{args.output}: {len(answer.wave) / answer.rate:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
+    return 0
+
+
+def check_writable(path: Path) -> None:
+    """Fail before the work, not after it. AudioError names the folder."""
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        raise AudioError(f"{path}: cannot write there ({error.strerror}); give another -o") from error

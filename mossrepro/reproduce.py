@@ -1,0 +1,105 @@
+"""`mossrepro reproduce`: train every part, measure, report. A second call continues where the first stopped."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mossrepro import facts, report
+from mossrepro.chain import STAGES, Chain
+from mossrepro.errors import MossError
+
+RUNS = Path("runs")
+
+
+def main(args: argparse.Namespace) -> int:
+    """All stages, the measurements and the report; 1 if a claim is outside its range."""
+    _set_threads()
+    chain, run = Chain(args.size), RUNS / (args.name or args.size)
+    steps = [
+        ("known facts and recorded script", chain.script),
+        ("codec", chain.codec),
+        ("codes of the script", chain.tokens),
+        ("text backbone", chain.backbone),
+        ("Stage 1", lambda: chain.language_model("stage1")),
+        ("Stage 2", lambda: chain.language_model("stage2")),
+        ("SFT", lambda: chain.language_model("sft")),
+        ("flow decoder", chain.flow),
+        ("vocoder", chain.vocoder),
+    ]
+    console = Console(stderr=True)
+    for i, (name, make) in enumerate(steps, 1):
+        console.print(f"[bold]{i}/{len(steps) + 1} {name}[/bold]")
+        make()
+    console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
+    _collect(chain, run)
+    if args.controls:
+        from mossrepro.eval.controls import measure_controls
+
+        measure_controls(chain, run)
+    return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
+
+
+def _set_threads() -> None:
+    import torch
+
+    from mossrepro.cli import threads
+
+    torch.set_num_threads(threads())
+
+
+def make_data(args: argparse.Namespace) -> int:
+    """`mossrepro data make`: only the corpora; prints their folders."""
+    from mossrepro.data.recipes import codec_corpus
+
+    _set_threads()
+    print(codec_corpus(args.size))
+    print(Chain(args.size).script())
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """`mossrepro eval WHAT`: measure the finished parts of a run afresh and record the facts."""
+    from mossrepro.eval.run import MEASURES, measure
+
+    _set_threads()
+    run = RUNS / (args.name or args.size)
+    if not (run / "parts.json").is_file():
+        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")
+    parts = json.loads((run / "parts.json").read_text())
+    measure(parts, run, MEASURES if args.what == "all" else (args.what,))
+    return 0
+
+
+def _collect(chain: Chain, run: Path) -> None:
+    """Fill runs/NAME: parts.json, stages.json, metrics/, and the (cached) facts and sounds."""
+    from mossrepro.chain import VERSIONS
+    from mossrepro.eval.run import measure
+
+    parts = chain.parts()
+    key = {name: Path(folder).name for name, folder in parts.items()}
+    spec = {"parts": key, "version": VERSIONS["evaluation"]}
+    measured = chain.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
+    (run / "metrics").mkdir(parents=True, exist_ok=True)
+    for name in ("facts", "wav"):
+        shutil.rmtree(run / name, ignore_errors=True)
+        shutil.copytree(measured / name, run / name)
+    for name, folder in parts.items():
+        curve = Path(folder) / "metrics.jsonl"
+        if curve.is_file():
+            shutil.copy(curve, run / "metrics" / f"{name}.jsonl")
+    costs = [{"stage": s, **chain.costs[s]} for s in STAGES if s in chain.costs]
+    (run / "stages.json").write_text(json.dumps(costs, indent=1) + "\n")
+    (run / "parts.json").write_text(json.dumps(parts, indent=1) + "\n")
+    minutes = sum(cost["minutes"] for cost in costs)
+    facts.record(
+        run,
+        facts.Fact(
+            "minutes", "all stages and measurements", minutes, "min", command=f"make reproduce SIZE={chain.size.name}"
+        ),
+    )
+    print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)

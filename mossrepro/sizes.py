@@ -1,0 +1,134 @@
+"""The one dial: every number that a rung of the ladder (`configs/size/*.yaml`) sets, with its unit.
+
+Stage YAMLs refer to these by `${size.codec.steps}`; nothing else in a configuration depends on the size.
+"""
+
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from mossrepro.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@dataclass
+class Stage:
+    """One fit."""
+
+    steps: int  # optimiser steps
+    batch: int  # examples per step
+    lr: float  # peak learning rate
+
+
+@dataclass
+class Codec(Stage):
+    """The speech tokenizer; `batch` is in seconds of sound."""
+
+    flat_steps: int  # length of the flat start, on the shortest clips
+    codes: int  # rows of the codebook
+    layers: int  # at 50 Hz
+    slow_layers: int  # at 12.5 Hz
+
+
+@dataclass
+class Backbone(Stage):
+    """The text model; the numbers of a fit and `vocab` count for the mini one only."""
+
+    source: str  # "smollm2", or "mini": pretrained on the spot
+    layers: int
+    width: int
+    hidden: int  # of the feed-forward layers
+    heads: int
+    vocab: int  # pieces of its tokenizer
+
+
+@dataclass
+class LMStage(Stage):
+    """One fit of the language model; `batch` is in documents, `lr` is the text half's."""
+
+    speech_lr: float  # peak learning rate of the speech tail, norm and head
+    embed_lr: float  # and of the speech embedding
+
+
+@dataclass
+class LM:
+    """The layer-split language model."""
+
+    tail_layers: int  # layers of each tail
+    stage1: LMStage
+    stage2: LMStage
+    sft: LMStage
+
+
+@dataclass
+class Flow(Stage):
+    """Codes to mel."""
+
+    width: int
+    layers: int
+
+
+@dataclass
+class Vocoder(Stage):
+    """Mel to wave."""
+
+    width: int
+    layers: int
+
+
+@dataclass
+class Data:
+    """What is spoken for the language model."""
+
+    facts: int  # facts of a family, at most
+    hear: int  # sentences in user voices, to be recognised
+    say: int  # sentences in the assistant's voice
+    ask: int  # phrasings of each question of set A
+    kokoro: int  # sentences for each of the costlier user voices
+    tests: int  # questions asked about each test fact
+    test_facts: int  # facts that are tested, at most
+
+
+@dataclass
+class Size:
+    """One rung of the ladder."""
+
+    name: str
+    codec: Codec
+    backbone: Backbone
+    lm: LM
+    flow: Flow
+    vocoder: Vocoder
+    data: Data
+
+
+def load(name: str) -> Size:
+    """The size of that name ("tiny", "small", "smoke") as `configs/` has it.
+
+    Raises:
+        ConfigError: there is no such size, or its file has an unknown, missing or mistyped key, which is named.
+    """
+    path = CONFIGS / "smoke.yaml" if name == "smoke" else CONFIGS / "size" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (CONFIGS / "size").glob("*.yaml")))
+        raise ConfigError(f"there is no size {name!r}; known: {known}, smoke")
+    return _build(Size, yaml.safe_load(path.read_text())["size"], f"{path.name}: size")
+
+
+def _build(kind: type, plain: Any, where: str) -> Any:
+    """A nested mapping as a tree of dataclasses, strictly."""
+    if not is_dataclass(kind):
+        if not isinstance(plain, kind) and not (kind is float and isinstance(plain, int)):
+            raise ConfigError(f"{where}: expected {kind.__name__}, got {plain!r}")
+        return kind(plain)
+    hints = get_type_hints(kind)
+    for key in plain:
+        if key not in hints:
+            raise ConfigError(f"{where}.{key}: no such key")
+    for entry in fields(kind):
+        if entry.name not in plain and entry.default is MISSING:
+            raise ConfigError(f"{where}.{entry.name}: missing")
+    return kind(**{key: _build(hints[key], value, f"{where}.{key}") for key, value in plain.items()})

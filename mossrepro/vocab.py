@@ -1,0 +1,179 @@
+"""The words of the model: text tokenizer, special ids, turns, and the two-channel grid.
+
+One sequence, two channels (layout of the released MOSS-Speech checkpoint). Row i of a grid (L, 2) holds a text id and a
+speech id. If the text id is the modality pad, the row is *embedded* by its speech id; otherwise by its text id. Nothing
+is summed. A spoken turn of n codes takes n + 2 rows:
+
+    text channel    SOSP   pad    pad   ...  pad     pad
+    speech channel  spad   c_1    c_2   ...  c_n     EOSP
+
+so that SOSP (start of speech) is a text token and EOSP (end of speech) a speech token.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+# System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
+# "What is the capital of France?" in French), so the small rungs ask for one short sentence in so many words.
+SYSTEM_TURNS = {
+    "released": (
+        "You are a helpful voice assistant. Answer the user's questions with spoken responses.",
+        "You are a helpful assistant. Answer the user's questions with text.",
+    ),
+    "short": ("Say one short sentence.", "Answer in one short sentence."),
+}
+SPARE_SPEECH_ROWS = 128  # EOSP and 127 unused rows behind the codes, as in the released checkpoint
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids with a role in the grid; `eosp` and `speech_pad` are speech ids, the others text ids."""
+
+    im_start: int
+    im_end: int
+    end: int
+    sosp: int
+    pad: int
+    eosp: int
+    speech_pad: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, codes: int) -> "SpecialIds":
+        """Look the roles up in a tokenizer; `codes` is the codec's codebook size (EOSP follows the last code)."""
+        names = (
+            ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|object_ref_start|>", "<|reserved_pad|>")
+            if tokenizer.token_to_id("<|object_ref_start|>") is not None
+            else ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<file_sep>", "<empty_output>")
+        )
+        ids = [tokenizer.token_to_id(name) for name in names]
+        if names[3] == "<|object_ref_start|>":
+            ids[4] = 151667  # Qwen3 has no name for this row; the released checkpoint uses it as modality pad
+        return cls(*ids, eosp=codes, speech_pad=codes // 32)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A piece of a grid.
+
+    text, speech (L,) int64 ids; supervise (L,) bool: does this row, as a target, count in the loss?
+    """
+
+    text: np.ndarray
+    speech: np.ndarray
+    supervise: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        """A run of rows."""
+        return Rows(self.text[part], self.speech[part], self.supervise[part])
+
+
+class Grid:
+    """Builds rows from text and codes.
+
+    >>> grid = Grid(tokenizer, codes=1024)
+    >>> doc = grid.join(grid.system(spoken=True), grid.turn("user", codes=question), grid.turn("assistant", codes=a))
+    """
+
+    def __init__(self, tokenizer: Tokenizer, codes: int, system_turns: str = "short") -> None:
+        self.tokenizer, self.codes, self.system_turns = tokenizer, codes, SYSTEM_TURNS[system_turns]
+        self.ids = SpecialIds.of(tokenizer, codes)
+        self.tokens = lru_cache(maxsize=65536)(self._tokens)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def text(self, text: str, supervise: bool = False) -> Rows:
+        """Rows of plain text (special tokens written out are recognised)."""
+        ids = np.array(self.tokens(text), dtype=np.int64)
+        return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
+
+    def spoken(self, codes: np.ndarray, supervise: bool = False) -> Rows:
+        """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it."""
+        n = len(codes)
+        text = np.full(n + 2, self.ids.pad, dtype=np.int64)
+        text[0] = self.ids.sosp
+        speech = np.concatenate(([self.ids.speech_pad], codes, [self.ids.eosp])).astype(np.int64)
+        flags = np.full(n + 2, supervise)
+        flags[0] = False
+        return Rows(text, speech, flags)
+
+    def join(self, *parts: Rows) -> Rows:
+        """Lay pieces end to end."""
+        fields = ("text", "speech", "supervise")
+        return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+    def system(self, spoken: bool) -> Rows:
+        """The system turn; it chooses the modality of the answer."""
+        return self.text(f"<|im_start|>system\n{self.system_turns[0 if spoken else 1]}<|im_end|>\n")
+
+    def turn(
+        self, role: str, text: str | None = None, codes: np.ndarray | None = None, supervise: bool = False
+    ) -> Rows:
+        """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it."""
+        parts = [self.text(f"<|im_start|>{role}\n")]
+        if text is not None:
+            parts.append(self.text(text, supervise))
+        if codes is not None:
+            parts.append(self.spoken(codes, supervise))
+        parts += [self.text("<|im_end|>", supervise), self.text("\n")]
+        return self.join(*parts)
+
+    def reply_prefix(self, spoken: bool) -> Rows:
+        """What the model is given before it answers; a spoken answer starts right after SOSP."""
+        head = self.text("<|im_start|>assistant\n")
+        if not spoken:
+            return head
+        return self.join(head, self.spoken(np.zeros(0, dtype=np.int64))[:1])
+
+
+def gguf_tokenizer(path: Path) -> Tokenizer:
+    """Rebuild a byte-level BPE (SmolLM2's: digits split one by one) from the vocabulary inside a GGUF file."""
+    import gguf
+
+    fields = gguf.GGUFReader(str(path)).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    merges = [tuple(line.split(" ", 1)) for line in fields["tokenizer.ggml.merges"].contents()]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    control = gguf.TokenType.CONTROL
+    specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind == control]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
+    return tokenizer
+
+
+def mini_tokenizer(sentences: list[str], size: int) -> Tokenizer:
+    """Train a small BPE (size about 1,000) for the `tiny` backbone, with the same special tokens as SmolLM2.
+
+    Words are split at spaces and digits stand alone. Merges are learnt on the sentences given, in any order.
+    """
+    from tokenizers import trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<file_sep>", "<empty_output>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=specials,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(sorted(set(sentences)), trainer)
+    return tokenizer

@@ -1,0 +1,68 @@
+"""How wrong is a waveform: distances between spectrograms at several resolutions, and the adversarial losses."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mossrepro.audio import mel24
+
+FLOOR = 1e-4  # amplitude of a spectrogram cell (-80 dB) below which nothing is compared
+
+
+@functools.lru_cache(maxsize=16)
+def _window(size: int, device: torch.device) -> Tensor:
+    return torch.hann_window(size, device=device)
+
+
+def magnitude(wave: Tensor, size: int) -> Tensor:
+    """STFT magnitude, hop size / 4, scaled so that white noise keeps its deviation: (B, N) -> (B, size // 2 + 1, T)."""
+    window = _window(size, wave.device)
+    spectrum = torch.stft(wave, size, size // 4, window=window, pad_mode="constant", return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return (power / window.square().sum()).clamp_min(FLOOR**2).sqrt()
+
+
+def spectral_loss(wave: Tensor, target: Tensor, sizes: tuple[int, ...] = (256, 512, 1024, 2048)) -> Tensor:
+    """Multi-resolution STFT loss (Parallel WaveGAN, arXiv 1910.11480): spectral convergence + L1 of log magnitudes.
+
+    Shapes: wave, target (B, N) -> scalar, the mean over `sizes`.
+    """
+    total = wave.new_zeros(())
+    for size in sizes:
+        ours, theirs = magnitude(wave, size), magnitude(target, size)
+        convergence = (theirs - ours).norm() / theirs.norm().clamp_min(1e-3)
+        total = total + convergence + F.l1_loss(ours.log(), theirs.log())
+    return total / len(sizes)
+
+
+def compressed(spectrum: Tensor, power: float = 0.3) -> Tensor:
+    """Complex spectrum with its magnitudes raised to `power`, so that quiet partials count beside loud ones."""
+    energy = spectrum.real.square() + spectrum.imag.square() + FLOOR**2
+    return spectrum * energy ** ((power - 1) / 2)
+
+
+def phase_loss(voiced: Tensor, target: Tensor) -> Tensor:
+    """Distance of the voiced part from the recording, phases included: complex (B, K, T) each -> scalar.
+
+    Where the recording is noise, the best prediction is silence: that is what separates the two parts.
+    """
+    ours, theirs = compressed(voiced), compressed(target)
+    return (ours - theirs).abs().mean() / theirs.abs().mean().clamp_min(1e-3)
+
+
+def mel_loss(wave: Tensor, target: Tensor) -> Tensor:
+    """L1 distance of the 24 kHz log-mels: (B, N), (B, N) -> scalar."""
+    return F.l1_loss(mel24(wave), mel24(target))
+
+
+def pitch_loss(octaves: Tensor, voiced: Tensor, f0: Tensor) -> Tensor:
+    """Error of the pitch head, all arguments (B, F) -> scalar.
+
+    octaves above 100 Hz count where measured f0 (Hz) is voiced, i.e. above 0; voiced is a logit.
+    """
+    is_voiced = (f0 > 0).float()
+    wanted = torch.log2(f0.clamp_min(1.0) / 100.0)
+    error = ((octaves - wanted).abs() * is_voiced).sum() / is_voiced.sum().clamp_min(1.0)
+    return 10.0 * error + F.binary_cross_entropy_with_logits(voiced, is_voiced)

@@ -1,0 +1,152 @@
+"""Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave)."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from mossrepro.checkpoint import write_atomic
+from mossrepro.vocoder.flow import FlowDecoder
+from mossrepro.vocoder.generator import Vocoder, per_sample
+from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss, spectral_loss
+from mossrepro.vocoder.pitch import follow_pulses
+
+
+def save_module(model: nn.Module, config: dict[str, Any], folder: str | Path) -> None:
+    """Write `model.safetensors` and `config.json` into a folder, each atomically."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomic(Path(folder) / "model.safetensors", lambda file: file.write(to_bytes(weights)))
+    write_atomic(Path(folder) / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+
+
+def warm_cosine(step: int, warmup: int, total: int, last: float = 0.01) -> float:
+    """Factor on the learning rate: linear up over `warmup` steps, then a cosine down to `last` at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def seeded(batch: dict[str, Tensor]) -> torch.Generator:
+    """The CPU generator of everything random inside one training step."""
+    return torch.Generator().manual_seed(int(batch["seed"]))
+
+
+class SoundTask(LightningModule):
+    """What both sound trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`."""
+
+    model: nn.Module
+
+    def __init__(self, lr: float, warmup: int, weight_decay: float):
+        super().__init__()
+        self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay)
+        total = self.trainer.max_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, self.warmup, total))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """`model.safetensors` + `config.json`, for the model's `from_pretrained`."""
+        save_module(self.model, self.model.config, folder)
+
+
+class FlowTask(SoundTask):
+    """Codes to mel by conditional flow matching.
+
+    A batch: codes (B, T), mel (B, 80, 4T), valid (B, T) bool, seed. A data module with `mel_statistics()` gives the
+    mean and the standard deviation that the model normalises with.
+
+    Args:
+        codes: size of the code book. width, layers: of the velocity estimator; the encoder has a third of the layers at
+            each of its two rates. chunk, look_ahead: in codes, see `FlowDecoder`.
+        hide: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's decoder).
+        sketch_weight: weight of the encoder's regression loss.
+    """
+
+    def __init__(self, codes: int, width: int = 256, layers: int = 6, chunk: int = 5, look_ahead: int = 3,
+                 lr: float = 1e-3, warmup: int = 50, weight_decay: float = 0.01, hide: float = 0.2,
+                 sketch_weight: float = 1.0):
+        super().__init__(lr, warmup, weight_decay)
+        self.save_hyperparameters()
+        slow = max(1, layers // 3)
+        self.model = FlowDecoder(codes, dim=width, blocks=slow, fine_blocks=slow, flow_blocks=layers, chunk=chunk,
+                                 look_ahead=look_ahead)
+        self.hide, self.sketch_weight = hide, sketch_weight
+
+    def on_fit_start(self) -> None:
+        """Take the statistics of the training mels (a resumed run gets the same ones again)."""
+        statistics = getattr(self.trainer.datamodule, "mel_statistics", None)
+        if statistics is not None:
+            self.model.set_statistics(*statistics())
+
+    def _losses(self, batch: dict[str, Tensor], hide: float) -> tuple[Tensor, Tensor]:
+        generator, mel = seeded(batch), batch["mel"]
+        rows = len(mel)
+        # every row a time of its own, but together they cover [0, 1) evenly: less noise in the gradient
+        time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(rows) / rows, 1.0)
+        noise = torch.randn(mel.shape, generator=generator)
+        keep = torch.rand(rows, generator=generator) >= hide
+        return self.model.losses(batch["codes"], mel, batch["valid"], time.to(mel), noise.to(mel), keep.to(mel.device))
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        flow, sketch = self._losses(batch, self.hide)
+        loss = flow + self.sketch_weight * sketch
+        self.log_dict({"loss": loss, "flow": flow, "sketch": sketch}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        flow, sketch = self._losses(batch, 0.0)
+        self.log_dict({"val_flow": flow, "val_sketch": sketch}, batch_size=len(batch["mel"]), sync_dist=True)
+
+
+class VocoderTask(SoundTask):
+    """Mel to wave: spectral losses on the wave, pitch against the measured one.
+
+    A batch: mel (B, 80, F), wave (B, F * 480), pitch (B, F) in Hz, seed.
+
+    Args:
+        width, layers: of the network at the mel's frame rate; fine_layers: layers after upsampling by `upsample`.
+        pitch_width: width of the pitch head. mel_weight, phase_weight: of these beside the spectral loss.
+    """
+
+    def __init__(self, width: int = 256, layers: int = 5, fine_layers: int = 2,
+                 upsample: int = 2, pitch_width: int = 96, lr: float = 1e-3, warmup: int = 50,
+                 weight_decay: float = 0.01, mel_weight: float = 1.0,
+                 phase_weight: float = 1.0):
+        super().__init__(lr, warmup, weight_decay)
+        self.save_hyperparameters()
+        self.model = Vocoder(width=width, blocks=layers, fine_width=width, fine_blocks=fine_layers,
+                             upsample=upsample, pitch_width=pitch_width)
+        self.mel_weight, self.phase_weight = mel_weight, phase_weight
+
+    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
+        frames = mel.shape[-1] * self.model.upsample
+        noise = torch.randn(len(mel), self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
+        with torch.autocast(mel.device.type, enabled=False):
+            turns = follow_pulses(wave, per_sample(f0, self.model.hop), self.model.rate)
+        voiced, noisy = self.model.parts(mel, f0, noise.to(mel.device), turns)
+        octaves, sure = self.model.pitch(mel)
+        with torch.autocast(mel.device.type, enabled=False):  # distances need all their digits
+            spectrum = self.model.spectrum
+            made = spectrum.synthesise(voiced + noisy)
+            parts = {"spectral": spectral_loss(made, wave), "mel": mel_loss(made, wave),
+                     "phase": phase_loss(voiced, spectrum.analyse(wave)), "pitch": pitch_loss(octaves, sure, f0)}
+        weights = {"mel": self.mel_weight, "phase": self.phase_weight}
+        return {"loss": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        losses = self._losses(batch)
+        self.log_dict(losses, prog_bar=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        named = {f"val_{name}": value for name, value in self._losses(batch).items()}
+        self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)

@@ -1,0 +1,118 @@
+"""Training: the loss falls, the quantiser starts on time, and a resumed run equals an uninterrupted one."""
+
+import copy
+
+import lightning
+import pytest
+import torch
+
+from mossrepro.checkpoint import AtomicCheckpointIO
+from mossrepro.codec import CodecConfig
+from mossrepro.codec.encoder import CausalEncoder
+from mossrepro.codec.task import CodecTask
+from mossrepro.data.codec_data import collate
+from mossrepro.data.steps import StepDataModule
+from mossrepro.order import rng
+
+TINY = CodecConfig(
+    codes=16, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,
+    reader_width=32, reader_layers=1, reader_kernel=3,
+)  # fmt: skip
+ENDS = ("weight", "bias")
+NOTES = {"a": 300.0, "e": 700.0, "o": 1500.0, "u": 3000.0}
+
+
+class Notes(StepDataModule):
+    """Letters as tones of 0.16 s, so that anything that trains at all learns to read them."""
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        random = rng(self.seed, step)
+        waves, texts = [], []
+        for _ in range(4):
+            word = "".join(random.choice(list(NOTES), size=4, replace=False))
+            phase = torch.arange(2560) / 16_000 * 2 * torch.pi
+            waves.append(torch.cat([0.3 * (phase * NOTES[letter]).sin() for letter in word]).numpy())
+            texts.append(word)
+        return collate(waves, texts, [(0, 10_240)] * 4)
+
+    def val_batches(self) -> list[dict[str, torch.Tensor]]:
+        return [self.train_batch(10_000, 0, 1)]
+
+
+def fit(steps: int, folder=None, ckpt=None, **arguments) -> tuple[CodecTask, lightning.Trainer]:
+    torch.manual_seed(0)
+    task = CodecTask(TINY, **({"lr": 3e-3, "warmup_steps": 2, "flat_steps": 3} | arguments))
+    trainer = lightning.Trainer(
+        max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
+        check_val_every_n_epoch=None, callbacks=[Stop(folder)] if folder else [], plugins=[AtomicCheckpointIO()],
+    )  # fmt: skip
+    trainer.fit(task, Notes(), ckpt_path=ckpt)
+    return task, trainer
+
+
+class Stop(lightning.Callback):
+    """Saves after step 5 of 8 (the quantiser runs since step 4)."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == 5:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    whole, _ = fit(8, folder=tmp_path)
+    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
+    early, _ = fit(3, quantise_after=1.0)
+    assert not early.codec.quantiser.started
+    late, trainer = fit(3, quantise_after=0.5)
+    assert late.codec.quantiser.started
+    metrics = trainer.callback_metrics
+    assert 0 <= metrics["valid/cer"] and 1 <= metrics["valid/perplexity"] <= 16
+    late.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+
+def test_it_learns_to_read_from_codes():
+    task, trainer = fit(120, flat_steps=60, lr=6e-3)
+    assert trainer.callback_metrics["valid/cer"] < 0.3
+    batch = Notes().val_batches()[0]
+    texts = task.codec.eval().transcribe(task.codec.encode(batch["wave"], batch["lengths"]))
+    assert len(set(texts)) > 1 and all(2 <= len(text) <= 6 for text in texts)
+
+
+def test_every_part_gets_a_gradient_through_the_codes():
+    task, _ = fit(2, quantise_after=0.0)
+    before = copy.deepcopy(task.codec.state_dict())
+    task, _ = fit(3, quantise_after=0.0)
+    same = [name for name, value in task.codec.named_parameters() if torch.equal(value, before[name])]
+    assert same == []
+
+
+def test_pretrained_weights_are_fetched_once_and_learn_slower():
+    calls = []
+
+    def source() -> dict[str, torch.Tensor]:
+        calls.append(1)
+        shapes = {name: tuple(value.shape) for name, value in CausalEncoder(32, 2, 1, 0, 8, 4, 48).named_parameters()}
+        layer = {f"layers.0.{name}.{end}": torch.zeros(32) for name in ("attention_norm", "mlp_norm") for end in ENDS}
+        layer |= {f"layers.0.attention.{part}.bias": torch.zeros(32) for part in ("q", "k", "v", "out")}
+        layer |= {f"layers.0.attention.{part}.weight": torch.eye(32) for part in ("q", "k", "v", "out")}
+        layer |= {"layers.0.mlp_in.weight": torch.ones(48, 32), "layers.0.mlp_in.bias": torch.ones(48)}
+        layer |= {"layers.0.mlp_out.weight": torch.ones(32, 48), "layers.0.mlp_out.bias": torch.ones(32)}
+        convs = {f"{conv}.{end}": torch.ones(shapes[f"{conv}.{end}"]) for conv in ("conv1", "conv2") for end in ENDS}
+        return layer | convs
+
+    task = CodecTask(TINY, source, lr=1e-3, pretrained_lr_scale=0.5)
+    task.trainer = lightning.Trainer(max_steps=10, logger=False, enable_checkpointing=False, accelerator="cpu")
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    assert calls == [1]
+    assert [group["initial_lr"] for group in groups] == pytest.approx([5e-4, 1e-3])
+    assert sum(len(group["params"]) for group in groups) == len(list(task.parameters()))

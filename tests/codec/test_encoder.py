@@ -1,0 +1,95 @@
+"""The encoder hears nothing of the future, streams, and takes over pretrained weights."""
+
+import pytest
+import torch
+
+from mossrepro.codec.encoder import CausalEncoder, sinusoids, windowed_mask
+from mossrepro.errors import ConfigError
+
+
+def small(**sizes) -> CausalEncoder:
+    default = {"width": 32, "heads": 2, "layers": 2, "slow_layers": 1, "window": 6, "slow_window": 3, "feedforward": 48}
+    return CausalEncoder(**(default | {"positions": 40} | sizes)).eval()
+
+
+def whisper_like(width: int, layers: int, feedforward: int) -> dict[str, torch.Tensor]:
+    state = {"conv1.weight": torch.randn(width, 80, 3), "conv2.weight": torch.randn(width, width, 3)}
+    state |= {"conv1.bias": torch.randn(width), "conv2.bias": torch.randn(width)}
+    for i in range(layers):
+        shapes = {f"attention.{part}": (width, width) for part in ("q", "k", "v", "out")}
+        shapes |= {"mlp_in": (feedforward, width), "mlp_out": (width, feedforward)}
+        for name, shape in shapes.items():
+            state[f"layers.{i}.{name}.weight"] = torch.randn(shape)
+            state[f"layers.{i}.{name}.bias"] = torch.randn(shape[0])
+        for name in ("attention_norm", "mlp_norm"):
+            state[f"layers.{i}.{name}.weight"] = torch.randn(width)
+            state[f"layers.{i}.{name}.bias"] = torch.randn(width)
+    return state
+
+
+def test_the_window_shows_itself_and_the_recent_past():
+    mask = windowed_mask(2, 5, 3, torch.device("cpu"))
+    assert mask.int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+
+
+def test_positions_are_whispers():
+    table = sinusoids(1500, 512)
+    assert table.shape == (1500, 512)
+    assert table[0, :256].abs().max() == 0 and (table[0, 256:] == 1).all()
+    assert table[3, 255].item() == pytest.approx(3e-4, rel=1e-3)  # the slowest wave: sin(3 / 10000)
+
+
+@torch.no_grad()
+def test_the_future_does_not_reach_back():
+    encoder, mel = small(), torch.randn(1, 80, 80)
+    whole, _ = encoder(mel)
+    changed = mel.clone()
+    changed[:, :, 48:] = torch.randn(1, 80, 32)
+    other, _ = encoder(changed)
+    torch.testing.assert_close(whole[:, :6], other[:, :6], rtol=0, atol=0)
+    assert (whole[:, 6] - other[:, 6]).abs().max() > 1e-3  # and the code whose frames changed does change
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cuts", [(8,) * 12, (40, 8, 48), (88, 8)])
+def test_chunks_equal_the_whole(cuts):
+    encoder, mel = small(), torch.randn(2, 80, sum(cuts))
+    whole, _ = encoder(mel)
+    state, parts = encoder.start(2), []
+    for chunk in mel.split(list(cuts), dim=2):
+        part, state = encoder(chunk, state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_past_that_a_stream_carries_stays_small():
+    encoder, state = small(), None
+    for _ in range(5):
+        _, state = encoder(torch.randn(1, 80, 64), state)
+    assert [past.shape[3] for past in state.past] == [5, 5, 2]
+
+
+@torch.no_grad()
+def test_offsets_move_the_positions_and_wrap_around():
+    encoder, mel = small(), torch.randn(2, 80, 16)
+    plain, _ = encoder(mel)
+    moved, _ = encoder(mel, offsets=torch.tensor([0, 7]))
+    wrapped, _ = encoder(mel, offsets=torch.tensor([40, 47]))
+    torch.testing.assert_close(moved[0], plain[0])
+    assert (moved[1] - plain[1]).abs().max() > 1e-3
+    torch.testing.assert_close(wrapped, moved)
+
+
+def test_pretrained_weights_land_where_they_belong():
+    encoder, state = small(), whisper_like(32, 6, 48)
+    encoder.load_whisper(state)
+    qkv = torch.cat([state[f"layers.1.attention.{part}.weight"] for part in ("q", "k", "v")])
+    assert torch.equal(encoder.layers[1].qkv.weight, qkv)
+    assert torch.equal(encoder.slow_layers[0].up.bias, state["layers.2.mlp_in.bias"])  # the layer that follows
+    assert torch.equal(encoder.conv2.weight, state["conv2.weight"])
+
+
+def test_pretrained_weights_of_another_size_are_refused():
+    with pytest.raises(ConfigError, match="width"):
+        small(width=64).load_whisper(whisper_like(32, 6, 48))

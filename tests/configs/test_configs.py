@@ -1,0 +1,145 @@
+"""Every configuration is built and makes two real steps: what the README's commands name must exist."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mossrepro import cli, fit, sizes
+from mossrepro.data.corpus import CorpusWriter
+from mossrepro.data.facts import all_facts
+from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.data.tokens import TokenWriter
+from mossrepro.errors import ConfigError
+from mossrepro.order import rng
+from mossrepro.vocab import mini_tokenizer
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STAGES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("smoke", "claims"))
+OVERLAYS = [*sorted((CONFIGS / "size").glob("*.yaml")), CONFIGS / "smoke.yaml"]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Eight clips of the assistant (voiced noise, two seconds), and random codes of them in a token store."""
+    folder = tmp_path_factory.mktemp("corpus")
+    codes = [(f"c{i}", rng(1, i).integers(0, 64, 25)) for i in range(8)]
+    TokenWriter(folder / "tokens", 64).add(codes)
+    with CorpusWriter(folder / "clips") as clips:
+        for i in range(8):
+            draw = rng(0, i)
+            time = np.arange(48_000) / 24_000
+            wave = 0.2 * np.sin(2 * np.pi * 220 * time) + 0.02 * draw.standard_normal(len(time))
+            clips.add(
+                f"c{i}", wave.astype(np.float32), 24_000, "a few words", "assistant", "train" if i < 6 else "valid"
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory):
+    """A script of a few facts that nobody has spoken: with oracle codes the language model needs no sound."""
+    folder = tmp_path_factory.mktemp("script")
+    known = all_facts()[:24]
+    lines = write_script(known, ScriptRecipe(hear=8, say=8, ask=1, kokoro=0, tests=1, test_facts=1, words=200))
+    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    (folder / "facts.json").write_text(json.dumps(known))
+    said = [line for line in lines if line.role == "say"]
+    times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
+    (folder / "words.json").write_text(json.dumps(times))
+    texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
+    mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def flags(stage, corpus, script, start="smollm2"):
+    """What a stage's YAML asks to be given on the command line."""
+    language = {"data.script": script, "data.tokenizer": script / "tokenizer.json"}
+    later = {**language, "data.tokens": "oracle", "model.start": start}
+    given = {
+        "codec": {"data.corpus": corpus / "clips"},
+        "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
+        "vocoder": {"data.corpus": corpus / "clips"},
+        "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
+    }.get(stage, later)
+    return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
+
+
+def train(stage, out, *more):
+    """Two steps of a stage at the smoke size, through the door."""
+    command = ["fit", "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml"), *more]
+    command += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+    return cli.main([*command, "--trainer.enable_progress_bar", "false", "--output", str(out)])
+
+
+@pytest.fixture(scope="session")
+def backbone(corpus, script, tmp_path_factory):
+    """A mini text model of two steps, which the later stages start from."""
+    out = tmp_path_factory.mktemp("backbone") / "out"
+    assert train("backbone", out, *flags("backbone", corpus, script)) == 0
+    return out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, request):
+    out = tmp_path / stage
+    backbone = request.getfixturevalue("backbone") if stage in ("stage1", "stage2", "sft") else ""
+    assert train(stage, out, *flags(stage, corpus, script, backbone)) == 0
+    assert json.loads((out / "done.json").read_text())["steps"] == 2
+    assert (out / "model.safetensors").stat().st_size > 1000 and json.loads((out / "config.json").read_text())
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_resolves_at_every_size(stage, overlay, corpus, script):
+    """Parsing checks every key and type against the classes; building is left to the test above."""
+    config = fit.parse(["-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(overlay), *flags(stage, corpus, script)])
+    assert "${" not in json.dumps(config)
+    pretrained = stage == "backbone" and config["size"]["backbone"]["source"] != "mini"
+    assert config["size"]["name"] == overlay.stem and (config["trainer"]["max_steps"] > 0 or pretrained)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_sizes_load_without_the_trainer(overlay):
+    size = sizes.load(overlay.stem)
+    assert size.name == overlay.stem and size.codec.steps > 0 and isinstance(size.codec.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda size: size["codec"].update(stpes=1), "size.codec.stpes: no such key"),
+        (lambda size: size["codec"].pop("steps"), "size.codec.steps: missing"),
+        (lambda size: size["codec"].update(steps="many"), "size.codec.steps: expected int"),
+    ],
+)
+def test_a_wrong_size_file_names_the_key(change, named, tmp_path, monkeypatch):
+    plain = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    change(plain["size"])
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(plain))
+    monkeypatch.setattr(sizes, "CONFIGS", tmp_path)
+    with pytest.raises(ConfigError, match=named):
+        sizes.load("smoke")
+    with pytest.raises(ConfigError, match="no size 'huge'"):
+        sizes.load("huge")
+
+
+def test_no_number_of_a_size_is_unused():
+    """A dial that turns nothing is worse than none: a stage's YAML or the code must read each, or its whole group."""
+    stages = "".join(path.read_text() for path in CONFIGS.glob("*.yaml") if path.stem != "smoke")
+    package = Path(sizes.__file__).parent
+    code = "".join(path.read_text() for path in package.rglob("*.py") if path.name != "sizes.py")
+    plain = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())["size"]
+
+    def unused(plain, prefix):
+        for key, value in plain.items():
+            name = f"{prefix}.{key}"
+            if isinstance(value, dict):
+                yield from () if f"asdict(self.{name})" in code else unused(value, name)
+            elif f"${{{name}}}" not in stages and name not in code:
+                yield name
+
+    assert not list(unused(plain, "size"))

@@ -1,0 +1,29 @@
+"""Fixtures shared by all rooms."""
+
+import os
+
+# One thread per worker: several workers share the cores, and oversubscribed OpenMP pools slow each other down.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MOSSREPRO_THREADS"):
+    os.environ[_name] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PL_DISABLE_FORK", "0")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    """Every test starts from the same global seed, so that no test depends on which ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch):
+    """An empty cache for one test; without it tests share the real one, where the embedded assets are joined."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("MOSSREPRO_HOME", str(home))
+    return home

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, load_clip, read_manifest
+from mossrepro.errors import DataError
+
+WAVE = (0.3 * np.sin(np.arange(8_000) / 10)).astype(np.float32)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    with CorpusWriter(tmp_path) as writer:
+        writer.add("a", WAVE, 16_000, "naïve words", "me", "train")
+        writer.append(Clip("b", "audio/a.flac", 16_000, 0.5, "hi", "you", "test", [["hi", 0.0, 0.5]]))
+    a, b = read_manifest(tmp_path)
+    assert (a.id, a.text, a.speaker, a.split, a.seconds, a.words) == ("a", "naïve words", "me", "train", 0.5, None)
+    assert b.words == [["hi", 0.0, 0.5]]
+    assert np.abs(load_clip(tmp_path, a, 16_000) - WAVE).max() < 1e-4
+    assert load_clip(tmp_path, a, 24_000).shape == (12_000,)
+
+
+def test_a_torn_last_line_is_cut_off_and_writing_goes_on(tmp_path):
+    with CorpusWriter(tmp_path) as writer:
+        writer.add("a", WAVE, 16_000, "one", "me", "train")
+        writer.add("b", WAVE, 16_000, "two", "me", "train")
+    whole = (tmp_path / MANIFEST).read_bytes()
+    (tmp_path / MANIFEST).write_bytes(whole[:-9])  # as a killed writer leaves it
+    with CorpusWriter(tmp_path) as writer:
+        assert writer.ids == {"a"}
+        writer.add("a", WAVE, 16_000, "one", "me", "train")
+        writer.add("b", WAVE, 16_000, "two", "me", "train")
+    assert (tmp_path / MANIFEST).read_bytes() == whole
+
+
+def test_bad_manifests_name_the_line(tmp_path):
+    with pytest.raises(DataError, match="no such manifest"):
+        read_manifest(tmp_path)
+    good = Clip("a", "a.flac", 16_000, 1.0, "x", "me", "train").line()
+    for bad, reason in (("{", "not a clip"), ("[]", "not a clip"), ('{"id": "a"}', "not a clip"),
+                        (good.replace('"train"', '"dev"'), "split is 'dev'")):  # fmt: skip
+        (tmp_path / MANIFEST).write_text(good + "\n" + bad + "\n")
+        with pytest.raises(DataError, match=f"{MANIFEST}:2: {reason}"):
+            read_manifest(tmp_path)

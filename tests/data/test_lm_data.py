@@ -1,0 +1,36 @@
+"""Batches of documents: a pure function of the step, split over ranks without overlap."""
+
+import pytest
+import torch
+from lm_toys import folder, module  # noqa: F401
+
+from mossrepro.errors import ConfigError, DataError
+
+
+def test_same_step_same_batch(folder) -> None:  # noqa: F811
+    one, other = module(folder), module(folder)
+    other.train_batch(9, 0, 1)
+    for step in (5, 0):
+        a, b = one.train_batch(step, 0, 1), other.train_batch(step, 0, 1)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(one.train_batch(0, 0, 1)["grid"], module(folder, seed=1).train_batch(0, 0, 1)["grid"])
+
+
+def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
+    whole = module(folder).train_batch(3, 0, 1)
+    parts = [module(folder).train_batch(3, rank, 2) for rank in (0, 1)]
+    for key in ("text_target", "speech_target"):
+        assert sum(int((p[key] >= 0).sum()) for p in parts) == int((whole[key] >= 0).sum())
+
+
+def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="data.mix"):
+        module(folder, mix={"text": 0.0})
+    with pytest.raises(DataError, match=r"words\.json"):
+        module(folder, mix={"interleaved": 1.0})
+    with pytest.raises(DataError, match=r"script\.jsonl"):
+        module(folder, script=str(tmp_path))
+
+
+def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
+    assert module(folder, max_rows=20).train_batch(0, 0, 1)["grid"].shape[1] == 20

@@ -1,0 +1,38 @@
+import pytest
+
+from mossrepro import order
+from mossrepro.data.sentences import random_sentence, vocabulary
+
+
+def test_vocabulary_is_large_real_and_ranked():
+    words = vocabulary()
+    assert len(words) >= 5_000 and len(set(words)) == len(words)
+    assert {"the", "to", "of", "and"} <= set(words[:20])
+    assert words.index("water") < words.index("perilous")
+    assert {"paris", "zorblax", "cant"}.isdisjoint(words)
+    assert all(word.isalpha() and word.islower() for word in words)
+
+
+def test_without_homophones_one_spelling_of_a_sound_is_left():
+    words = set(vocabulary(homophones=False))
+    assert 5_000 <= len(words) < len(vocabulary())
+    for sounds_alike in (("to", "too", "two"), ("see", "sea"), ("red", "read")):
+        assert sum(word in words for word in sounds_alike) <= 1
+    assert "to" in words
+
+
+@pytest.mark.parametrize("must", [(), ("lisbon", "four")])
+def test_random_sentences_are_reproducible_and_obey(must):
+    words = vocabulary()
+    sentences = [random_sentence(order.rng(0, i), words, 3, 7, must) for i in range(200)]
+    assert sentences == [random_sentence(order.rng(0, i), words, 3, 7, must) for i in range(200)]
+    lengths = {len(sentence.split()) for sentence in sentences}
+    assert lengths == {3, 4, 5, 6, 7}
+    assert all(word in sentence.split() for sentence in sentences for word in must)
+    drawn = {word for sentence in sentences for word in sentence.split()}
+    assert len(drawn) > 300 and drawn <= {*words, *must}
+
+
+def test_more_required_words_than_the_range_allows_are_all_kept():
+    must = [f"word{i}" for i in range(9)]
+    assert sorted(random_sentence(order.rng(0), ["a"], 2, 4, must).split()) == sorted(must)

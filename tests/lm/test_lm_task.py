@@ -1,0 +1,63 @@
+"""Training the split model: Stage 1 leaves the text half's bits alone, the loss is the one of the contract."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lm_toys import folder, module  # noqa: F401
+
+from mossrepro.errors import ConfigError
+from mossrepro.lm.checkpoint import from_pretrained
+from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.task import LayerSplitTask
+
+
+@pytest.fixture
+def backbone(folder, tmp_path):  # noqa: F811
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    fit(task, module(folder, mix={"facts": 1.0, "repeat": 1.0}), 3)
+    task.save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def fit(task, data, steps: int) -> None:
+    Trainer(max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, accelerator="cpu", use_distributed_sampler=False).fit(task, data)  # fmt: skip
+
+
+@pytest.mark.parametrize("train", ["speech", "all"])
+def test_what_a_stage_changes(backbone, folder, tmp_path, train: str) -> None:  # noqa: F811
+    before = from_pretrained(backbone)[0].state_dict()
+    task = LayerSplitTask(str(backbone), codes=64, train=train, lr=1e-3)
+    fit(task, module(folder), 3)
+    task.save_pretrained(tmp_path / "out")
+    after = from_pretrained(tmp_path / "out")[0].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    speech = set(task.model.speech_parameters())
+    assert speech <= changed
+    assert (changed == speech) == (train == "speech")
+
+
+def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64, train="speech")
+    task.losses(module(folder, mix={"recognise": 1.0}).train_batch(0, 0, 1))["text"].backward()
+    assert task.model.speech_embed.weight.grad.abs().sum() > 0
+    assert task.model.trunk[0].mlp.up_proj.weight.grad is None
+
+
+def test_loss_counts_only_supervised_rows(backbone, folder) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64).eval()
+    batch = module(folder, mix={"S2S": 1.0}).train_batch(0, 0, 1)
+    out = task.losses(batch)
+    hidden = task.model(batch["grid"])
+    logits = task.model.speech_head(hidden.speech)
+    target = batch["speech_target"].flatten()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=-100)
+    assert torch.allclose(out["speech"] / out["n_speech"], expected, atol=1e-5)
+    assert int(out["n_text"]) == int((batch["text_target"] >= 0).sum())
+
+
+def test_other_codebook_and_other_words_are_refused(backbone) -> None:
+    with pytest.raises(ConfigError, match="64 codes"):
+        LayerSplitTask(str(backbone), codes=128)
+    with pytest.raises(ConfigError, match="copy or random"):
+        LayerSplitTask(str(backbone), codes=64, tail="mirror")

@@ -1,0 +1,38 @@
+"""Small language models and a small script, shared by the tests of the language model."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from mossrepro.data.facts import all_facts
+from mossrepro.data.lm_data import LMDataModule
+from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.vocab import mini_tokenizer
+
+SMALL = {"dim": 32, "layers": 4, "tail_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+SMALL |= {"text_vocab": 60, "codes": 40, "modality_pad": 7, "eps": 1e-6}
+
+
+def small_model(**changes) -> LayerSplitLM:
+    torch.manual_seed(0)
+    return LayerSplitLM(LMConfig(**{**SMALL, **changes}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("script")
+    facts = all_facts()
+    lines = write_script(facts, ScriptRecipe(hear=20, say=20, ask=1, kokoro=0, tests=1, test_facts=2))
+    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    (folder / "facts.json").write_text(json.dumps(facts))
+    mini_tokenizer([line.text for line in lines], 500).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def module(folder, **changes) -> LMDataModule:
+    settings = {"mix": {"recognise": 1.0, "S2S": 1.0, "text": 1.0}, "batch": 4, "tokens": "oracle", "codes": 64}
+    settings |= {"script": str(folder), "tokenizer": str(folder / "tokenizer.json"), **changes}
+    return LMDataModule(**settings)

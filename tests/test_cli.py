@@ -1,0 +1,101 @@
+"""The door: help without weight, errors in one line, and verbs that lead to functions that exist."""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mossrepro import cli
+from mossrepro.errors import AudioError, MossError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = "import sys; from mossrepro.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'rich', 'onnxruntime'} & set(sys.modules)\n"
+    code += "assert not heavy, heavy"
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 5  # a tenth of a second on an idle machine
+    for verb in ("fit", "validate", "test", "predict", "data", "eval", "talk", "reproduce", "report"):
+        assert f"    {verb}" in done.stdout
+
+
+def test_the_module_is_the_same_door():
+    done = subprocess.run([sys.executable, "-m", "mossrepro", "tlak"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "invalid choice: 'tlak'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("reproduce", "main"),
+        ("reproduce", "make_data"),
+        ("reproduce", "evaluate"),
+        ("pipeline", "talk"),
+        ("data.ingest", "add_folder"),
+        ("data.human", "make_corpus"),
+        ("report", "main"),
+    ],
+)
+def test_every_verb_leads_somewhere(module, function):
+    assert callable(getattr(importlib.import_module(f"mossrepro.{module}"), function))
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    def fails(args):
+        raise AudioError("question.wav: is empty")
+
+    monkeypatch.setattr(cli, "_talk", fails)
+    assert cli.main(["talk", "question.wav"]) == 2
+    assert capsys.readouterr().err == "mossrepro: question.wav: is empty\n"
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
+    def fails(args):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(cli, "_report", fails)
+    with pytest.raises(KeyError):
+        cli.main(["report"])
+
+
+def test_ctrl_c_is_130_without_a_traceback(monkeypatch, capsys):
+    def stops(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_report", stops)
+    assert cli.main(["report"]) == 130
+    assert capsys.readouterr().err == "mossrepro: interrupted\n"
+
+
+@pytest.mark.parametrize("argv", [["talk"], ["talk", "a.wav", "--say", "hello"]])
+def test_talk_wants_exactly_one_question(argv, capsys):
+    assert cli.main(argv) == 2
+    assert "either a recording or --say" in capsys.readouterr().err
+
+
+def test_threads(monkeypatch):
+    monkeypatch.setenv("MOSSREPRO_THREADS", "3")
+    assert cli.threads() == 3
+    monkeypatch.setenv("MOSSREPRO_THREADS", "none")
+    with pytest.raises(MossError, match="'none' is not a positive number"):
+        cli.threads()
+    monkeypatch.delenv("MOSSREPRO_THREADS")
+    assert 1 <= cli.threads() <= (os.cpu_count() or 1)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    script = "from mossrepro import cli\nimport sys\n"
+    script += "cli._report = lambda a: [print('x' * 100) for _ in range(9999)] and 0\n"
+    script += "sys.exit(cli.main(['report']))"
+    done = subprocess.run(
+        f'{sys.executable} -c "{script}" | head -1', shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,41 @@
+"""Codes to sound through both models."""
+
+import numpy as np
+import pytest
+
+from mossrepro.errors import CheckpointError, ConfigError, DataError
+from mossrepro.vocoder.flow import FlowDecoder
+from mossrepro.vocoder.generator import Vocoder
+from mossrepro.vocoder.resynthesis import Speaker
+from mossrepro.vocoder.task import save_module
+
+
+@pytest.fixture
+def folders(tmp_path):
+    flow = FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2)
+    vocoder = Vocoder(width=32, blocks=1, fine_width=32, fine_blocks=1, pitch_width=16)
+    for name, model in (("flow", flow), ("vocoder", vocoder)):
+        save_module(model, model.config, tmp_path / name)
+    return tmp_path / "flow", tmp_path / "vocoder"
+
+
+@pytest.mark.parametrize("codes", [[3], [0, 15, 7, 7, 2]])
+def test_every_code_becomes_80_milliseconds(folders, codes):
+    speaker = Speaker.from_pretrained(*folders)
+    wave, rate = speaker.speak(codes)
+    assert rate == 24000 and wave.dtype == np.float32
+    assert len(wave) == len(codes) * 1920 == len(codes) * speaker.samples_per_code
+    assert np.isfinite(wave).all() and np.abs(wave).max() <= 1
+    assert np.array_equal(wave, speaker.speak(codes)[0])
+
+
+def test_bad_input_is_named(folders):
+    speaker = Speaker.from_pretrained(*folders)
+    with pytest.raises(DataError, match="no codes"):
+        speaker.speak([])
+    with pytest.raises(DataError, match="book of 16"):
+        speaker.speak([16])
+    with pytest.raises(CheckpointError):
+        Speaker.from_pretrained(folders[1], folders[0])
+    with pytest.raises(ConfigError, match="bands"):
+        Speaker(FlowDecoder(16, bands=40, dim=64), speaker.vocoder)
