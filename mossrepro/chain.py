@@ -5,16 +5,19 @@ their own, through the same door as a user's.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mossrepro import assets, facts, sizes
 from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered
+from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import ScriptRecipe, record_script, write_script
 from mossrepro.errors import MossError
 
@@ -30,8 +33,9 @@ class Chain:
         self.size = sizes.load(size)
         self.overlay = sizes.CONFIGS / ("smoke.yaml" if size == "smoke" else f"size/{size}.yaml")
         self.costs: dict[str, dict] = {}
+        self._counted: set[Path] = set()
 
-    def link(self, stage: str, kind: str, spec: dict, build) -> Path:
+    def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         """`assets.cached`, with the time it took, all attempts together, kept inside the folder."""
         started = time.monotonic()
 
@@ -48,8 +52,10 @@ class Chain:
         self.costs.setdefault(stage, {"cached": True, "minutes": 0.0, "hardware": ""})
         folder = assets.cached(kind, spec, timed)
         cost = json.loads((folder / "cost.json").read_text())
-        self.costs[stage]["minutes"] += cost["seconds"] / 60
-        self.costs[stage]["hardware"] = cost["hardware"]
+        if folder not in self._counted:  # links are asked for by several stages and paid for once
+            self._counted.add(folder)
+            self.costs[stage]["minutes"] += cost["seconds"] / 60
+            self.costs[stage]["hardware"] = cost["hardware"]
         return folder
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -70,7 +76,7 @@ class Chain:
         recipe = ScriptRecipe(**data)
         known = self.known()
         lines = write_script(known, recipe)
-        return record_script(lines, known, recipe.aligned, link=lambda *a: self.link("data", *a))
+        return record_script(lines, known, recipe.aligned, link=self._data_link)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""
@@ -120,7 +126,7 @@ class Chain:
             if (folder / "done.json").is_file():
                 return  # interrupted between the export and the renaming of the folder
             command = [sys.executable, "-m", "mossrepro", "fit", "-c", str(config), "-c", str(self.overlay)]
-            code = subprocess.run([*command, "--output", str(folder), *flags]).returncode
+            code = _run([*command, "--output", str(folder), *flags])
             if code in (130, -2):
                 raise KeyboardInterrupt
             if code:
@@ -138,10 +144,11 @@ class Chain:
         return value
 
     def codec(self) -> Path:
-        from mossrepro.data.recipes import codec_corpus
+        """The trained speech tokenizer."""
+        return self.fit("codec", data__corpus=codec_corpus(self.size.name, link=self._data_link))
 
-        corpus = codec_corpus(self.size.name)
-        return self.fit("codec", data__corpus=corpus)
+    def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
+        return self.link("data", kind, spec, build)
 
     def backbone(self) -> str | Path:
         """What Stage 1 starts from."""
@@ -169,6 +176,16 @@ class Chain:
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}
+
+
+def _run(command: list[str]) -> int:
+    """The exit code of a fit in a process of its own. On Ctrl-C it is left the time to save, then the key goes on."""
+    child = subprocess.Popen(command, env={**os.environ, "MOSSREPRO_CHILD": "1"})
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
 
 
 def _first_facts(limit: int) -> list[tuple[str, str]]:

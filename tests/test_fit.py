@@ -122,7 +122,7 @@ def test_sigterm_saves_stops_with_130_and_the_same_command_continues(stage, tmp_
     err = capsys.readouterr().err
     assert "stopped at step 5; the same command continues" in err
     assert torch.load(cut / "ckpt" / "last.ckpt", weights_only=True)["global_step"] == 5
-    with open(cut / "metrics.jsonl", "a") as file:  # as if it had gone on after its last checkpoint, and then been killed
+    with open(cut / "metrics.jsonl", "a") as file:  # lines after the checkpoint, the last cut short
         file.write('{"step": 9, "seconds": 1.0}\n{"step": 10, "sec')
     assert cli.main([*command, str(cut)]) == 0
     assert "continuing from" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ CODEC_RECIPES = {
 }
 
 
-def codec_corpus(size: str, workers: int | None = None) -> Path:
+def codec_corpus(size: str, workers: int | None = None, link: Callable = assets.cached) -> Path:
     """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
 
     No sentence appears in two splits and the held-out voices appear in "test" alone. Cached by its recipe.
@@ -51,7 +51,7 @@ def codec_corpus(size: str, workers: int | None = None) -> Path:
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
     sources = {"voices": assets.digest(_voices()), "words": assets.digest(vocabulary(homophones=False))}
     spec = {"recipe": asdict(recipe), "engines": engines, "rate": CODEC_RATE, **sources}
-    return assets.cached(
+    return link(
         "codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, CODEC_RATE)
     )
 

@@ -82,11 +82,11 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
-    """Questions and answers of A; the other answers are spoken in the split "ceiling", for the judge only."""
+    """Questions and answers of A; the other answers are spoken in the split "test", for the judge only."""
     pseudo, kokoro = voices.names("hibari", "train", True), voices.names("kokoro", "train")
     lines, count = [], 0
     for fact in facts:
-        split = "train" if fact.set == "A" else "ceiling"
+        split = "train" if fact.set == "A" else "test"
         lines.append(Line(f"answer-{fact.key}", "answer", fact.spoken, "assistant", split, fact.key, fact.set))
         for phrasing in range(3 if fact.set == "A" else 0):
             for version in range(recipe.ask):

@@ -76,7 +76,7 @@ class StepDataModule(LightningDataModule):
     def seeded_batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         """`train_batch` plus "seed" (int64 scalar): seed a torch.Generator with it for randomness inside the step."""
         batch = dict(self.train_batch(step, rank, world))
-        batch["seed"] = torch.tensor(seed_for(self.seed, "step", step), dtype=torch.int64)
+        batch["seed"] = torch.tensor(seed_for(self.seed, "step", step, rank), dtype=torch.int64)
         return batch
 
     def position(self) -> int:

@@ -55,7 +55,7 @@ class Bench:
         return read_script(self.parts["script"])
 
     @cached_property
-    def facts(self) -> dict[str, Fact]:
+    def known(self) -> dict[str, Fact]:
         plain = json.loads((self.parts["script"] / "facts.json").read_text())
         return {fact.key: fact for fact in (Fact(*entry) for entry in plain)}
 
@@ -131,12 +131,12 @@ def codec(bench: Bench) -> None:
 def vocoder(bench: Bench) -> None:
     """The judge's ceiling and floor on the synthesiser's answers, and how much survives wave -> codes -> wave."""
     lines = [line for line in bench.lines if line.role == "answer"]
-    known = [bench.facts[line.fact] for line in lines]
+    asked = [bench.known[line.fact] for line in lines]
     waves = [bench.wave(line.id) for line in lines]
-    truth = [answered(f, heard) for f, heard in zip(known, bench.judge.transcribe(waves), strict=True)]
+    truth = [answered(f, heard) for f, heard in zip(asked, bench.judge.transcribe(waves), strict=True)]
     again = [bench.speak(bench.codes[line.id].tolist()) for line in lines]
     heard = bench.judge.transcribe(again)
-    kept = [answered(f, text) for f, text in zip(known, heard, strict=True)]
+    kept = [answered(f, text) for f, text in zip(asked, heard, strict=True)]
     ceiling = bench.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
     value = bench.share("resynthesis_heard", "the judge on answers resynthesised from their codes", kept)
     bench.record(
@@ -148,8 +148,8 @@ def vocoder(bench: Bench) -> None:
             n=len(kept),
         )
     )
-    shifted = known[1:] + known[:1]
-    floor = [f.answer != g.answer and answered(g, text) for f, g, text in zip(known, shifted, heard, strict=True)]
+    shifted = asked[1:] + asked[:1]
+    floor = [f.answer != g.answer and answered(g, text) for f, g, text in zip(asked, shifted, heard, strict=True)]
     bench.share("judge_floor", "the judge on mismatched answers", floor)
 
 
@@ -161,7 +161,7 @@ def language_model(bench: Bench) -> None:
     index = []
     for name in "ABVC":
         lines = [line for line in bench.lines if line.role == "test" and line.set == name]
-        baseline = spoken_qa.chance(lines, bench.facts)
+        baseline = spoken_qa.chance(lines, bench.known)
         bench.record(facts.Fact(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
             asked = _ask(bench, model.eval(), grid, lines, pairing)
@@ -176,7 +176,7 @@ def language_model(bench: Bench) -> None:
 
 
 def _ask(bench: Bench, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str) -> list[Asked]:
-    return ask(model, grid, lines, bench.facts, bench.codes, pairing, bench.speak, bench.judge.transcribe)
+    return ask(model, grid, lines, bench.known, bench.codes, pairing, bench.speak, bench.judge.transcribe)
 
 
 @torch.inference_mode()

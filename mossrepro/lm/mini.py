@@ -62,7 +62,7 @@ class MiniBackboneTask(LayerSplitTask):
         seed: int = 0,
     ) -> None:
         self.shape = {"layers": layers, "width": width, "hidden": hidden, "heads": heads}
-        self.tokenizer_file = tokenizer
+        self.tokenizer_file, self.seed = tokenizer, seed
         super().__init__(
             start="mini",
             codes=codes,
@@ -73,13 +73,16 @@ class MiniBackboneTask(LayerSplitTask):
             seed=seed,
         )
 
-    def open_model(self) -> tuple[LayerSplitLM, Tokenizer]:
+    def open_model(
+        self, start: str, codes: int, tail_layers: int, tail: str, seed: int
+    ) -> tuple[LayerSplitLM, Tokenizer]:
+        """A model of the shape asked for, with random weights."""
         tokenizer = Tokenizer.from_file(self.tokenizer_file)
         with torch.random.fork_rng():
-            torch.manual_seed(self.hparams.seed)
-            return new_model(tokenizer, self.hparams.codes, self.hparams.tail_layers, **self.shape), tokenizer
+            torch.manual_seed(seed)
+            return new_model(tokenizer, codes, tail_layers, **self.shape), tokenizer
 
     def save_pretrained(self, folder: Path) -> None:
         """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""
-        checkpoint.start_speech_half(self.model, self.hparams.seed)
+        checkpoint.start_speech_half(self.model, self.seed)
         super().save_pretrained(folder)

@@ -51,14 +51,17 @@ class LayerSplitTask(LightningModule):
         super().__init__()
         if tail not in ("copy", "random"):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
-        self.save_hyperparameters()
-        self.model, self.tokenizer = self.open_model()
+        self.rates = {"text": lr, "speech": speech_lr, "embed": embed_lr}
+        self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
+        self.weights = {"text": text_weight, "speech": speech_weight}
+        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed)
         self.model.train_only(train)
 
-    def open_model(self) -> tuple[LayerSplitLM, Tokenizer]:
+    def open_model(
+        self, start: str, codes: int, tail_layers: int, tail: str, seed: int
+    ) -> tuple[LayerSplitLM, Tokenizer]:
         """The model to train and its tokenizer, as `start` says."""
-        h = self.hparams
-        return open_start(h.start, h.codes, h.tail_layers, h.tail, h.seed)
+        return open_start(start, codes, tail_layers, tail, seed)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of rows of each channel: text, speech, n_text, n_speech (scalars)."""
@@ -81,7 +84,7 @@ class LayerSplitTask(LightningModule):
         out = self.losses(batch)
         world = self.trainer.world_size
         total = torch.zeros((), device=self.device)
-        for name, weight in (("text", self.hparams.text_weight), ("speech", self.hparams.speech_weight)):
+        for name, weight in self.weights.items():
             count = out[f"n_{name}"]
             if world > 1:  # gradients are averaged over ranks, so the global mean needs the factor `world`
                 count = self.all_gather(count).sum() / world
@@ -94,27 +97,35 @@ class LayerSplitTask(LightningModule):
 
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
-        h, speech = self.hparams, self.model.speech_parameters()
-        groups: dict[float, list] = {}
+        speech = self.model.speech_parameters()
+        groups: dict[str, list] = {"text": [], "speech": [], "embed": []}
         for name, parameter in self.model.named_parameters():
-            rate = h.embed_lr if name.startswith("speech_embed") else h.speech_lr if name in speech else h.lr
-            groups.setdefault(rate, []).append(parameter)
+            kind = "embed" if name.startswith("speech_embed") else "speech" if name in speech else "text"
+            groups[kind].append(parameter)
         optimiser = torch.optim.AdamW(
-            [{"params": p, "lr": rate} for rate, p in groups.items()],
+            [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
-            weight_decay=h.weight_decay,
+            weight_decay=self.weight_decay,
             fused=True,
         )
-        steps = self.trainer.max_steps
-
-        def scale(step: int) -> float:
-            progress = min(1.0, step / max(steps, 1))
-            return min(1.0, (step + 1) / max(h.warmup, 1)) * (
-                h.final + (1 - h.final) * 0.5 * (1 + math.cos(math.pi * progress))
-            )
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, scale)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._scale)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _scale(self, step: int) -> float:
+        """Share of the peak rate at a step: linear warm-up times a cosine that ends at `final`."""
+        progress = min(1.0, step / max(self.trainer.max_steps, 1))
+        warm = min(1.0, (step + 1) / max(self.warmup, 1))
+        return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Norm clipping as Lightning does it; Lightning itself refuses a fused optimiser in mixed precision."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""

@@ -40,7 +40,9 @@ def test_perplexity_of_a_plain_fact(smollm2) -> None:
     ids = torch.tensor(tokenizer.encode("Water freezes at zero degrees and boils at one hundred degrees Celsius.").ids)
     with torch.no_grad():
         logits = model.text_head(model(torch.stack([ids, ids], -1)[None], tails=("text",)).text)[0]
-    assert torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).exp() < 60  # a wrong order of q and k rows gives thousands
+    assert (
+        torch.nn.functional.cross_entropy(logits[:-1], ids[1:]).exp() < 60
+    )  # a wrong order of q and k rows gives thousands
 
 
 def test_the_file_is_the_one_we_know() -> None:

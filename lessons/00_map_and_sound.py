@@ -1,0 +1,298 @@
+# %% [markdown]
+# # 00 · The map, and sound
+#
+# You ask a question out loud, a machine answers out loud, and **no text is written on the way**. This project rebuilds
+# such a system, MOSS-Speech ([arXiv 2510.00499](https://arxiv.org/abs/2510.00499)), small enough to train on a laptop.
+# This lesson gives you the map and the raw material: sound, and how little of it the language model gets to see.
+#
+# - **Reading** 20 minutes · **computing** less than a minute on one CPU core, 1 GB of memory · no GPU, no network
+# - **You need** Python and a rough idea of what a Fourier transform does
+# - **A finished run is welcome, not needed** (`make reproduce`): with one you also hear what survives the codec
+
+# %%
+import math
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Audio, display
+
+from mossrepro import audio, sizes, voices
+from mossrepro.assets import digest
+from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
+from mossrepro.errors import CheckpointError
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.pipeline import Assistant, newest_run
+
+SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
+
+# %% [markdown]
+# ## 1. The map
+#
+# A microphone gives 16,000 numbers a second. The **codec** turns every 80 ms of them into one whole number, a *code*.
+# The **language model** reads the codes of the question and writes the codes of the answer. The **flow decoder** paints
+# a mel spectrogram from the codes, and the **vocoder** turns the painting into a wave.
+#
+# The language model is a text model that was cut near its end: below the cut one **trunk**, above it a **text tail**
+# (the original) and a **speech tail** (a copy, retrained). What the text model knows, the speech tail can say.
+
+# %%
+boxes = [  # x, y, text
+    (0.0, 0, "question\n16,000 samples/s"),
+    (1.5, 0, "codec\nencoder"),
+    (3.0, 0, "codes\n12.5 /s"),
+    (4.5, 0, "trunk of\nthe text LLM"),
+    (6.0, 0.6, "text tail"),
+    (6.0, -0.6, "speech tail"),
+    (7.5, 0.6, "text"),
+    (7.5, -0.6, "codes\n12.5 /s"),
+    (9.0, -0.6, "flow\ndecoder"),
+    (10.5, -0.6, "mel\n50 frames/s"),
+    (12.0, -0.6, "vocoder"),
+    (13.5, -0.6, "answer\n24,000 samples/s"),
+]
+arrows = [(0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (4, 6), (5, 7), (7, 8), (8, 9), (9, 10), (10, 11)]
+networks = {1, 3, 4, 5, 8, 10}
+
+figure, axes = plt.subplots(figsize=(14, 2.6))
+for i, (x, y, text) in enumerate(boxes):
+    colour = "#cfe3f5" if i in networks else "#ffffff"
+    style = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "#555555"}
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=style)
+for a, b in arrows:
+    start, end = boxes[a], boxes[b]
+    axes.annotate(
+        "",
+        xy=(end[0] - 0.55, end[1]),
+        xytext=(start[0] + 0.55, start[1]),
+        arrowprops={"arrowstyle": "->", "color": "#555555"},
+    )
+axes.set(xlim=(-0.9, 14.4), ylim=(-1.2, 1.2), title="blue: networks that are trained here")
+axes.axis("off")
+plt.show()
+
+# %% [markdown]
+# ## 2. Sound is a row of numbers
+#
+# Nothing needs to be downloaded: a small synthesiser travels with the project. `voices.say` gives the samples and their
+# rate. The same text in the same voice gives the same samples, always.
+
+# %%
+sentence = "Tell me the capital of Italy."
+wave, rate = voices.say(sentence)  # (n,) float32 in [-1, 1]
+print(f"{len(wave):,} numbers, {rate:,} a second: {len(wave) / rate:.2f} s")
+display(Audio(wave, rate=rate))
+
+figure, (whole, part) = plt.subplots(1, 2, figsize=(12, 2.2))
+whole.plot(np.arange(len(wave)) / rate, wave, linewidth=0.3)
+whole.set(xlabel="seconds", title="the whole sentence")
+middle = slice(len(wave) // 2, len(wave) // 2 + int(0.03 * rate))
+part.plot(np.arange(middle.start, middle.stop) / rate, wave[middle])
+part.set(xlabel="seconds", title="30 ms of it: the voice repeats itself")
+plt.show()
+
+# %% [markdown]
+# ## 3. The mel spectrogram, by hand
+#
+# Nobody reads a wave. Slice it into overlapping frames, ask each frame how strong every frequency is, add neighbouring
+# frequencies up the way an ear does (evenly below 1 kHz, by ratio above it: the *mel* scale), and take the logarithm.
+#
+# The mouth's mel: 24 kHz, a window of 1,920 samples, a step of 480 (50 frames a second), 80 bands up to 8 kHz. Here it
+# is in plain numpy; the assertion says that it is what the package computes.
+
+
+# %%
+def naive_filters():
+    """80 triangles on the mel scale, each of area 1: (80, 961)."""
+    mel = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), 82)  # 1 kHz is mel 15; 27 mels for a factor of 6.4
+    edges = np.where(mel < 15, 200 * mel / 3, 1000 * 6.4 ** ((mel - 15) / 27))  # in Hz
+    hertz = np.arange(961) * 24_000 / 1_920
+    rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
+    return np.clip(np.minimum(rising, falling), 0, None) * 2 / (edges[2:] - edges[:-2])[:, None]
+
+
+def naive_mel(wave):
+    """Frame by frame: (n,) -> (80, n // 480)."""
+    padded = np.pad(wave, (1_920 - 480) // 2, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1_920) / 1_920)
+    frames = np.stack([padded[i * 480 : i * 480 + 1_920] * window for i in range(len(wave) // 480)])
+    return np.log(np.maximum(naive_filters() @ np.abs(np.fft.rfft(frames)).T, 1e-5))
+
+
+mel = audio.mel24(torch.from_numpy(wave)[None])[0].numpy()
+assert mel.shape == (80, len(wave) // 480)
+assert np.allclose(naive_mel(wave), mel, atol=2e-3)
+print(f"{mel.shape[1]} frames of 80 numbers; largest difference {np.abs(naive_mel(wave) - mel).max():.1e}")
+
+# %% [markdown]
+# Now the same words from other throats. The stripes at the bottom are the pitch and its multiples; the thick bands are
+# the vowels. **What was said** is in the bands, **who said it** in the stripes and in where the bands lie.
+
+# %%
+speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "hibari+p3", "kokoro-kumo", "kokoro-nezumi"]
+figure, rows = plt.subplots(1, len(speakers), figsize=(14, 3), sharey=True)
+for axes, name in zip(rows, speakers, strict=True):
+    said, rate = voices.say(sentence, name)
+    picture = audio.mel24(torch.from_numpy(said)[None])[0]
+    axes.imshow(picture, origin="lower", aspect="auto", extent=(0, len(said) / rate, 0, 80))
+    axes.set(title=f"{name} ({voices.VOICES[name].role})", xlabel="seconds")
+    print(name)
+    display(Audio(said, rate=rate))
+rows[0].set_ylabel("mel band")
+plt.show()
+
+# %% [markdown]
+# The roles matter. There is one **assistant**, whose voice the decoder learns; many **train** users, whom the codec
+# hears while it learns; and **held-out** users, who ask the questions of the tests and are never met before.
+
+# %% [markdown]
+# ## 4. How little is left: 12.5 codes a second
+#
+# The codec listens at 16 kHz and writes one code for every 1,280 samples.
+
+# %%
+heard = audio.resample(wave, 24_000, RATE)
+codes_a_second = RATE / SAMPLES_PER_CODE
+codes = math.ceil(len(heard) / SAMPLES_PER_CODE)
+assert codes_a_second == 12.5
+print(f"{len(heard) / RATE:.2f} s -> {codes} codes for {len(sentence)} letters and spaces")
+
+bits = {
+    "16-bit samples at 16 kHz": 16 * RATE,
+    "paper: 16,384 codes": math.log2(16_384) * codes_a_second,
+    "size small: 1,024 codes": math.log2(sizes.load("small").codec.codes) * codes_a_second,
+    "size tiny: 256 codes": math.log2(sizes.load("tiny").codec.codes) * codes_a_second,
+}
+for name, rate_in_bits in bits.items():
+    share = bits["16-bit samples at 16 kHz"] / rate_in_bits
+    print(f"{name:28} {rate_in_bits:>9,.0f} bit/s   1 : {share:,.0f}")
+assert bits["paper: 16,384 codes"] == 175
+
+figure, axes = plt.subplots(figsize=(8, 1.8))
+axes.barh(list(bits), list(bits.values()))
+axes.set(xscale="log", xlabel="bit/s")
+plt.show()
+
+# %% [markdown]
+# 175 bit/s cannot hold a voice. The codec is therefore trained for one thing only, **recognition**: its codes must let
+# a reader spell the words. Pitch, mood and speaker may go. That is why the answers come in one fixed voice: the decoder
+# supplies what the codes do not carry.
+#
+# ### No looking ahead
+# To be usable in a conversation the codec must be **causal**: a code may depend on nothing after its own 80 ms. Even
+# the spectrogram can cheat. Whisper scales its mel by the loudest moment of the *whole* recording, so one late shout
+# changes every earlier number. Ours carries a running maximum instead. Try it: replace the end by a shout.
+
+# %%
+half = len(heard) // 2 // SAMPLES_PER_CODE * SAMPLES_PER_CODE
+shout = torch.from_numpy(heard.copy())[None]
+shout[:, half:] = torch.sin(0.3 * torch.arange(shout.shape[1] - half))
+calm = torch.from_numpy(heard)[None]
+frames = half // 160  # frames that end before the shout
+for causal in (True, False):
+    before = audio.whisper_mel(calm, causal)[..., : frames - 2]
+    after = audio.whisper_mel(shout, causal)[..., : frames - 2]
+    print(f"causal={causal!s:5}: the past changes by {(before - after).abs().max():.3f}")
+    assert torch.equal(before, after) == causal
+
+# %% [markdown]
+# ## 5. One recipe, several sizes
+#
+# A size is one overlay file, `configs/size/NAME.yaml`; everything else follows from it. The networks are counted below
+# without allocating a byte (`meta` device). The last row is the paper's model: the sum agrees with the released
+# checkpoint to the last parameter.
+
+# %%
+tiny, small = sizes.load("tiny"), sizes.load("small")
+shapes = {
+    "tiny": LMConfig(
+        dim=tiny.backbone.width,
+        layers=tiny.backbone.layers,
+        tail_layers=tiny.lm.tail_layers,
+        heads=tiny.backbone.heads,
+        kv_heads=tiny.backbone.heads,
+        head_dim=tiny.backbone.width // tiny.backbone.heads,
+        hidden=tiny.backbone.hidden,
+        text_vocab=tiny.backbone.vocab,
+        codes=tiny.codec.codes,
+    ),
+    "small": LMConfig(tail_layers=small.lm.tail_layers, codes=small.codec.codes),  # the defaults are SmolLM2-135M
+    "paper": LMConfig(
+        dim=4096,
+        layers=36,
+        tail_layers=4,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        hidden=12288,
+        text_vocab=151_680,
+        codes=16_384,
+        qk_norm=True,
+        tied=False,
+        modality_pad=151_667,
+    ),
+}
+count = {}
+for name, config in shapes.items():
+    with torch.device("meta"):
+        model = LayerSplitLM(config)
+    count[name] = sum(p.numel() for p in model.parameters())
+    added = sum(p.numel() for p in model.speech_parameters().values())
+    layers = f"{config.layers - config.tail_layers} + {config.tail_layers} + {config.tail_layers}"
+    print(f"{name:6} {layers:>11} layers {count[name] / 1e6:9.1f} M parameters, speech adds {added / 1e6:6.1f} M of them")
+assert count["paper"] == 9_095_694_336
+
+# %% [markdown]
+# `tiny` shows the mechanics in minutes: its text model is pretrained on the spot and knows nothing else. `small` starts
+# from SmolLM2-135M, a real pretrained text model, and is the default: only there can *knowledge* come out by voice.
+#
+# ## 6. What survives (with a finished run)
+#
+# Sound to codes and back, through the parts of the newest run. The words should be there; the voice becomes the
+# assistant's, whoever spoke.
+
+# %%
+runs = Path("runs") if Path("runs").is_dir() else Path("../runs")
+try:
+    assistant = Assistant.from_run(newest_run(runs))
+except CheckpointError as reason:
+    assistant = None
+    print(f"Nothing to play yet: {reason}")
+
+if assistant:
+    asked, rate = voices.say(sentence, speakers[-1])
+    codes = assistant.listen(audio.resample(asked, rate, RATE))
+    again, new_rate = assistant.speaker.speak(codes)
+    print(f"{len(codes)} codes: {codes.tolist()}")
+    print(f"what a reader of the codes spells: {assistant.codec.transcribe(codes)[0]!r}")
+    display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
+
+# %% [markdown]
+# ## 7. Exercises
+#
+# Put your numbers in place of `None` and run the cell: it knows only a fingerprint of each answer.
+#
+# 1. How many bits a second is a codebook of 1,024 codes, at 12.5 codes a second?
+# 2. How many codes does a recording of 3.99 s become?
+# 3. How many samples (24 kHz) has an answer of 25 codes?
+# 4. How many parameters does speech add to the `small` language model, to the last one? (Section 5 has it.)
+# 5. How many times fewer bits a second than 16-bit sound at 16 kHz is the paper's codec? To the nearest whole number.
+
+# %%
+answers = {1: None, 2: None, 3: None, 4: None, 5: None}
+fingerprints = {
+    1: "1f4d86b1e0415f97",
+    2: "f97a13577367c1d6",
+    3: "fda80f680cf5072b",
+    4: "08a597fc1f766f45",
+    5: "07dc31ae414e5b14",
+}
+for number, mine in answers.items():
+    state = "open" if mine is None else "right" if digest(float(mine)) == fingerprints[number] else "not yet"
+    print(f"exercise {number}: {state}")
+
+# %% [markdown]
+# Next: lesson 07 shows how the language model answers, row by row.

@@ -1,0 +1,312 @@
+# %% [markdown]
+# # 07 · Talking
+#
+# The language model has two heads at every row, one for text and one for speech, and only one mouth. This lesson writes
+# the loop that decides which head is heard, first naively, then with a cache, and shows that both say the same.
+#
+# - **Reading** 20 minutes · **computing** two minutes on two CPU cores, 1.5 GB of memory · no GPU, no network
+# - **You need** lesson 00 (the map) and to know what attention is
+# - **A finished run is welcome, not needed** (`make reproduce`): with one, the last section asks it a question out loud
+
+# %%
+import inspect
+import os
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Audio, Code, display
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from mossrepro import assets, audio, voices
+from mossrepro.assets import digest
+from mossrepro.data.documents import question_prompt
+from mossrepro.data.oracle import oracle_codes
+from mossrepro.errors import CheckpointError
+from mossrepro.lm import checkpoint, decode
+from mossrepro.lm.decode import Sampling, generate, pick
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.pipeline import Assistant, newest_run
+from mossrepro.vocab import Grid, Rows, SpecialIds
+
+SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
+
+# %% [markdown]
+# ## 1. A real text model with a mouth it has not learnt to use
+#
+# SmolLM2-135M travels with the project. We cut its 30 layers after 26; the last four become the text tail, a copy of
+# them the speech tail. No training happens here, so the speech half talks noise. What is tested is the *machinery*.
+
+# %%
+model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes=1024, tail_layers=4)
+checkpoint.start_speech_half(model, seed=0)
+model.eval().requires_grad_(False)
+grid = Grid(tokenizer, codes=1024)
+ids = grid.ids
+print(ids)
+
+# %% [markdown]
+# ## 2. The grid: two channels, one row at a time
+#
+# A conversation is a grid of two columns, one for text ids and one for speech ids. A row whose text id is the *modality
+# pad* is read by its speech id, any other row by its text id. Nothing is added up. Here is a spoken question with a
+# spoken answer. The codes are *oracle* codes, made from the letters, because this lesson needs no codec.
+
+# %%
+question, answer = "What is the capital of France?", "It is Paris."
+question_codes = oracle_codes(question, "question", 1024)
+answer_codes = oracle_codes(answer, "answer", 1024)
+dialogue = grid.join(
+    grid.system(spoken=True),
+    grid.turn("user", codes=question_codes),
+    grid.turn("assistant", codes=answer_codes, supervise=True),
+)
+kinds = ["text token", "SOSP", "modality pad", "code", "EOSP", "speech pad"]
+spoken = dialogue.text == ids.pad
+channels = np.stack(
+    [
+        np.select([dialogue.text == ids.sosp, spoken], [1, 2], 0),
+        np.select([spoken & (dialogue.speech == ids.eosp), spoken], [4, 3], 5),
+    ]
+)
+colours = ["#4c78a8", "#1b2f45", "#dddddd", "#f58518", "#9c2a00", "#f5f5f5"]
+figure, axes = plt.subplots(figsize=(14, 1.5))
+axes.imshow(channels, aspect="auto", cmap=ListedColormap(colours), vmin=-0.5, vmax=5.5, interpolation="nearest")
+axes.set(yticks=[0, 1], yticklabels=["text", "speech"], xlabel="row")
+axes.set_xticks(np.arange(-0.5, len(dialogue)), minor=True)
+axes.grid(which="minor", axis="x", color="white", linewidth=0.6)
+axes.tick_params(which="minor", length=0)
+handles = [Patch(facecolor=c, edgecolor="#999999", label=k) for c, k in zip(colours, kinds, strict=True)]
+axes.legend(handles=handles, ncol=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+plt.show()
+
+starts = np.flatnonzero(dialogue.text == ids.sosp)
+assert len(starts) == 2 and len(question_codes) + 2 == np.sum(dialogue.text[starts[0] : starts[1]] == ids.pad) + 1
+print(f"{len(dialogue)} rows; the question's {len(question_codes)} codes take {len(question_codes) + 2} rows")
+
+# %% [markdown]
+# SOSP (*start of speech*) is a text token: the text head can decide to start speaking. EOSP (*end of speech*) is a
+# speech token: the speech head decides when it is done. After EOSP the text head is heard again and closes the turn.
+#
+# ## 3. The automaton
+#
+# One tick of the loop. Both heads have drawn a sample, `t` and `s`; the mode says which one counts.
+#
+# | mode | what is written (text, speech) | then |
+# |---|---|---|
+# | text | (`t`, speech pad) | SOSP: speak on · `<|im_end|>` or `<|endoftext|>`: stop |
+# | speech | (modality pad, `s`) | EOSP: back to text |
+
+
+# %%
+def naive_step(speaking, t, s, ids):
+    """-> (the row to write), still speaking?, finished?"""
+    if speaking:
+        return (ids.pad, s), s != ids.eosp, False
+    return (t, ids.speech_pad), t == ids.sosp, t in (ids.im_end, ids.end)
+
+
+@torch.inference_mode()
+def naive_reply(model, prompt, ids, how):
+    """The whole loop. Every new row runs *all* rows again. -> one (speaking, t, s) for every row."""
+    rows = torch.from_numpy(np.stack([prompt.text, prompt.speech], -1))  # (L, 2)
+    dice = [torch.Generator().manual_seed(how.seed + channel) for channel in (0, 1)]
+    speaking, finished, codes, log = bool(rows[-1, 0] == ids.sosp), False, 0, []
+    while len(log) < how.max_rows and not finished:
+        hidden = model(rows[None])  # (1, L, D) from each tail
+        text, speech = model.text_head(hidden.text[:, -1]), model.speech_head(hidden.speech[:, -1])
+        speech[:, ids.eosp + (codes >= how.min_codes) :] = -torch.inf  # unused ids; EOSP too while it is too early
+        t, s = (int(pick(x, how, die, [[]])) for x, die in zip((text, speech), dice, strict=True))
+        log.append((speaking, t, s))
+        codes += speaking and s != ids.eosp
+        row, speaking, finished = naive_step(speaking, t, s, ids)
+        rows = torch.cat([rows, torch.tensor([row])])
+    return log
+
+
+# %% [markdown]
+# To see every switch we need a model that makes up its mind often. A toy with random weights, 12 text ids and 8 codes
+# does: drawn at temperature 1, it starts to speak, stops, and starts again within a few rows.
+
+# %%
+torch.manual_seed(0)
+toy_ids = SpecialIds(im_start=0, im_end=1, end=2, sosp=3, pad=4, eosp=8, speech_pad=0)
+toy = LayerSplitLM(
+    LMConfig(dim=32, layers=4, tail_layers=2, heads=4, kv_heads=2, head_dim=8, hidden=48, text_vocab=12, codes=8,
+             tied=False, modality_pad=toy_ids.pad)
+).eval()  # fmt: skip
+toy_prompt = Rows(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), supervise=np.zeros(3, bool))
+
+replies = {}
+for seed in range(10 if SMOKE else 60):
+    how = Sampling(temperature=1.0, max_rows=24, seed=seed)
+    replies[seed] = log = naive_reply(toy, toy_prompt, toy_ids, how)
+    reply = generate(toy, [toy_prompt], toy_ids, how)[0]
+    marks = (toy_ids.sosp, toy_ids.im_end, toy_ids.end)
+    assert reply.text == [t for speaking, t, s in log if not speaking and t not in marks]
+    assert reply.codes == [s for speaking, t, s in log if speaking and s != toy_ids.eosp]
+    assert reply.ended == (naive_step(*log[-1], toy_ids)[2])
+print(f"{len(replies)} replies, {sum(map(len, replies.values()))} rows: the naive loop and the package agree on each")
+
+# %% [markdown]
+# One of them, row by row. In each row one of the two samples is thrown away.
+
+# %%
+names = {0: "im_start", 1: "im_end", 2: "endoftext", 3: "SOSP", 4: "pad"}
+log = max(replies.values(), key=lambda log: sum(a[0] != b[0] for a, b in zip(log, log[1:], strict=False)))
+print("row  mode    text head  speech head  ->  written (text, speech)")
+for i, (speaking, t, s) in enumerate(log):
+    (text, speech), *_ = naive_step(speaking, t, s, toy_ids)
+    head = (names.get(t, f"word {t}"), "EOSP" if s == toy_ids.eosp else f"code {s}")
+    drawn = (f"({head[0]})", head[1]) if speaking else (head[0], f"({head[1]})")
+    written = names.get(text, f"word {text}"), "EOSP" if speech == toy_ids.eosp and speaking else f"{speech}"
+    print(f"{i:3}  {'speech' if speaking else 'text':6}  {drawn[0]:10} {drawn[1]:12} ->  {written[0]}, {written[1]}")
+
+# %% [markdown]
+# Nothing in the machinery forbids words *and* speech in one reply. A model that first writes its answer and then reads
+# it out ("text guidance") would need other training data, not another architecture. MOSS-Speech's point is that it does
+# not need it.
+#
+# ## 4. The same loop on SmolLM2
+#
+# A written answer comes from the untouched text half, so it makes sense. A spoken one comes from a speech tail that has
+# never been trained: noise, but both loops must make the *same* noise.
+
+# %%
+how = Sampling(max_rows=12)  # temperature 0: always the most likely token
+for pairing in ("T2T",) if SMOKE else ("T2T", "S2S"):
+    prompt = question_prompt(grid, pairing, question, question_codes)
+    log, reply = naive_reply(model, prompt, ids, how), generate(model, [prompt], ids, how)[0]
+    assert reply.text == [t for speaking, t, s in log if not speaking and t not in (ids.im_end, ids.end)]
+    assert reply.codes == [s for speaking, t, s in log if speaking and s != ids.eosp]
+    print(pairing, "->", tokenizer.decode(reply.text) or reply.codes)
+
+# %% [markdown]
+# ## 5. The cache
+#
+# Attention is causal: a new row never changes the rows before it. So the naive loop computes the same keys and values
+# again and again. Keep them, and a new row costs one row.
+
+# %%
+prompt = question_prompt(grid, "S2S", question, question_codes)
+rows = torch.from_numpy(np.stack([prompt.text, prompt.speech], -1))[None]  # (1, L, 2)
+n = rows.shape[1]
+with torch.inference_mode():
+    everything = model(rows)
+    shorter = model(rows[:, :-1])
+    assert torch.allclose(everything.speech[:, :-1], shorter.speech, atol=1e-3)  # the past stays as it was
+
+    cache = model.new_cache(batch=1, capacity=n)
+    model(rows[:, :-1], cache=cache)  # the prompt but for its last row
+    last = model(rows[:, -1:], positions=torch.tensor([[n - 1]]), cache=cache)  # one row
+assert cache.used == n and torch.allclose(last.speech[:, 0], everything.speech[:, -1], atol=1e-3)
+print(f"one row with the cache = row {n - 1} of the whole, in both tails")
+
+# %% [markdown]
+# **Both tails are cached at every row**, also the one that is not heard: its keys will be looked at as soon as the mode
+# changes. What a row costs in memory: 2 (keys, values) x layer instances x key-value heads x width of a head.
+
+# %%
+parts = [cache.trunk, cache.text_tail, cache.speech_tail]
+instances = sum(len(part) for part in parts)
+numbers = sum(layer.keys[0, :, 0].numel() + layer.values[0, :, 0].numel() for part in parts for layer in part)
+assert numbers == 2 * instances * model.config.kv_heads * model.config.head_dim
+paper = 2 * (32 + 4 + 4) * 8 * 128
+print(f"small: {instances} instances, {numbers * 4 / 1024:.0f} KiB a row in float32")
+print(f"paper: 40 instances, {paper * 2 / 1024:.0f} KiB a row in bfloat16")
+
+# %% [markdown]
+# Now the clock. The reply is forced to a given length (`min_codes`), the prompt stays the same.
+
+# %%
+lengths = (2, 4) if SMOKE else (8, 16, 32, 48)
+seconds = {"naive": [], "cached": []}
+for rows_wanted in lengths:
+    how = Sampling(max_rows=rows_wanted, min_codes=rows_wanted)
+    for name, loop in (("naive", lambda h: naive_reply(model, prompt, ids, h)),
+                       ("cached", lambda h: generate(model, [prompt], ids, h)[0].codes)):  # fmt: skip
+        started = time.perf_counter()
+        assert len(loop(how)) == rows_wanted
+        seconds[name].append(time.perf_counter() - started)
+
+figure, axes = plt.subplots(figsize=(6, 3))
+for name, taken in seconds.items():
+    axes.plot(lengths, taken, "o-", label=name)
+axes.plot(lengths, np.array(lengths) / 12.5, "k--", linewidth=0.8, label="real time (12.5 codes/s)")
+axes.set(xlabel="rows of the reply", ylabel="seconds", title=f"SmolLM2, prompt of {n} rows")
+axes.legend()
+plt.show()
+speed = {name: lengths[-1] / taken[-1] for name, taken in seconds.items()}
+print(", ".join(f"{name}: {rate:.1f} rows/s = {rate / 12.5:.1f} x real time" for name, rate in speed.items()))
+
+# %% [markdown]
+# Below the dashed line the model speaks faster than it is listened to. The naive curve bends upwards, for each row is
+# dearer than the one before.
+#
+# This is the package's loop. Beside the cache it answers several questions at once: prompts of different lengths are
+# padded on the left, and padding is hidden from attention.
+
+# %%
+display(Code(inspect.getsource(decode.generate), language="python"))
+
+# %%
+questions = [question, "What is the opposite of hot?"][: 1 if SMOKE else 2] + ["Hello!"]
+prompts = [question_prompt(grid, "T2T", text) for text in questions]
+how = Sampling(max_rows=6 if SMOKE else 16)
+together = generate(model, prompts, ids, how)
+for text, prompt, reply in zip(questions, prompts, together, strict=True):
+    assert reply == generate(model, [prompt], ids, how)[0]
+    print(f"{text:32} {len(prompt)} rows -> {tokenizer.decode(reply.text)}")
+
+# %% [markdown]
+# ## 6. Ask out loud (with a finished run)
+#
+# The question is spoken by a voice that no part of the run has ever heard. It is turned into codes, answered in codes,
+# and the codes are turned into sound. Between the two players there is no text.
+
+# %%
+runs = Path("runs") if Path("runs").is_dir() else Path("../runs")
+try:
+    assistant = Assistant.from_run(newest_run(runs))
+except CheckpointError as reason:
+    assistant = None
+    print(f"Nobody to ask yet: {reason}")
+
+if assistant:
+    spoken, rate = voices.say("Tell me the capital of Italy.", "hibari+p3" if SMOKE else "kokoro-nezumi")
+    asked = audio.resample(spoken, rate, 16_000)
+    started = time.perf_counter()
+    said = assistant.answer(asked)
+    print(f"{len(said.codes)} codes in {time.perf_counter() - started:.1f} s: {said.codes}")
+    display(Audio(spoken, rate=rate))
+    if len(said.wave):
+        display(Audio(said.wave, rate=said.rate))
+    print("the same question, answered in writing:", assistant.answer(asked, spoken=False).text)
+
+# %% [markdown]
+# ## 7. Exercises
+#
+# Put your numbers in place of `None` and run the cell: it knows only a fingerprint of each answer.
+#
+# 1. How many rows does a spoken answer of 3.2 s take, from SOSP to EOSP?
+# 2. The prompt has 100 rows and the reply 50. How many rows does the naive loop push through the trunk in all?
+# 3. In text mode the speech head draws EOSP. With 1,024 codes, which id is written into the speech channel?
+# 4. The paper's model holds 10,000 rows of conversation in bfloat16. How many MiB is its cache?
+# 5. The flow decoder paints 5 codes at a time and wants to see 3 more. How many milliseconds of speech must be coded
+#    before the first sound?
+
+# %%
+answers = {1: None, 2: None, 3: None, 4: None, 5: None}
+fingerprints = {
+    1: "53519e43db90bd08",
+    2: "664b8e0bbaa9a4fb",
+    3: "e83763df0a559307",
+    4: "0eb03271c9f92700",
+    5: "d0adac3d2560b89e",
+}
+for number, mine in answers.items():
+    state = "open" if mine is None else "right" if digest(float(mine)) == fingerprints[number] else "not yet"
+    print(f"exercise {number}: {state}")

@@ -1,0 +1,119 @@
+"""The whole chain at smoke size: every stage through its real door, twice, and a conversation with the result."""
+
+import json
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mossrepro import audio, cli, voices
+from mossrepro.chain import STAGES, Chain
+from mossrepro.pipeline import Assistant, newest_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished smoke run, made in the shared cache, with runs/ in a folder of its own."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+        yield folder / "runs" / "smoke"
+
+
+def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
+    facts = {path.stem for path in (run / "facts").glob("*.json")}
+    assert {"codec_wer", "resynthesis", "stage1_text_change", "s2s_c", "s2t_c", "t2t_c_lost", "minutes"} <= facts
+    assert json.loads((run / "facts" / "stage1_text_change.json").read_text())["value"] == 0.0
+    assert "<audio" in (run / "report.html").read_text() or not json.loads((run / "wav" / "index.json").read_text())
+    stages = {cost["stage"] for cost in json.loads((run / "stages.json").read_text())}
+    assert stages == set(STAGES)
+
+
+def test_a_finished_run_takes_seconds(run, capfd) -> None:
+    assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+    assert all(cost["cached"] for cost in json.loads((run / "stages.json").read_text()))
+
+
+def test_stages_are_fits_of_their_own(run) -> None:
+    parts = json.loads((run / "parts.json").read_text())
+    assert set(parts) == {"codec", "script", "tokens", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
+    for stage in ("codec", "stage1", "sft", "flow", "vocoder"):
+        assert (Path(parts[stage]) / "model.safetensors").is_file()
+        assert json.loads((Path(parts[stage]) / "spec.json").read_text())["config"]
+
+
+def test_talk_answers_a_file_and_a_sentence(run, tmp_path, capsys) -> None:
+    question, answer = tmp_path / "question.wav", tmp_path / "answer.wav"
+    spoken, rate = voices.say("What is the capital of France?", "hibari+p3")
+    audio.save(question, np.stack([spoken, spoken], 1), rate)  # stereo, 24 kHz
+    assert cli.main(["talk", str(question), "-o", str(answer), "--run", str(run)]) == 0
+    with wave.open(str(answer)) as sound:
+        assert sound.getframerate() == 24_000 and sound.getnframes() > 0
+    assert cli.main(["talk", "--say", "Tell me the capital of France.", "-o", str(answer), "--run", str(run)]) == 0
+    assert cli.main(["talk", str(question), "--text", "--run", str(run)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "silent", "nan", "noise", "long"])
+def test_talk_refuses_in_one_line(run, tmp_path, capsys, kind: str) -> None:
+    path = tmp_path / f"{kind}.wav"
+    if kind == "empty":
+        path.touch()
+    elif kind == "noise":
+        path.write_bytes(b"this is not sound")
+    elif kind != "missing":
+        samples = {"silent": np.zeros(16_000), "nan": np.full(16_000, np.nan), "long": np.ones(16_000 * 600) * 0.1}[
+            kind
+        ]
+        import soundfile
+
+        soundfile.write(path, samples.astype(np.float32), 16_000, subtype="FLOAT")
+    assert cli.main(["talk", str(path), "-o", str(tmp_path / "a.wav"), "--run", str(run)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and path.name in lines[0]
+
+
+def test_answers_repeat(run) -> None:
+    question, rate = voices.say("What is the opposite of hot?", "hibari+p1")
+    question = audio.resample(question, rate, 16_000)
+    assistant = Assistant.from_run(newest_run(run.parent))
+    one, two = assistant.answer(question), assistant.answer(question)
+    assert one.codes == two.codes and np.array_equal(one.wave, two.wave)
+
+
+def test_a_killed_stage_continues_and_ends_with_the_same_bits(run, tmp_path, monkeypatch) -> None:
+    """SIGKILL in the middle of Stage 1; the next call gives the weights of an uninterrupted run."""
+    parts = json.loads((run / "parts.json").read_text())
+    flags = [f"--data.init_args.{name}={parts[name]}" for name in ("script", "tokens")]
+    tokenizer = Path(json.loads((Path(parts["sft"]) / "fit.json").read_text())["data"]["init_args"]["tokenizer"])
+    flags += [f"--data.init_args.tokenizer={tokenizer}", f"--model.init_args.start={parts['backbone']}"]
+    command = [sys.executable, "-m", "mossrepro", "fit", "-c", "configs/stage1.yaml", "-c", "configs/smoke.yaml"]
+    command += ["--size.lm.stage1.steps", "6", *flags, "--save_steps", "2"]
+    root = Path(__file__).parents[1]
+    code = """
+import os, sys, lightning.pytorch as L
+from mossrepro import cli, fit
+from mossrepro.lm.task import LayerSplitTask
+step = LayerSplitTask.training_step
+def dying(self, batch, index):
+    if self.global_step == 3:
+        os.kill(os.getpid(), 9)
+    return step(self, batch, index)
+LayerSplitTask.training_step = dying
+cli.main(sys.argv[1:])
+"""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    killed = subprocess.run([sys.executable, "-c", code, *command[3:], "--output", str(cut)], cwd=root)
+    assert killed.returncode == -9 and not (cut / "done.json").exists()
+    for out in (cut, whole):
+        assert subprocess.run([*command, "--output", str(out)], cwd=root).returncode == 0
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_the_key_of_a_stage_holds_only_its_own_numbers() -> None:
+    chain, other = Chain("smoke"), Chain("smoke")
+    assert chain._number("size.codec.steps") == other.size.codec.steps
+    assert chain.size.name == "smoke"
