@@ -242,7 +242,7 @@ for name, config in shapes.items():
     count[name] = sum(p.numel() for p in model.parameters())
     added = sum(p.numel() for p in model.speech_parameters().values())
     layers = f"{config.layers - config.tail_layers} + {config.tail_layers} + {config.tail_layers}"
-    print(f"{name:6} {layers:>11} layers {count[name] / 1e6:9.1f} M parameters, speech adds {added / 1e6:6.1f} M of them")
+    print(f"{name:6} {layers:>11} layers {count[name] / 1e6:8.1f} M parameters, {added / 1e6:6.1f} M of them for speech")
 assert count["paper"] == 9_095_694_336
 
 # %% [markdown]

@@ -156,14 +156,16 @@ print(f"{len(replies)} replies, {sum(map(len, replies.values()))} rows: the naiv
 
 # %%
 names = {0: "im_start", 1: "im_end", 2: "endoftext", 3: "SOSP", 4: "pad"}
-log = max(replies.values(), key=lambda log: sum(a[0] != b[0] for a, b in zip(log, log[1:], strict=False)))
-print("row  mode    text head  speech head  ->  written (text, speech)")
+switches = {seed: sum(a[0] != b[0] for a, b in zip(log, log[1:], strict=False)) for seed, log in replies.items()}
+log = replies[max(replies, key=lambda seed: (min(switches[seed], 2), -len(replies[seed])))]  # short, but both ways
+print("row  mode    text head   speech head  ->  written (text, speech)")
 for i, (speaking, t, s) in enumerate(log):
     (text, speech), *_ = naive_step(speaking, t, s, toy_ids)
     head = (names.get(t, f"word {t}"), "EOSP" if s == toy_ids.eosp else f"code {s}")
     drawn = (f"({head[0]})", head[1]) if speaking else (head[0], f"({head[1]})")
-    written = names.get(text, f"word {text}"), "EOSP" if speech == toy_ids.eosp and speaking else f"{speech}"
-    print(f"{i:3}  {'speech' if speaking else 'text':6}  {drawn[0]:10} {drawn[1]:12} ->  {written[0]}, {written[1]}")
+    written = names.get(text, f"word {text}"), head[1] if speaking else "speech pad"
+    assert speech == (s if speaking else toy_ids.speech_pad)
+    print(f"{i:3}  {'speech' if speaking else 'text':6}  {drawn[0]:11} {drawn[1]:12} ->  {written[0]}, {written[1]}")
 
 # %% [markdown]
 # Nothing in the machinery forbids words *and* speech in one reply. A model that first writes its answer and then reads

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mossrepro import assets
 from mossrepro.audio import whisper_mel
 from mossrepro.errors import AssetError
-from mossrepro.spoken import normalise, word_error_rate
+from mossrepro.spoken import PHONES, normalise, word_error_rate
 
 __all__ = [
     "SphinxJudge",
@@ -370,6 +370,30 @@ class SphinxJudge:
 @functools.lru_cache(maxsize=1)
 def _aligner() -> Any:
     return _sphinx(lm=None)
+
+
+def align_phones(wave: np.ndarray, text: str) -> list[tuple[str, float, float]]:
+    """When every phone of a known text is spoken in the wave (n,) at 16 kHz: (phone, start, end) in seconds.
+
+    Phones are the 39 of the CMU dictionary (pauses are left out); an empty list when the sound does not fit the text.
+    """
+    words = normalise(text).split()
+    if not words or not len(wave):
+        return []
+    decoder = _aligner()
+    _learn(decoder, words)
+    decoder.set_align_text(" ".join(words))
+    _decode(decoder, wave)
+    if not any(segment.word in words for segment in decoder.seg() or []):
+        return []
+    try:
+        decoder.set_alignment()  # a second pass, inside the words just found
+        _decode(decoder, wave)
+    except RuntimeError:  # pocketsphinx's word for "no path through the phones survives"
+        return []
+    phones = [phone for word in decoder.get_alignment() or [] for phone in word]
+    spans = [(p.name, p.start / 100, (p.start + p.duration) / 100) for p in phones]
+    return [span for span in spans if span[0] in PHONES]
 
 
 def align(wave: np.ndarray, text: str) -> list[tuple[str, float, float]]:

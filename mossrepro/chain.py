@@ -17,11 +17,12 @@ from typing import Any
 
 from mossrepro import assets, facts, sizes
 from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered
+from mossrepro.data.phones import phone_times
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import ScriptRecipe, record_script, write_script
 from mossrepro.errors import MossError
 
-STAGES = ("data", "codec", "tokens", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
+STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
 # Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
 VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 1, "fit": 1, "evaluation": 1}
 
@@ -96,16 +97,17 @@ class Chain:
 
     def tokens(self) -> Path:
         """Codes of every line of the script."""
-        codec, script = self.codec(), self.script()
+        return self._tokenise(self.script(), self.codec())
 
+    def _tokenise(self, corpus: Path, codec: Path) -> Path:
         def build(folder: Path) -> None:
             from mossrepro.codec.model import SpeechCodec
             from mossrepro.data.tokens import tokenise
 
-            tokenise(script, SpeechCodec.from_pretrained(codec).eval(), folder)
+            tokenise(corpus, SpeechCodec.from_pretrained(codec), folder)
 
         return self.link(
-            "tokens", "tokens", {"codec": codec.name, "script": script.name, "version": VERSIONS["tokens"]}, build
+            "tokens", "tokens", {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}, build
         )
 
     # --- fits ---------------------------------------------------------------------------------------------------------
@@ -143,9 +145,21 @@ class Chain:
             value = getattr(value, part)
         return value
 
+    def codec_corpus(self) -> Path:
+        """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
+        corpus = codec_corpus(self.size.name, link=self._data_link)
+        phone_times(corpus, link=self._data_link)
+        return corpus
+
     def codec(self) -> Path:
-        """The trained speech tokenizer."""
-        return self.fit("codec", data__corpus=codec_corpus(self.size.name, link=self._data_link))
+        """The trained speech tokenizer; its recogniser is not trained yet."""
+        return self.fit("codec", data__corpus=self.codec_corpus())
+
+    def reader(self) -> Path:
+        """The same tokenizer with its recogniser trained."""
+        corpus, codec = self.codec_corpus(), self.codec()
+        tokens = self._tokenise(corpus, codec)
+        return self.fit("reader", model__codec=codec, data__corpus=corpus, data__tokens=tokens)
 
     def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         return self.link("data", kind, spec, build)
@@ -172,7 +186,7 @@ class Chain:
 
     def parts(self) -> dict[str, str]:
         """Everything an assistant is made of: name -> folder."""
-        makers = {"codec": self.codec, "script": self.script, "tokens": self.tokens}
+        makers = {"codec": self.codec, "reader": self.reader, "script": self.script, "tokens": self.tokens}
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}

@@ -27,7 +27,6 @@ class Stage:
 class Codec(Stage):
     """The speech tokenizer; `batch` is in seconds of sound."""
 
-    flat_steps: int  # length of the flat start, on the shortest clips
     codes: int  # rows of the codebook
     layers: int  # at 50 Hz
     slow_layers: int  # at 12.5 Hz
@@ -98,6 +97,7 @@ class Size:
 
     name: str
     codec: Codec
+    reader: Stage  # text from codes
     backbone: Backbone
     lm: LM
     flow: Flow

@@ -91,3 +91,9 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
     import jiwer
 
     return float(jiwer.wer([normalise(text) for text in references], [normalise(text) for text in hypotheses]))
+
+
+# The phones of the CMU pronouncing dictionary, as pocketsphinx names them.
+PHONES = (
+    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
+).split()

@@ -1,7 +1,7 @@
 """The speech tokenizer: 16 kHz sound -> 12.5 codes a second -> text, trained for recognition only.
 
-    wave -> log-mel -> CausalEncoder -> linear map, norm -> Quantiser -> Recogniser -> characters
-            100 Hz      12.5 Hz, D       12.5 Hz, C         12.5 Hz      50 Hz, CTC
+    wave -> log-mel -> CausalEncoder -> linear map, norm -> Quantiser -> phones      (linear, the training signal)
+            100 Hz      12.5 Hz, D       12.5 Hz, C         12.5 Hz   -> Recogniser -> characters (50 Hz, CTC)
 
 arXiv 2510.00499, section on the speech tokenizer: causal Whisper encoder, one codebook, recognition as the only
 objective. Sizes differ (Whisper-base instead of large-v3, fewer codes), roles do not.
@@ -24,6 +24,7 @@ from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import STEPS, Recogniser, ctc_text
 from mossrepro.errors import CheckpointError
+from mossrepro.spoken import PHONES
 
 RATE = 16_000
 SAMPLES_PER_CODE = 1_280
@@ -65,6 +66,7 @@ class SpeechCodec(nn.Module):
         )
         self.narrow = nn.Linear(config.width, config.code_dim)
         self.quantiser = Quantiser(config.codes, config.code_dim)
+        self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
         self.recogniser = Recogniser(config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel)
 
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -74,6 +76,10 @@ class SpeechCodec(nn.Module):
 
     def _narrowed(self, hidden: Tensor) -> Tensor:
         return F.layer_norm(self.narrow(hidden).float(), (self.config.code_dim,))
+
+    def phone_logits(self, frames: Tensor) -> Tensor:
+        """Quantised frames (B, T, C) -> (B, 4 T, 40): silence and the phones, every 20 ms, each frame on its own."""
+        return self.phones(frames).unflatten(-1, (STEPS, -1)).flatten(1, 2)
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -1,8 +1,7 @@
-"""Character recogniser on codes alone: the training signal of the tokenizer.
+"""Character recogniser on codes alone: what is left of the words after quantisation.
 
-The paper (arXiv 2510.00499, section on the speech tokenizer) trains by speech recognition only. Ours is a
-connectionist temporal classification head (CTC, Graves et al. 2006) whose view ends a second away: it can undo blurred
-letters, but has no room for a language model.
+A connectionist temporal classification head (CTC, Graves et al. 2006) whose view ends a second away: it can undo
+blurred letters, but has no room for a language model.
 """
 
 import torch

@@ -8,19 +8,24 @@ import torch
 from torch import Tensor
 
 from mossrepro.audio import WHISPER_RATE
-from mossrepro.codec.recogniser import labels
+from mossrepro.codec.model import SAMPLES_PER_CODE
+from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.task import IGNORE
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.phones import Phone, phone_times, read_phones
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.steps import StepDataModule
 from mossrepro.errors import DataError
 from mossrepro.order import rng
+from mossrepro.spoken import PHONES
 
 SPEEDS = (0.85, 1.18)  # tape speed: moves pitch, formants and tempo together, a cheap second speaker
 GAINS = (-12.0, 6.0)  # dB
 NOISES = (-80.0, -35.0)  # dB of full scale, white
 LEAD = 0.1  # seconds of silence in front, at most
 QUIET = 0.03  # share of the loudest sample below which a clip's ends count as silence
-SHORTEST = 0.3  # share of the corpus, shortest clips first, that a run begins with
+FRAME = 320  # samples of one phone decision, 20 ms
+_INDEX = {name: i for i, name in enumerate(PHONES, 1)}
 LENGTH_JITTER = 0.3  # seconds; regroups clips of similar length in every pass
 
 
@@ -43,15 +48,30 @@ def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tup
     return np.clip(wave + noise, -1.0, 1.0).astype(np.float32), (start + lead, end + lead)
 
 
-def collate(waves: list[np.ndarray], texts: list[str], spans: list[tuple[int, int]]) -> dict[str, Tensor]:
-    """Pad to wave (B, N) float32, lengths (B,), spans (B, 2) in samples, labels (B, S), label_lengths (B,) int64."""
-    targets = [torch.tensor(labels(text), dtype=torch.int64) for text in texts]
+def phone_frames(
+    phones: list[Phone], samples: int, before: tuple[int, int], after: tuple[int, int], delay: float
+) -> np.ndarray:
+    """What was spoken in every 20 ms, `delay` seconds late: (4 codes,) int64, 0 silence, 1 ... 39 the phones of PHONES.
+
+    A causal encoder cannot know a sound before it is over; the delay gives it the time. `before` and `after` are the
+    spoken spans (first, last sample) of the clip when it was aligned and as it is now, which undoes a change of speed.
+    """
+    steps = -(-samples // SAMPLES_PER_CODE) * STEPS
+    now = (np.arange(steps) + 0.5) * FRAME - delay * WHISPER_RATE
+    then = (before[0] + (now - after[0]) * (before[1] - before[0]) / max(after[1] - after[0], 1)) / WHISPER_RATE
+    frames = np.zeros(steps, np.int64)
+    for name, start, end in phones:
+        frames[(then >= start) & (then < end)] = _INDEX[name]
+    return frames
+
+
+def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> dict[str, Tensor]:
+    """Pad to wave (B, N) float32, lengths (B,) and phones (B, 4 T) int64, -100 past each clip's end."""
+    targets = [torch.from_numpy(row) for row in phones]
     return {
         "wave": torch.nn.utils.rnn.pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True),
         "lengths": torch.tensor([len(wave) for wave in waves]),
-        "spans": torch.tensor(spans),
-        "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
-        "label_lengths": torch.tensor([len(target) for target in targets]),
+        "phones": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORE),
     }
 
 
@@ -64,7 +84,7 @@ class CodecDataModule(StepDataModule):
         batch_seconds: sound per batch and rank, about.
         valid_clips: clips of the "valid" split that the word error rate is measured on.
         max_seconds: longer training clips are left out.
-        short_steps: so many steps take only the shortest clips, whose letters are found soonest.
+        delay: seconds by which a phone is asked for after it was spoken.
         augment: vary speed, gain, noise and leading silence.
         seed: of order and variation.
         num_workers: loader processes.
@@ -77,7 +97,7 @@ class CodecDataModule(StepDataModule):
         batch_seconds: float = 36.0,
         valid_clips: int = 80,
         max_seconds: float = 15.0,
-        short_steps: int = 80,
+        delay: float = 0.08,
         augment: bool = True,
         seed: int = 0,
         num_workers: int = 0,
@@ -85,69 +105,64 @@ class CodecDataModule(StepDataModule):
         super().__init__(seed=seed, num_workers=num_workers)
         self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
         self.valid_clips, self.max_seconds = valid_clips, max_seconds
-        self.short_steps, self.augment = short_steps, augment
+        self.delay, self.augment = delay, augment
         self.folder: Path | None = None
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
-        self._pass: tuple[tuple[int, bool], list[list[int]]] = ((-1, False), [])
+        self.phones: dict[str, list[Phone]] = {}
+        self._pass: tuple[int, list[list[int]]] = (-1, [])
 
     def prepare_data(self) -> None:
-        """Synthesise the corpus once per machine."""
-        if self.corpus is None:
-            codec_corpus(self.size)
+        """Synthesise and align the corpus once per machine."""
+        phone_times(self.corpus or codec_corpus(self.size))
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifest. Raises DataError when a split is empty."""
         self.folder = Path(self.corpus) if self.corpus else codec_corpus(self.size)
-        clips = [clip for clip in read_manifest(self.folder) if labels(clip.text)]
+        self.phones = read_phones(phone_times(self.folder))
+        clips = [clip for clip in read_manifest(self.folder) if self.phones.get(clip.id)]
         self.train = [clip for clip in clips if clip.split == "train" and clip.seconds <= self.max_seconds]
         valid = [clip for clip in clips if clip.split == "valid"]
         chosen = rng(self.seed, "valid").permutation(len(valid))[: self.valid_clips]
         self.valid = sorted((valid[i] for i in chosen), key=lambda clip: clip.seconds)
         for name in ("train", "valid"):
             if not getattr(self, name):
-                raise DataError(f"{self.folder}: no usable {name} clips with text")
+                raise DataError(f"{self.folder}: no {name} clips that fit their text")
 
-    def groups(self, number: int, short: bool) -> list[list[int]]:
-        """The clips of one pass over the corpus (or over its shortest part), grouped by similar length and shuffled."""
-        if self._pass[0] != (number, short):
-            random = rng(self.seed, "pass", number, int(short))
+    def groups(self, number: int) -> list[list[int]]:
+        """The clips of one pass over the corpus, grouped by similar length and shuffled."""
+        if self._pass[0] != number:
+            random = rng(self.seed, "pass", number)
             seconds = np.array([clip.seconds for clip in self.train])
             order = np.argsort(seconds + random.uniform(0.0, LENGTH_JITTER, len(seconds)), kind="stable")
-            order = order[: max(1, int(SHORTEST * len(order)))] if short else order
             bins = (np.cumsum(seconds[order]) // self.batch_seconds).astype(int)
             found = [order[bins == b].tolist() for b in np.unique(bins)]
-            self._pass = ((number, short), [found[i] for i in random.permutation(len(found))])
+            self._pass = (number, [found[i] for i in random.permutation(len(found))])
         return self._pass[1]
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """The batch of a step on one rank; see `collate` for the keys."""
-        short = step < self.short_steps
-        turn = (step if short else step - self.short_steps) * world + rank
-        number, index = divmod(turn, self._groups_per_pass(short))
-        groups = self.groups(number, short)
-        waves, texts, spans = [], [], []
+        # The same number of groups for every pass, so that a step finds its pass by division.
+        per_pass = max(1, int(sum(clip.seconds for clip in self.train) // self.batch_seconds))
+        number, index = divmod(step * world + rank, per_pass)
+        groups = self.groups(number)
+        waves, phones = [], []
         for i in groups[index % len(groups)]:
-            wave = load_clip(self.folder, self.train[i], WHISPER_RATE)
-            span = speech_span(wave)
-            if self.augment:
-                wave, span = vary(wave, rng(self.seed, step, rank, i))
+            random = rng(self.seed, step, rank, i) if self.augment else None
+            wave, frames = self._clip(self.train[i], random)
             waves.append(wave)
-            texts.append(self.train[i].text)
-            spans.append(span)
-        return collate(waves, texts, spans)
+            phones.append(frames)
+        return collate(waves, phones)
 
-    def _groups_per_pass(self, short: bool) -> int:
-        """The same for every pass, so that a step finds its pass by division."""
-        seconds = sorted(clip.seconds for clip in self.train)
-        seconds = seconds[: max(1, int(SHORTEST * len(seconds)))] if short else seconds
-        return max(1, int(sum(seconds) // self.batch_seconds))
+    def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """A clip's samples, varied if there is a generator, and what is spoken in them."""
+        wave = load_clip(self.folder, clip, WHISPER_RATE)
+        before = after = speech_span(wave)
+        if random is not None:
+            wave, after = vary(wave, random)
+        return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
 
     def val_batches(self) -> list[dict[str, Tensor]]:
         """The chosen validation clips, unvaried, 10 at a time."""
-        batches = []
-        for at in range(0, len(self.valid), 10):
-            clips = self.valid[at : at + 10]
-            waves = [load_clip(self.folder, clip, WHISPER_RATE) for clip in clips]
-            batches.append(collate(waves, [clip.text for clip in clips], [speech_span(wave) for wave in waves]))
-        return batches
+        pairs = [self._clip(clip, None) for clip in self.valid]
+        return [collate(*map(list, zip(*pairs[at : at + 10], strict=True))) for at in range(0, len(pairs), 10)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,13 +40,13 @@ def synthesise(
     Put pseudo-speakers of one Kokoro voice that say the same text next to each other: the engine then speaks once.
     workers: processes; by default one for each of torch's threads, and none beside this one for a short list.
     """
-    with CorpusWriter(folder) as writer, _bar(len(jobs)) as advance:
+    with CorpusWriter(folder) as writer, progress("speaking", len(jobs)) as advance:
         missing = [job for job in jobs if job.id not in writer.ids]
         advance(len(jobs) - len(missing))
         tasks = [(chunk, str(folder), rate) for chunk in _chunks(missing)]
-        if workers is None:
-            workers = torch.get_num_threads() if len(missing) >= _SPAWN else 1
-        for clips in _run(tasks, min(workers, len(tasks))):
+        if workers is None and len(missing) < _SPAWN:
+            workers = 1
+        for clips in in_processes(_speak, tasks, workers):
             for clip in clips:
                 writer.append(clip)
             advance(len(clips))
@@ -69,14 +70,15 @@ def _chunks(jobs: Iterable[Utterance]) -> Iterator[list[Utterance]]:
         yield chunk
 
 
-def _run(tasks: list[tuple], workers: int) -> Iterator[list[Clip]]:
-    """The results in the order of the tasks, whoever finishes first."""
+def in_processes(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+    """work(task) for all tasks, in their order, whoever finishes first; by default a process for each torch thread."""
+    workers = min(torch.get_num_threads() if workers is None else workers, len(tasks))
     if workers <= 1:
-        yield from map(_speak, tasks)
+        yield from map(work, tasks)
         return
     # Spawned, not forked: onnxruntime and OpenMP threads of this process do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(workers, initializer=_follow_parent) as pool:
-        yield from pool.imap(_speak, tasks)
+        yield from pool.imap(work, tasks)
 
 
 def _follow_parent() -> None:
@@ -102,9 +104,9 @@ def _speak(task: tuple[list[Utterance], str, int]) -> list[Clip]:
 
 
 @contextmanager
-def _bar(total: int):
+def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on the terminal; yields the function that moves it."""
-    columns = (TextColumn("speaking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("speaking", total=total)
-        yield lambda count: progress.advance(task, count)
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(task, count)

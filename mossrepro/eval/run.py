@@ -44,7 +44,7 @@ class Bench:
 
     @cached_property
     def codec(self) -> SpeechCodec:
-        return SpeechCodec.from_pretrained(self.parts["codec"]).eval()
+        return SpeechCodec.from_pretrained(self.parts["reader"])
 
     @cached_property
     def speaker(self) -> Speaker:

@@ -3,21 +3,18 @@
 import copy
 
 import lightning
+import numpy as np
 import pytest
 import torch
+from codec_toys import TINY
 
 from mossrepro.checkpoint import AtomicCheckpointIO
-from mossrepro.codec import CodecConfig
 from mossrepro.codec.encoder import CausalEncoder
 from mossrepro.codec.task import CodecTask
 from mossrepro.data.codec_data import collate
 from mossrepro.data.steps import StepDataModule
 from mossrepro.order import rng
 
-TINY = CodecConfig(
-    codes=16, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,
-    reader_width=32, reader_layers=1, reader_kernel=3,
-)  # fmt: skip
 ENDS = ("weight", "bias")
 NOTES = {"a": 300.0, "e": 700.0, "o": 1500.0, "u": 3000.0}
 
@@ -27,13 +24,13 @@ class Notes(StepDataModule):
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
         random = rng(self.seed, step)
-        waves, texts = [], []
+        waves, rows = [], []
         for _ in range(4):
             word = "".join(random.choice(list(NOTES), size=4, replace=False))
             phase = torch.arange(2560) / 16_000 * 2 * torch.pi
             waves.append(torch.cat([0.3 * (phase * NOTES[letter]).sin() for letter in word]).numpy())
-            texts.append(word)
-        return collate(waves, texts, [(0, 10_240)] * 4)
+            rows.append(np.repeat([1 + list(NOTES).index(letter) for letter in word], 8))  # 0.16 s = 8 frames of 20 ms
+        return collate(waves, rows)
 
     def val_batches(self) -> list[dict[str, torch.Tensor]]:
         return [self.train_batch(10_000, 0, 1)]
@@ -41,7 +38,7 @@ class Notes(StepDataModule):
 
 def fit(steps: int, folder=None, ckpt=None, **arguments) -> tuple[CodecTask, lightning.Trainer]:
     torch.manual_seed(0)
-    task = CodecTask(TINY, **({"lr": 3e-3, "warmup_steps": 2, "flat_steps": 3} | arguments))
+    task = CodecTask(TINY, **({"lr": 3e-3, "warmup_steps": 2} | arguments))
     trainer = lightning.Trainer(
         max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
@@ -75,17 +72,15 @@ def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
     late, trainer = fit(3, quantise_after=0.5)
     assert late.codec.quantiser.started
     metrics = trainer.callback_metrics
-    assert 0 <= metrics["valid/cer"] and 1 <= metrics["valid/perplexity"] <= 16
+    assert 0 <= metrics["valid/phone_accuracy"] <= 1 and 1 <= metrics["valid/perplexity"] <= 16
     late.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").exists()
 
 
-def test_it_learns_to_read_from_codes():
-    task, trainer = fit(120, flat_steps=60, lr=6e-3)
-    assert trainer.callback_metrics["valid/cer"] < 0.3
-    batch = Notes().val_batches()[0]
-    texts = task.codec.eval().transcribe(task.codec.encode(batch["wave"], batch["lengths"]))
-    assert len(set(texts)) > 1 and all(2 <= len(text) <= 6 for text in texts)
+def test_phones_can_be_told_from_codes():
+    task, trainer = fit(120, lr=6e-3)
+    assert trainer.callback_metrics["valid/phone_accuracy"] > 0.6
+    assert len(task.codec.encode(Notes().val_batches()[0]["wave"]).unique()) >= 4
 
 
 def test_every_part_gets_a_gradient_through_the_codes():
@@ -93,7 +88,7 @@ def test_every_part_gets_a_gradient_through_the_codes():
     before = copy.deepcopy(task.codec.state_dict())
     task, _ = fit(3, quantise_after=0.0)
     same = [name for name, value in task.codec.named_parameters() if torch.equal(value, before[name])]
-    assert same == []
+    assert same and all(name.startswith("recogniser.") for name in same)
 
 
 def test_pretrained_weights_are_fetched_once_and_learn_slower():

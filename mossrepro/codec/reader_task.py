@@ -1,0 +1,104 @@
+"""Training of the recogniser: spelling from codes alone, which measures what the codes still hold.
+
+Codes are 12.5 a second, so hours of speech pass in seconds and the reader can see every sentence many times,
+which is what English spelling needs. The codes themselves do not change here.
+"""
+
+import math
+from pathlib import Path
+
+import jiwer
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.codec.recogniser import ALPHABET, BLANK, STEPS, ctc_text
+
+Batch = dict[str, Tensor]
+
+
+class ReaderTask(LightningModule):
+    """CTC on characters (Graves et al. 2006), in nats per character, through `SpeechCodec.recogniser`.
+
+    A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed ().
+
+    Args:
+        codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
+        lr: peak rate. warmup_steps: linear warm-up; a cosine to 2 % follows.
+        hide: share of codes hidden at random, so that a word is also read from its neighbours' sounds.
+        weight_decay: AdamW's.
+    """
+
+    def __init__(
+        self, codec: str, lr: float = 1e-3, warmup_steps: int = 50, hide: float = 0.08, weight_decay: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.codec = SpeechCodec.from_pretrained(codec)
+        self.codec.requires_grad_(False)
+        self.codec.recogniser.requires_grad_(True)
+        self.lr, self.warmup_steps, self.hide, self.weight_decay = lr, warmup_steps, hide, weight_decay
+        self._errors = {"wer": [0, 0], "cer": [0, 0]}  # (mistakes, reference words or characters)
+
+    def _read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, 4 T, 29) of codes (B, T), and the length of each row in codes (B,)."""
+        frames = F.embedding(codes.clamp(min=0), self.codec.quantiser.codebook)
+        if hidden is not None:
+            frames = frames.masked_fill(hidden[..., None], 0.0)
+        lengths = (codes >= 0).sum(1)
+        return self.codec.recogniser(frames, lengths), lengths
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """One step of CTC on codes, some of them hidden."""
+        generator = torch.Generator().manual_seed(int(batch["seed"]))
+        codes = batch["codes"]
+        hidden = (torch.rand(codes.shape, generator=generator) < self.hide).to(codes.device)
+        log_probs, lengths = self._read(codes, hidden)
+        total = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch["labels"],
+            lengths * STEPS,
+            batch["label_lengths"],
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        loss = total / batch["label_lengths"].sum()
+        self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Greedy transcripts from the codes."""
+        log_probs, lengths = self._read(batch["codes"])
+        best = log_probs.argmax(-1)
+        heard = [ctc_text(row[: int(n) * STEPS]) for row, n in zip(best, lengths, strict=True)]
+        said = [
+            "".join(ALPHABET[label] for label in row[:n].tolist())
+            for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)
+        ]
+        for name, compare in (("wer", jiwer.process_words), ("cer", jiwer.process_characters)):
+            result = compare(said, heard)
+            self._errors[name][0] += result.substitutions + result.deletions + result.insertions
+            self._errors[name][1] += result.substitutions + result.deletions + result.hits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the error rates over all validation clips."""
+        for name, (wrong, total) in self._errors.items():
+            self.log(f"valid/{name}", wrong / max(total, 1), prog_bar=name == "wer")
+            self._errors[name] = [0, 0]
+
+    def configure_optimizers(self) -> dict:
+        """AdamW over the recogniser; the rate is a function of the step alone."""
+        optimiser = torch.optim.AdamW(self.codec.recogniser.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak rate at a step: linear warm-up, cosine to 2 %."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        return warm * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / self.trainer.max_steps))))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The whole codec with its trained recogniser."""
+        self.codec.save_pretrained(folder)

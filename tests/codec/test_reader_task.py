@@ -1,0 +1,44 @@
+"""The recogniser learns to spell from codes that stay as they are."""
+
+import lightning
+import torch
+from codec_toys import TINY
+
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.codec.reader_task import ReaderTask
+from mossrepro.codec.recogniser import labels
+from mossrepro.data.steps import StepDataModule
+from mossrepro.order import rng
+
+
+class Spelling(StepDataModule):
+    """Code i is read as the i-th of five letters."""
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        words = ["".join(rng(self.seed, step, i).choice(list("abcde"), 5, replace=False)) for i in range(8)]
+        codes = [torch.tensor([ord(c) - 97 for c in word]) for word in words]
+        targets = [torch.tensor(labels(word)) for word in words]
+        sizes = torch.tensor([len(target) for target in targets])
+        return {"codes": torch.stack(codes), "labels": torch.stack(targets), "label_lengths": sizes}
+
+    def val_batches(self) -> list[dict[str, torch.Tensor]]:
+        return [self.train_batch(10_000, 0, 1)]
+
+
+def test_it_learns_to_spell_and_leaves_the_codes_alone(tmp_path):
+    codec = SpeechCodec(TINY)
+    codec.quantiser.codebook.normal_()
+    codec.quantiser.started.fill_(True)
+    codec.save_pretrained(tmp_path / "codec")
+    task = ReaderTask(str(tmp_path / "codec"), lr=1e-2, warmup_steps=10, hide=0.0)  # every code counts in a toy
+    trainer = lightning.Trainer(
+        max_epochs=-1, max_steps=200, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=200,
+        check_val_every_n_epoch=None,
+    )  # fmt: skip
+    trainer.fit(task, Spelling())
+    assert trainer.callback_metrics["valid/cer"] < 0.2
+    task.save_pretrained(tmp_path / "read")
+    read = SpeechCodec.from_pretrained(tmp_path / "read")
+    same = {n for n, p in read.state_dict().items() if torch.equal(p, codec.state_dict()[n])}
+    assert same == {n for n in codec.state_dict() if not n.startswith("recogniser.")}
