@@ -38,10 +38,6 @@ def main(args: argparse.Namespace) -> int:
         make()
     console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
     _collect(chain, run)
-    if args.controls:
-        from mossrepro.eval.controls import measure_controls
-
-        measure_controls(chain, run)
     return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
 
 

@@ -43,7 +43,8 @@ class ScriptRecipe:
     """How many lines. hear, say: random sentences. ask: spoken versions of every training question (facts of A x three
     phrasings). kokoro: one in so many of them is spoken by a Kokoro voice (0: none). tests: questions a fact of A
     (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of every set, at most.
-    words: size of the vocabulary. aligned: sentences of the assistant that get word times, for interleaving.
+    words: size of the vocabulary of fillers; small, because every word has to be learnt by ear. aligned: sentences of
+    the assistant that get word times, for interleaving.
     """
 
     hear: int = 4000
@@ -52,7 +53,7 @@ class ScriptRecipe:
     kokoro: int = 12
     tests: int = 3
     test_facts: int = 1000
-    words: int = 6000
+    words: int = 300
     aligned: int = 600
 
 
@@ -99,16 +100,16 @@ def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
 
 
 def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) -> list[Line]:
-    """Random sentences with two words of facts in each: subjects and answers of all sets, every word equally often."""
+    """Random sentences with three words of facts in each: subjects and answers of all sets, all equally often."""
     words = vocabulary()[: recipe.words]
     special = sorted({part for fact in facts for part in (fact.subject, fact.answer)})
     pseudo = voices.names("hibari", "train", True)
     lines, pool = [], []
     for i in range(recipe.hear if role == "hear" else recipe.say):
         generator = rng(seed, role, i)
-        if len(pool) < 2:
+        if len(pool) < 3:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
-        must = [pool.pop(), pool.pop()]
+        must = [pool.pop() for _ in range(3)]
         text = random_sentence(generator, words, 4, 7, must)
         voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
         lines.append(Line(f"{role}-{i:05d}", role, text, voice, "train"))
