@@ -1,0 +1,73 @@
+"""Scores, chance and intervals of spoken question answering, on made-up answers."""
+
+import numpy as np
+import pytest
+from lm_toys import small_model
+
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line
+from mossrepro.eval.run import MEASURES
+from mossrepro.eval.spoken_qa import Asked, ask, chance, gain, score
+from mossrepro.lm.decode import Reply
+from mossrepro.vocab import Grid, mini_tokenizer
+
+FACTS = {
+    fact.key: fact
+    for fact in (
+        Fact("capital", "France", "Paris", "C"),
+        Fact("capital", "Peru", "Lima", "C"),
+        Fact("opposite", "hot", "cold", "C"),
+        Fact("opposite", "up", "down", "C"),
+    )
+}
+LINES = [
+    Line(f"test-{key}-{i}", "test", f.question(0), "v", "test", key, "C") for key, f in FACTS.items() for i in (0, 1)
+]
+
+
+def asked(right: list[bool]) -> list[Asked]:
+    return [Asked(line, FACTS[line.fact], Reply([], [], True), "", r) for line, r in zip(LINES, right, strict=True)]
+
+
+def test_score_has_a_wilson_interval_and_the_claims_id() -> None:
+    fact = score("C", "S2T", asked([True] * 6 + [False] * 2))
+    assert fact.id == "s2t_c" and fact.value == 75.0 and fact.n == 8
+    assert 40 < fact.low < 50 and 90 < fact.high < 95
+
+
+def test_chance_is_the_most_frequent_answer_of_each_family() -> None:
+    assert chance(LINES, FACTS) == 0.5
+    assert chance(LINES[:2], FACTS) == 1.0 and chance([], FACTS) == 0.0
+
+
+def test_gain_resamples_facts_not_questions() -> None:
+    fact = gain("C", "S2S", asked([True, True, False, False, True, True, False, False]), 0.25)
+    assert fact.value == pytest.approx(25.0)
+    # Four facts, half of them right: wider than eight independent questions would give.
+    assert fact.low <= -25.0 + 1e-9 and fact.high >= 50.0
+    assert fact == gain("C", "S2S", asked([True, True, False, False, True, True, False, False]), 0.25)
+
+
+def test_spoken_answers_go_through_voice_and_judge() -> None:
+    grid = Grid(mini_tokenizer([line.text for line in LINES], 320), 40)
+    model = small_model(text_vocab=grid.tokenizer.get_vocab_size(), modality_pad=grid.ids.pad).eval()
+    codes = {line.id: np.arange(5) for line in LINES}
+    spoken: list[list[int]] = []
+
+    def speak(said: list[int]) -> np.ndarray:
+        spoken.append(said)
+        return np.full(3, len(spoken), np.float32)
+
+    def transcribe(waves: list[np.ndarray]) -> list[str]:
+        return ["It is Paris." for _ in waves]
+
+    out = ask(model, grid, LINES, FACTS, codes, "S2S", speak, transcribe)
+    assert [one.line.id for one in out] == [line.id for line in LINES]
+    assert len(spoken) == len(LINES) and all(one.reply.codes in spoken for one in out)
+    assert [one.right for one in out] == [True, True] + [False] * 6
+    written = ask(model, grid, LINES[:1], FACTS, codes, "S2T")
+    assert written[0].wave is None and not written[0].reply.codes
+
+
+def test_the_measures_are_the_verbs_of_eval() -> None:
+    assert MEASURES == ("codec", "vocoder", "lm")
