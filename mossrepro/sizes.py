@@ -86,7 +86,8 @@ class Data:
     hear: int  # sentences in user voices, to be recognised
     say: int  # sentences in the assistant's voice
     ask: int  # phrasings of each question of set A
-    kokoro: int  # sentences for each of the costlier user voices
+    kokoro: int  # one in so many questions is also asked in the costlier user voices; 0 for none
+    hear_kokoro: int  # sentences to be recognised in the costlier user voices
     tests: int  # questions asked about each test fact
     test_facts: int  # facts that are tested, at most
 

@@ -25,7 +25,7 @@ def small_model(**changes) -> LayerSplitLM:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("script")
     facts = all_facts()
-    lines = write_script(facts, ScriptRecipe(hear=20, say=20, ask=1, kokoro=0, tests=1, test_facts=2))
+    lines = write_script(facts, ScriptRecipe(hear=20, say=20, ask=1, kokoro=0, hear_kokoro=0, tests=1, test_facts=2))
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(facts))
     mini_tokenizer([line.text for line in lines], 500).save(str(folder / "tokenizer.json"))

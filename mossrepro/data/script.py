@@ -40,17 +40,21 @@ class Line:
 
 @dataclass(frozen=True)
 class ScriptRecipe:
-    """How many lines. hear, say: random sentences. ask: spoken versions of every training question (facts of A x three
-    phrasings). kokoro: one in so many of them is spoken by a Kokoro voice (0: none). tests: questions a fact of A
-    (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of every set, at most.
-    words: size of the vocabulary of fillers; small, because every word has to be learnt by ear. aligned: sentences of
-    the assistant that get word times, for interleaving.
+    """How many lines, and of what.
+
+    hear, say: random sentences of users and of the assistant. ask: spoken versions of every training question (facts of
+    A x three phrasings). kokoro: one in so many of the questions is also spoken by a Kokoro voice and its
+    pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are Kokoro's. tests:
+    questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of every
+    set, at most. words: size of the vocabulary of fillers; small, because every word has to be learnt by ear. aligned:
+    sentences of the assistant that get word times, for interleaving.
     """
 
     hear: int = 4000
     say: int = 2500
     ask: int = 3
     kokoro: int = 12
+    hear_kokoro: int = 100
     tests: int = 3
     test_facts: int = 1000
     words: int = 300
@@ -84,19 +88,29 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
     """Questions and answers of A; the other answers are spoken in the split "test", for the judge only."""
-    pseudo, kokoro = voices.names("hibari", "train", True), voices.names("kokoro", "train")
-    lines, count = [], 0
+    pseudo, count = voices.names("hibari", "train", True), 0
+    lines: list[Line] = []
     for fact in facts:
         split = "train" if fact.set == "A" else "test"
         lines.append(Line(f"answer-{fact.key}", "answer", fact.spoken, "assistant", split, fact.key, fact.set))
         for phrasing in range(3 if fact.set == "A" else 0):
+            name, text = f"ask-{fact.key}-{phrasing}", fact.question(phrasing)
             for version in range(recipe.ask):
-                count += 1
-                roster = kokoro if recipe.kokoro and count % recipe.kokoro == 0 else pseudo
-                voice = roster[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(roster)))]
-                name = f"ask-{fact.key}-{phrasing}-{version}"
-                lines.append(Line(name, "ask", fact.question(phrasing), voice, "train", fact.key, fact.set))
+                voice = pseudo[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(pseudo)))]
+                lines.append(Line(f"{name}-{version}", "ask", text, voice, "train", fact.key, fact.set))
+            count += 1
+            if recipe.kokoro and count % recipe.kokoro == 0:
+                lines += _choir(name, "ask", text, count // recipe.kokoro, fact)
     return lines
+
+
+def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
+    """A line in one Kokoro training voice and all its pseudo-speakers, which cost nothing beside the first."""
+    base = voices.names("kokoro", "train", False)
+    chosen = base[index % len(base)]
+    others = [voice for voice in voices.names("kokoro", "train", True) if voices.VOICES[voice].base == chosen]
+    about = (fact.key, fact.set) if fact else ("", "")
+    return [Line(f"{name}-{voice}", role, text, voice, "train", *about) for voice in (chosen, *others)]
 
 
 def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) -> list[Line]:
@@ -105,13 +119,17 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
     special = sorted({part for fact in facts for part in (fact.subject, fact.answer)})
     pseudo = voices.names("hibari", "train", True)
     lines, pool = [], []
-    for i in range(recipe.hear if role == "hear" else recipe.say):
+    slow = recipe.hear_kokoro if role == "hear" else 0
+    for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
         generator = rng(seed, role, i)
         if len(pool) < 3:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
         must = [pool.pop() for _ in range(3)]
         text = random_sentence(generator, words, 4, 7, must)
         voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
+        if i < slow:
+            lines += _choir(f"{role}-{i:05d}", role, text, i)
+            continue
         lines.append(Line(f"{role}-{i:05d}", role, text, voice, "train"))
     return lines
 

@@ -13,7 +13,7 @@ from mossrepro.order import rng
 from mossrepro.vocab import Grid, mini_tokenizer
 from mossrepro.voices import VOICES
 
-RECIPE = ScriptRecipe(hear=40, say=40, ask=1, kokoro=5, tests=2, test_facts=50)
+RECIPE = ScriptRecipe(hear=40, say=40, ask=1, kokoro=5, hear_kokoro=2, tests=2, test_facts=50)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
 
 
 def test_every_word_of_a_fact_is_spoken_by_the_assistant(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=0, say=250, ask=0, tests=0))
+    lines = write_script(facts, ScriptRecipe(hear=0, say=250, ask=0, kokoro=0, hear_kokoro=0, tests=0))
     said = " ".join(line.text for line in lines if line.role == "say")
     assert all(fact.answer in said for fact in facts if fact.set == "C")
 
