@@ -7,11 +7,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce lessons notebooks lint
+.PHONY: help setup test reproduce controls lessons notebooks lint
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  SIZE=$(SIZE)  (tiny or small, for reproduce)"
+	@echo "  SIZE=$(SIZE)  (tiny or small, for reproduce and controls)"
 
 setup: $(READY) ## make .venv with everything in it (about 6 GB, a few minutes)
 
@@ -28,6 +28,9 @@ test: $(READY) ## run the tests
 
 reproduce: $(READY) ## train every part, evaluate, report: runs/$(SIZE)/report.html
 	$(BIN)/mossrepro reproduce --size $(SIZE)
+
+controls: $(READY) ## reproduce, and the control backbones beside it
+	$(BIN)/mossrepro reproduce --size $(SIZE) --controls
 
 lessons: $(READY) ## execute every lesson in full
 	$(BIN)/python lessons/build.py --execute

@@ -111,6 +111,7 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
 def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("reproduce", help="train every part, evaluate, report")
     _run_options(parser)
+    parser.add_argument("--controls", action="store_true", help="also train and ask the two control backbones")
     parser.set_defaults(run_verb=_reproduce)
 
 

@@ -38,6 +38,11 @@ def main(args: argparse.Namespace) -> int:
         make()
     console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
     _collect(chain, run)
+    if args.controls:
+        from mossrepro.controls import measure_controls
+
+        console.print("[bold]controls: a random and a counterfactual backbone[/bold]")
+        measure_controls(args.size, run)
     return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
 
 

@@ -104,6 +104,7 @@ class Size:
     flow: Flow
     vocoder: Vocoder
     data: Data
+    control: Stage  # the counterfactual backbone
 
 
 def load(name: str) -> Size:

@@ -11,6 +11,8 @@ import pytest
 
 from mossrepro import audio, cli, voices
 from mossrepro.chain import STAGES, Chain
+from mossrepro.controls import counterfactual
+from mossrepro.data.facts import FAMILIES, all_facts
 from mossrepro.pipeline import Assistant, newest_run
 
 
@@ -117,3 +119,22 @@ def test_the_key_of_a_stage_holds_only_its_own_numbers() -> None:
     chain, other = Chain("smoke"), Chain("smoke")
     assert chain._number("size.codec.steps") == other.size.codec.steps
     assert chain.size.name == "smoke"
+
+
+def test_counterfactual_answers_are_all_wrong_and_of_the_same_family() -> None:
+    known = all_facts()
+    changed = counterfactual(known)
+    for a, b in zip(known, changed, strict=True):
+        assert a[:2] == b[:2] and a.set == b.set
+        assert (a.answer != b.answer) == (a.set == "C")
+    for family in FAMILIES:
+        pool = [sorted(f.answer for f in facts if f.family == family and f.set == "C") for facts in (known, changed)]
+        assert pool[0] == pool[1]
+
+
+@pytest.mark.slow
+def test_controls_are_trained_and_measured(run, monkeypatch) -> None:
+    monkeypatch.chdir(run.parents[1])
+    assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
+    facts = {path.stem for path in (run / "facts").glob("control_*.json")}
+    assert {"control_random_s2t_c", "control_counterfactual_own_s2s_c"} <= facts

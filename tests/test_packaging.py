@@ -69,5 +69,5 @@ def test_licence_and_citation():
 
 def test_make_targets_of_the_help_exist():
     text = (ROOT / "Makefile").read_text()
-    for target in ("setup", "test", "reproduce", "lessons", "notebooks", "lint", "help"):
+    for target in ("setup", "test", "reproduce", "controls", "lessons", "notebooks", "lint", "help"):
         assert re.search(rf"^{target}:.*## ", text, re.M), target

@@ -45,7 +45,7 @@ class ScriptRecipe:
     hear, say: random sentences of users and of the assistant. ask: spoken versions of every training question (facts of
     A x three phrasings). kokoro: one in so many of the questions is also spoken by a Kokoro voice and its
     pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are Kokoro's. tests:
-    questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of every
+    questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of a
     set, at most. words: size of the vocabulary of fillers; small, because every word has to be learnt by ear. aligned:
     sentences of the assistant that get word times, for interleaving.
     """

@@ -1,0 +1,96 @@
+"""`mossrepro reproduce --controls`: is what comes out by voice really the text model's knowledge?
+
+Two more backbones go through Stage 1, Stage 2 and SFT on the same speech, and are asked the same questions on C:
+
+    random           SmolLM2 with random weights: what the speech training alone can do
+    counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from mossrepro import facts
+from mossrepro.chain import Chain
+from mossrepro.data.facts import Fact
+from mossrepro.order import rng
+
+
+class ControlChain(Chain):
+    """A chain that starts from another backbone; codec, script and sound are the main chain's own links."""
+
+    def __init__(self, size: str, kind: str) -> None:
+        super().__init__(size)
+        self.kind = kind
+
+    def backbone(self) -> Path:
+        """Folder of the control backbone."""
+        main = str(super().backbone())
+        shape = {"start": main, "codes": self.size.codec.codes, "tail_layers": self.size.lm.tail_layers}
+        if self.kind == "random":
+            spec = {**shape, "start": Path(main).name, "version": 1}
+            return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
+        known = [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
+        spec = {"script": self.script().name, "facts": counterfactual(known)}
+        script = self.link("counterfactual", "counterfactual-facts", spec, lambda out: self._write_facts(known, out))
+        inputs = {"data__script": script, "data__tokenizer": self.tokenizer()}
+        return self.fit("counterfactual", model__start=main, **inputs)
+
+    def _write_facts(self, known: list[Fact], folder: Path) -> None:
+        shutil.copy(self.script() / "script.jsonl", folder)
+        (folder / "facts.json").write_text(json.dumps(counterfactual(known)))
+
+
+def counterfactual(known: list[Fact]) -> list[Fact]:
+    """The same facts with C's answers moved on by one inside their family, so that every one of them is wrong."""
+    out = list(known)
+    for family in sorted({fact.family for fact in known}):
+        places = [i for i, fact in enumerate(known) if fact.family == family and fact.set == "C"]
+        answers = [known[i].answer for i in places]
+        for place, answer in zip(places, answers[1:] + answers[:1], strict=True):
+            out[place] = known[place]._replace(answer=answer)
+    return out
+
+
+def _randomise(shape: dict, folder: Path) -> None:
+    """Save a backbone of the same shape with normal random weights (std 0.02) and untouched norms."""
+    from mossrepro.lm import checkpoint
+    from mossrepro.lm.task import open_start
+
+    model, tokenizer = open_start(shape["start"], shape["codes"], shape["tail_layers"], "copy", 0)
+    random = rng(0, "random backbone")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.from_numpy(0.02 * random.standard_normal(parameter.shape, dtype="float32")))
+    checkpoint.start_speech_half(model, 0)
+    checkpoint.save_pretrained(model, tokenizer, folder)
+
+
+def measure_controls(size: str, run: Path) -> None:
+    """Train both controls and record S2T and S2S on C: right answers for each, its own answers for the second."""
+    from mossrepro.eval import spoken_qa
+    from mossrepro.eval.run import Bench
+    from mossrepro.lm import checkpoint
+    from mossrepro.vocab import Grid
+
+    parts = json.loads((run / "parts.json").read_text())
+    bench = Bench(parts, run)
+    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
+    for kind in ("random", "counterfactual"):
+        folder = ControlChain(size, kind).language_model("sft")
+        model, tokenizer = checkpoint.from_pretrained(folder)
+        grid = Grid(tokenizer, model.config.codes)
+        for pairing in ("S2T", "S2S"):
+            for name, truth in (("", bench.known), ("_own", changed)):
+                if name and kind == "random":
+                    continue
+                voice = (bench.speak, bench.judge.transcribe) if pairing == "S2S" else (None, None)
+                asked = spoken_qa.ask(model.eval(), grid, lines, truth, bench.codes, pairing, *voice)
+                fact = spoken_qa.score("C", pairing, asked)
+                fact.id = f"control_{kind}{name}_{fact.id}"
+                fact.name = f"{kind} backbone{', its own answers' if name else ''}: {fact.name}"
+                facts.record(run, fact)
