@@ -57,18 +57,15 @@ arrows = [(0, 1), (1, 2), (2, 3), (3, 4), (3, 5), (4, 6), (5, 7), (7, 8), (8, 9)
 networks = {1, 3, 4, 5, 8, 10}
 
 figure, axes = plt.subplots(figsize=(14, 2.6))
+drawn = []
 for i, (x, y, text) in enumerate(boxes):
     colour = "#cfe3f5" if i in networks else "#ffffff"
     style = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "#555555"}
-    axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=style)
+    label = axes.text(x, y, text, ha="center", va="center", fontsize=9, bbox=style)
+    drawn.append(label.get_bbox_patch())
 for a, b in arrows:
-    start, end = boxes[a], boxes[b]
-    axes.annotate(
-        "",
-        xy=(end[0] - 0.55, end[1]),
-        xytext=(start[0] + 0.55, start[1]),
-        arrowprops={"arrowstyle": "->", "color": "#555555"},
-    )
+    ends = {"patchA": drawn[a], "patchB": drawn[b]}
+    axes.annotate("", xy=boxes[b][:2], xytext=boxes[a][:2], arrowprops={"arrowstyle": "->", "color": "#555555"} | ends)
 axes.set(xlim=(-0.9, 14.4), ylim=(-1.2, 1.2), title="blue: networks that are trained here")
 axes.axis("off")
 plt.show()
@@ -132,7 +129,7 @@ print(f"{mel.shape[1]} frames of 80 numbers; largest difference {np.abs(naive_me
 # the vowels. **What was said** is in the bands, **who said it** in the stripes and in where the bands lie.
 
 # %%
-speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "hibari+p3", "kokoro-kumo", "kokoro-nezumi"]
+speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "kokoro-kumo", "kokoro-gongitsune", "kokoro-nezumi"]
 figure, rows = plt.subplots(1, len(speakers), figsize=(14, 3), sharey=True)
 for axes, name in zip(rows, speakers, strict=True):
     said, rate = voices.say(sentence, name)
@@ -242,7 +239,7 @@ for name, config in shapes.items():
     count[name] = sum(p.numel() for p in model.parameters())
     added = sum(p.numel() for p in model.speech_parameters().values())
     layers = f"{config.layers - config.tail_layers} + {config.tail_layers} + {config.tail_layers}"
-    print(f"{name:6} {layers:>11} layers {count[name] / 1e6:8.1f} M parameters, {added / 1e6:6.1f} M of them for speech")
+    print(f"{name:6} {layers:>11} layers{count[name] / 1e6:9.1f} M parameters, {added / 1e6:5.1f} M of them for speech")
 assert count["paper"] == 9_095_694_336
 
 # %% [markdown]

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from mossrepro.gguf_file import GGUFFile
+
 # System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
 # "What is the capital of France?" in French), so the small rungs ask for one short sentence in so many words.
 SYSTEM_TURNS = {
@@ -26,6 +28,7 @@ SYSTEM_TURNS = {
     ),
     "short": ("Say one short sentence.", "Answer in one short sentence."),
 }
+_CONTROL = 3  # GGUF's token type of special tokens
 SPARE_SPEECH_ROWS = 128  # EOSP and 127 unused rows behind the codes, as in the released checkpoint
 
 
@@ -135,19 +138,15 @@ class Grid:
 
 def gguf_tokenizer(path: Path) -> Tokenizer:
     """Rebuild a byte-level BPE (SmolLM2's: digits split one by one) from the vocabulary inside a GGUF file."""
-    import gguf
-
-    fields = gguf.GGUFReader(str(path)).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    kinds = fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(line.split(" ", 1)) for line in fields["tokenizer.ggml.merges"].contents()]
+    data = GGUFFile(path).metadata
+    tokens, kinds = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
+    merges = [tuple(line.split(" ", 1)) for line in data["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    control = gguf.TokenType.CONTROL
-    specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind == control]
+    specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
     return tokenizer
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from mossrepro.assets import digest
 from mossrepro.codec.model import CodecConfig, SpeechCodec
@@ -32,9 +31,9 @@ each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.s
 @pytest.fixture
 def untrained_run(tmp_path):
     """A finished run of random small networks; what it says is noise. Returns a folder beside `runs`."""
-    codes, torch_codec = 16, {"code_dim": 8, "width": 32, "heads": 2, "feedforward": 48, "layers": 1}
-    torch_codec |= {"slow_layers": 1, "reader_width": 16, "reader_layers": 1, "reader_kernel": 3}
-    SpeechCodec(CodecConfig(codes=codes, **torch_codec)).save_pretrained(tmp_path / "codec")
+    codes, small = 16, {"code_dim": 8, "width": 32, "heads": 2, "feedforward": 48, "layers": 1}
+    small |= {"slow_layers": 1, "reader_width": 16, "reader_layers": 1, "reader_kernel": 3}
+    SpeechCodec(CodecConfig(codes=codes, **small)).save_pretrained(tmp_path / "codec")
     tokenizer = mini_tokenizer(["tell me the capital of italy", "system user assistant"], 300)
     shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
     pad = SpecialIds.of(tokenizer, codes).pad
@@ -96,10 +95,9 @@ def test_lessons_run_and_show_something(lesson, untrained_run, monkeypatch):
 @each_lesson
 def test_lessons_define_naive_versions_only(lesson):
     tree = ast.parse(lesson.read_text())
-    asserted = " ".join(ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert functions and "naive_" in asserted + lesson.read_text()
+    assert functions and any(isinstance(node, ast.Assert) for node in ast.walk(tree))
     for function in functions:
         assert function.name.startswith("naive_") and function.end_lineno - function.lineno < 15, function.name
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mossrepro import assets
 from mossrepro.errors import AssetError
+from mossrepro.gguf_file import GGUFFile
 
 _SIZE = 10_000  # beyond it stand the pieces of words that the two dictionaries happen to list
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
@@ -61,10 +62,7 @@ def _build(folder: Path) -> None:
 
 
 def _tokens() -> list[str]:
-    from gguf import GGUFReader
-
-    field = GGUFReader(assets.get("smollm2")).fields["tokenizer.ggml.tokens"]
-    return [bytes(field.parts[index]).decode("utf-8") for index in field.data]
+    return GGUFFile(assets.get("smollm2")).metadata["tokenizer.ggml.tokens"]
 
 
 def _frequency() -> Callable[[str], int]:

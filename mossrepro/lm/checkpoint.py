@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mossrepro.errors import CheckpointError
+from mossrepro.gguf_file import GGUFFile
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.vocab import SpecialIds, gguf_tokenizer
 
@@ -32,15 +33,13 @@ def load_gguf(path: Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, T
 
     Q4_1/Q8_0 blocks are dequantised to float32. Raises CheckpointError for another architecture.
     """
-    import gguf
-
-    reader = gguf.GGUFReader(str(path))
-    field = {name: f.contents() for name, f in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
+    file = GGUFFile(path)
+    field = file.metadata
     if field["general.architecture"] != "llama":
         raise CheckpointError(f"{path}: architecture {field['general.architecture']!r} is not supported, only llama")
     heads, dim = field["llama.attention.head_count"], field["llama.embedding_length"]
     tokenizer = gguf_tokenizer(path)
-    tensors = {t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors}
+    tensors = {name: torch.from_numpy(array) for name, array in file.tensors().items()}
     config = LMConfig(
         dim=dim,
         layers=field["llama.block_count"],
