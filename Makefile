@@ -24,7 +24,7 @@ $(READY): pyproject.toml requirements/assets.txt
 	@touch $@
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 reproduce: $(READY) ## train every part, evaluate, report: runs/$(SIZE)/report.html
 	$(BIN)/mossrepro reproduce --size $(SIZE)

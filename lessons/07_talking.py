@@ -175,7 +175,7 @@ for i, (speaking, t, s) in enumerate(log):
 # ## 4. The same loop on SmolLM2
 #
 # A written answer comes from the untouched text half, so it makes sense. A spoken one comes from a speech tail that has
-# never been trained: noise, but both loops must make the *same* noise.
+# never been trained: it stutters, but both loops must stutter alike.
 
 # %%
 how = Sampling(max_rows=12)  # temperature 0: always the most likely token
@@ -245,8 +245,8 @@ speed = {name: lengths[-1] / taken[-1] for name, taken in seconds.items()}
 print(", ".join(f"{name}: {rate:.1f} rows/s = {rate / 12.5:.1f} x real time" for name, rate in speed.items()))
 
 # %% [markdown]
-# Below the dashed line the model speaks faster than it is listened to. The naive curve bends upwards, for each row is
-# dearer than the one before.
+# Below the dashed line the model speaks faster than it is listened to. On a quiet machine the naive curve bends
+# upwards, for each row is dearer than the one before.
 #
 # This is the package's loop. Beside the cache it answers several questions at once: prompts of different lengths are
 # padded on the left, and padding is hidden from attention.

@@ -27,3 +27,22 @@ def empty_home(tmp_path, monkeypatch):
     home.mkdir()
     monkeypatch.setenv("MOSSREPRO_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A finished smoke run, made in the shared cache; its runs/ is in a folder of its own (see `workplace`)."""
+    from mossrepro import cli
+
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+    return folder / "runs" / "smoke"
+
+
+@pytest.fixture
+def workplace(run, monkeypatch):
+    """The folder in which the smoke run was made, as the working folder of one test."""
+    monkeypatch.chdir(run.parents[1])
+    return run.parents[1]

@@ -16,16 +16,6 @@ from mossrepro.data.facts import FAMILIES, all_facts
 from mossrepro.pipeline import Assistant, newest_run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished smoke run, made in the shared cache, with runs/ in a folder of its own."""
-    folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
-        yield folder / "runs" / "smoke"
-
-
 def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
     facts = {path.stem for path in (run / "facts").glob("*.json")}
     assert {"codec_wer", "resynthesis", "stage1_text_change", "s2s_c", "s2t_c", "t2t_c_lost", "minutes"} <= facts
@@ -35,15 +25,16 @@ def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
     assert stages == set(STAGES)
 
 
-def test_a_finished_run_takes_seconds(run, capfd) -> None:
+def test_a_finished_run_takes_seconds(run, workplace) -> None:
     assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
     assert all(cost["cached"] for cost in json.loads((run / "stages.json").read_text()))
 
 
 def test_stages_are_fits_of_their_own(run) -> None:
     parts = json.loads((run / "parts.json").read_text())
-    assert set(parts) == {"codec", "script", "tokens", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
-    for stage in ("codec", "stage1", "sft", "flow", "vocoder"):
+    fits = {"codec", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
+    assert set(parts) == {*fits, "script", "tokens"}
+    for stage in fits:
         assert (Path(parts[stage]) / "model.safetensors").is_file()
         assert json.loads((Path(parts[stage]) / "spec.json").read_text())["config"]
 

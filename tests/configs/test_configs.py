@@ -1,14 +1,15 @@
 """Every configuration is built and makes two real steps: what the README's commands name must exist."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from codec_toys import TINY
 
-from mossrepro import cli, fit, sizes
+from mossrepro import cli, fit, sizes, voices
+from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -24,18 +25,18 @@ OVERLAYS = [*sorted((CONFIGS / "size").glob("*.yaml")), CONFIGS / "smoke.yaml"]
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Eight clips of the assistant (voiced noise, two seconds), and random codes of them in a token store."""
+    """Eight sentences of the assistant, random codes of them in a token store, and a codec that knows nothing."""
     folder = tmp_path_factory.mktemp("corpus")
-    codes = [(f"c{i}", rng(1, i).integers(0, 64, 25)) for i in range(8)]
-    TokenWriter(folder / "tokens", 64).add(codes)
+    SpeechCodec(replace(TINY, codes=64)).save_pretrained(folder / "codec")
+    codes = []
     with CorpusWriter(folder / "clips") as clips:
-        for i in range(8):
-            draw = rng(0, i)
-            time = np.arange(48_000) / 24_000
-            wave = 0.2 * np.sin(2 * np.pi * 220 * time) + 0.02 * draw.standard_normal(len(time))
-            clips.add(
-                f"c{i}", wave.astype(np.float32), 24_000, "a few words", "assistant", "train" if i < 6 else "valid"
-            )
+        for i, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"]):
+            text = f"there are {word} birds in the garden"
+            wave, rate = voices.say(text)
+            clips.add(f"c{i}", wave, rate, text, "assistant", "train" if i < 6 else "valid")
+            codes.append((f"c{i}", rng(1, i).integers(0, 64, -(-len(wave) // 1920))))
+    with TokenWriter(folder / "tokens", 64) as tokens:
+        tokens.add(codes)
     return folder
 
 
@@ -61,6 +62,7 @@ def flags(stage, corpus, script, start="smollm2"):
     later = {**language, "data.tokens": "oracle", "model.start": start}
     given = {
         "codec": {"data.corpus": corpus / "clips"},
+        "reader": {"model.codec": corpus / "codec", "data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
