@@ -80,10 +80,9 @@ class Assistant:
 
     def answer(self, question: str | Path | np.ndarray, spoken: bool = True, how: Sampling | None = None) -> Answer:
         """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
-        wave = question if isinstance(question, np.ndarray) else audio.load(question, RATE)
-        seconds = len(wave) / RATE
-        if seconds > LONGEST:
-            raise AudioError(f"{question}: {seconds:.0f} s long; questions may last {LONGEST:.0f} s, cut the recording")
+        given = isinstance(question, np.ndarray)
+        wave = question if given else audio.load(question, RATE)
+        check_length(wave, "the question" if given else question)
         grid = self.grid
         user = grid.turn("user", codes=self.listen(wave))
         prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
@@ -114,6 +113,7 @@ def talk(args: argparse.Namespace) -> int:
         question = audio.resample(wave, rate, RATE)
     else:
         question = audio.load(args.question, RATE)
+    check_length(question, args.question or "the sentence to say")
     check_writable(args.output)
     answer = Assistant.from_run(run).answer(question, spoken=not args.text)
     if args.text:
@@ -122,6 +122,13 @@ def talk(args: argparse.Namespace) -> int:
     answer.save(args.output)
     print(f"{args.output}: {len(answer.wave) / answer.rate:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
     return 0
+
+
+def check_length(wave: np.ndarray, name: str | Path) -> None:
+    """Refuse samples (n,) at 16 kHz that last longer than any question should. AudioError names the recording."""
+    seconds = len(wave) / RATE
+    if seconds > LONGEST:
+        raise AudioError(f"{name}: {seconds:.0f} s long; questions may last {LONGEST:.0f} s, cut the recording")
 
 
 def check_writable(path: Path) -> None:
