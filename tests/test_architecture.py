@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANK = {
     **dict.fromkeys(["errors", "assets", "audio", "layers", "vocab", "order", "facts", "sizes", "checkpoint"], 0),
     **dict.fromkeys(["gguf_file", "spoken"], 0),
-    **dict.fromkeys(["codec", "lm", "vocoder", "asr", "voices"], 1),
+    **dict.fromkeys(["codec", "lm", "vocoder", "asr", "sphinx", "voices"], 1),
     **dict.fromkeys(["data", "pipeline"], 2),
     **dict.fromkeys(["eval", "chat"], 3),
     **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "plan", "report", "page", "__main__"], 4),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mossrepro import asr, audio, voices
+from mossrepro import asr, audio, sphinx, spoken, voices
 
 TEXTS = ("the capital of france is paris", "the weather will be cold tomorrow", "which day comes after monday")
 
@@ -19,14 +19,14 @@ def whisper():
 
 def test_whisper_hears_the_assistant_and_neighbours_do_not_matter(whisper, waves):
     together = whisper.transcribe(waves)
-    assert asr.word_error_rate(TEXTS, together) <= 0.1
+    assert spoken.word_error_rate(TEXTS, together) <= 0.1
     assert whisper.transcribe(waves[:1]) == together[:1]
     assert whisper.transcribe([]) == []
 
 
 def test_whisper_hears_more_than_thirty_seconds(whisper, waves):
     long = np.concatenate([waves[0], np.zeros(30 * 16_000, np.float32), waves[1]])
-    text = asr.normalise(whisper.transcribe([long])[0])
+    text = spoken.normalise(whisper.transcribe([long])[0])
     assert "paris" in text and "tomorrow" in text
 
 
@@ -40,7 +40,7 @@ def test_whisper_encoder_state_has_the_documented_shapes():
 
 
 def test_sphinx_chooses_from_a_list_and_rejects_noise(waves):
-    judge = asr.SphinxJudge()
+    judge = sphinx.SphinxJudge()
     sentences = ["The capital of France is Paris.", "The weather will be cold tomorrow!", "Seven and 4 is eleven."]
     assert judge.closed(waves[0], sentences) == sentences[0]
     assert judge.closed(waves[1], sentences) == sentences[1]
@@ -49,24 +49,24 @@ def test_sphinx_chooses_from_a_list_and_rejects_noise(waves):
 
 
 def test_sphinx_transcribes_freely(waves):
-    assert "day comes after monday" in asr.SphinxJudge().free(waves[2])
+    assert "day comes after monday" in sphinx.SphinxJudge().free(waves[2])
 
 
 def test_alignment_finds_every_word_in_order(waves):
-    spans = asr.align(waves[0], TEXTS[0])
+    spans = sphinx.align(waves[0], TEXTS[0])
     assert [word for word, _, _ in spans] == TEXTS[0].split()
     assert all(start < end for _, start, end in spans)
     assert all(a[2] <= b[1] + 0.011 for a, b in zip(spans, spans[1:], strict=False))
     assert spans[-1][2] <= len(waves[0]) / 16_000 + 0.02
     # The silence in front moves all words by its length.
-    later = asr.align(np.concatenate([np.zeros(8_000, np.float32), waves[0]]), TEXTS[0])
+    later = sphinx.align(np.concatenate([np.zeros(8_000, np.float32), waves[0]]), TEXTS[0])
     assert later[3][1] - spans[3][1] == pytest.approx(0.5, abs=0.1)
 
 
 def test_words_missing_from_the_dictionary_are_aligned():
     wave = audio.resample(*voices.say("the zorblax is green", "assistant"), 16_000)
-    assert [word for word, _, _ in asr.align(wave, "The zorblax is green.")] == ["the", "zorblax", "is", "green"]
-    assert asr.align(wave, "") == []
+    assert [word for word, _, _ in sphinx.align(wave, "The zorblax is green.")] == ["the", "zorblax", "is", "green"]
+    assert sphinx.align(wave, "") == []
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_words_missing_from_the_dictionary_are_aligned():
     ],
 )
 def test_normalise(written, spoken):
-    assert asr.normalise(written) == spoken
-    assert asr.normalise(spoken) == spoken
+    assert spoken.normalise(written) == spoken
+    assert spoken.normalise(spoken) == spoken
 
 
 def test_word_error_rate_counts_words_after_normalising():
-    assert asr.word_error_rate(["Seven."], ["7"]) == 0.0
-    assert asr.word_error_rate(["one two three four"], ["one two four"]) == 0.25
+    assert spoken.word_error_rate(["Seven."], ["7"]) == 0.0
+    assert spoken.word_error_rate(["one two three four"], ["one two four"]) == 0.25

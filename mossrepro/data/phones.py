@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from mossrepro import assets
-from mossrepro.asr import align_phones
 from mossrepro.data.corpus import MANIFEST, Clip, load_clip, read_manifest
 from mossrepro.data.speak import in_processes, progress
 from mossrepro.errors import DataError
+from mossrepro.sphinx import align_phones
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"

@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.progress import track
 
 from mossrepro import assets, voices
-from mossrepro.asr import align
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.facts import Fact
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.speak import Utterance, synthesise
 from mossrepro.order import rng
+from mossrepro.sphinx import align
 
 RATE = 24_000
 

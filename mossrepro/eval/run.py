@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from mossrepro import audio, facts
-from mossrepro.asr import WhisperJudge, word_error_rate
+from mossrepro.asr import WhisperJudge
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, answered
@@ -23,6 +23,7 @@ from mossrepro.eval.spoken_qa import Asked, ask
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import open_start
+from mossrepro.spoken import word_error_rate
 from mossrepro.vocab import Grid
 from mossrepro.vocoder.resynthesis import Speaker
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from mossrepro import audio, voices
-from mossrepro.asr import align_phones
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.phones import FILE, phone_times, read_phones
 from mossrepro.data.reader_data import ReaderDataModule
 from mossrepro.data.tokens import TokenWriter
 from mossrepro.errors import DataError
+from mossrepro.sphinx import align_phones
 
 
 @pytest.fixture(scope="module")
