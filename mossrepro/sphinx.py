@@ -104,19 +104,24 @@ def _aligner() -> Any:
     return _sphinx(lm=None)
 
 
+def _follow(wave: np.ndarray, text: str) -> tuple[Any, list[str]]:
+    """The aligner after one pass over the wave with the words of `normalise(text)`; no words, no pass."""
+    words = normalise(text).split() if len(wave) else []
+    decoder = _aligner()
+    if words:
+        _learn(decoder, words)
+        decoder.set_align_text(" ".join(words))
+        _decode(decoder, wave)
+    return decoder, words
+
+
 def align_phones(wave: np.ndarray, text: str) -> list[tuple[str, float, float]]:
     """When every phone of a known text is spoken in the wave (n,) at 16 kHz: (phone, start, end) in seconds.
 
     Phones are the 39 of the CMU dictionary (pauses are left out); an empty list when the sound does not fit the text.
     """
-    words = normalise(text).split()
-    if not words or not len(wave):
-        return []
-    decoder = _aligner()
-    _learn(decoder, words)
-    decoder.set_align_text(" ".join(words))
-    _decode(decoder, wave)
-    if not any(segment.word in words for segment in decoder.seg() or []):
+    decoder, words = _follow(wave, text)
+    if not words or not any(segment.word in words for segment in decoder.seg() or []):
         return []
     try:
         decoder.set_alignment()  # a second pass, inside the words just found
@@ -133,13 +138,9 @@ def align(wave: np.ndarray, text: str) -> list[tuple[str, float, float]]:
 
     The words are those of `normalise(text)`; an empty list when the sound does not fit the text.
     """
-    words = normalise(text).split()
-    if not words or not len(wave):
+    decoder, words = _follow(wave, text)
+    if not words:
         return []
-    decoder = _aligner()
-    _learn(decoder, words)
-    decoder.set_align_text(" ".join(words))
-    _decode(decoder, wave)
     spans = []
     for segment in decoder.seg() or []:
         if not segment.word.startswith(("<", "[", "+")):

@@ -37,6 +37,7 @@ def test_score_has_a_wilson_interval_and_the_claims_id() -> None:
 
 def test_chance_is_the_most_frequent_answer_of_each_family() -> None:
     assert chance(LINES, FACTS) == 0.5
+    assert chance(LINES[:3], FACTS) == pytest.approx(2 / 3)  # Paris twice, Lima once
     assert chance(LINES[:2], FACTS) == 1.0 and chance([], FACTS) == 0.0
 
 
