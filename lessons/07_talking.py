@@ -26,7 +26,7 @@ from mossrepro.assets import digest
 from mossrepro.data.documents import question_prompt
 from mossrepro.data.oracle import oracle_codes
 from mossrepro.errors import CheckpointError
-from mossrepro.lm import checkpoint, decode
+from mossrepro.lm import checkpoint, decode, start
 from mossrepro.lm.decode import Sampling, generate, pick
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.pipeline import Assistant, newest_run
@@ -42,7 +42,7 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 
 # %%
 model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes=1024, tail_layers=4)
-checkpoint.start_speech_half(model, seed=0)
+start.start_speech_half(model, seed=0)
 model.eval().requires_grad_(False)
 grid = Grid(tokenizer, codes=1024)
 ids = grid.ids

@@ -57,6 +57,7 @@ def counterfactual(known: list[Fact]) -> list[Fact]:
 def _randomise(shape: dict, folder: Path) -> None:
     """Save a backbone of the same shape with normal random weights (std 0.02) and untouched norms."""
     from mossrepro.lm import checkpoint
+    from mossrepro.lm.start import start_speech_half
     from mossrepro.lm.task import open_start
 
     model, tokenizer = open_start(shape["start"], shape["codes"], shape["tail_layers"], "copy", 0)
@@ -65,7 +66,7 @@ def _randomise(shape: dict, folder: Path) -> None:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.copy_(torch.from_numpy(0.02 * random.standard_normal(parameter.shape, dtype="float32")))
-    checkpoint.start_speech_half(model, 0)
+    start_speech_half(model, 0)
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 

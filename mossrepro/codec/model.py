@@ -47,6 +47,7 @@ class CodecConfig:
     reader_width: int = 384
     reader_layers: int = 4
     reader_kernel: int = 7
+    reader_dropout: float = 0.2
 
 
 class SpeechCodec(nn.Module):
@@ -67,7 +68,9 @@ class SpeechCodec(nn.Module):
         self.narrow = nn.Linear(config.width, config.code_dim)
         self.quantiser = Quantiser(config.codes, config.code_dim)
         self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
-        self.recogniser = Recogniser(config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel)
+        self.recogniser = Recogniser(
+            config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel, config.reader_dropout
+        )
 
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
         """mel (B, 80, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C)."""
@@ -80,6 +83,12 @@ class SpeechCodec(nn.Module):
     def phone_logits(self, frames: Tensor) -> Tensor:
         """Quantised frames (B, T, C) -> (B, 4 T, 40): silence and the phones, every 20 ms, each frame on its own."""
         return self.phones(frames).unflatten(-1, (STEPS, -1)).flatten(1, 2)
+
+    @torch.inference_mode()
+    def code_sounds(self) -> np.ndarray:
+        """What every code sounds like: shares of silence and of the phones, (K, 40) float32, rows that sum to 1."""
+        logits = self.phones(self.quantiser.codebook).unflatten(-1, (STEPS, -1))
+        return logits.softmax(-1).mean(1).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:

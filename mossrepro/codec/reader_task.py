@@ -51,7 +51,7 @@ class ReaderTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of them hidden."""
-        generator = torch.Generator().manual_seed(int(batch["seed"]))
+        generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
         codes = batch["codes"]
         hidden = (torch.rand(codes.shape, generator=generator) < self.hide).to(codes.device)
         log_probs, lengths = self._read(codes, hidden)

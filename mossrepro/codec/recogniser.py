@@ -28,8 +28,9 @@ def ctc_text(best: Tensor) -> str:
 class ConvBlock(nn.Module):
     """Depthwise convolution over time, then a feed-forward layer, as one residual (ConvNeXt, 2201.03545)."""
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.mix = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
@@ -38,16 +39,16 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, T, D), valid (B, T, 1): padding is silenced, so that a batch gives what each clip gives alone."""
         mixed = self.mix((x * valid).transpose(1, 2)).transpose(1, 2)
-        return x + self.down(F.gelu(self.up(self.norm(mixed))))
+        return x + self.down(self.dropout(F.gelu(self.up(self.norm(mixed)))))
 
 
 class Recogniser(nn.Module):
     """Quantised frames (B, T, C) -> CTC log-probabilities (B, 4 T, 29)."""
 
-    def __init__(self, dim: int, width: int = 384, layers: int = 4, kernel: int = 7) -> None:
+    def __init__(self, dim: int, width: int = 384, layers: int = 4, kernel: int = 7, dropout: float = 0.2) -> None:
         super().__init__()
         self.enter = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(ConvBlock(width, kernel) for _ in range(layers))
+        self.blocks = nn.ModuleList(ConvBlock(width, kernel, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, STEPS * len(ALPHABET))
 

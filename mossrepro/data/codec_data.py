@@ -21,6 +21,7 @@ from mossrepro.spoken import PHONES
 
 SPEEDS = (0.85, 1.18)  # tape speed: moves pitch, formants and tempo together, a cheap second speaker
 GAINS = (-12.0, 6.0)  # dB
+TILTS = (-0.5, 0.5)  # first-order filter 1 + a z^-1: darker or brighter, another microphone
 NOISES = (-80.0, -35.0)  # dB of full scale, white
 LEAD = 0.1  # seconds of silence in front, at most
 QUIET = 0.03  # share of the loudest sample below which a clip's ends count as silence
@@ -38,9 +39,11 @@ def speech_span(wave: np.ndarray) -> tuple[int, int]:
 def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
     """A clip (n,) as another recording of it, and where its speech is now.
 
-    Speed, gain, noise and the length of a leading silence are drawn from `random`.
+    Speed, spectral tilt, gain, noise and the length of a leading silence are drawn from `random`.
     """
     wave = soxr.resample(wave, random.uniform(*SPEEDS), 1.0, quality="LQ")
+    tilt = random.uniform(*TILTS)
+    wave = (wave + tilt * np.pad(wave, (1, 0))[:-1]) / (1 + abs(tilt))
     lead = int(random.uniform(0.0, LEAD) * WHISPER_RATE)
     start, end = speech_span(wave)
     wave = np.pad(wave, (lead, 0)) * 10.0 ** (random.uniform(*GAINS) / 20.0)
@@ -85,7 +88,7 @@ class CodecDataModule(StepDataModule):
         valid_clips: clips of the "valid" split that the word error rate is measured on.
         max_seconds: longer training clips are left out.
         delay: seconds by which a phone is asked for after it was spoken.
-        augment: vary speed, gain, noise and leading silence.
+        augment: vary speed, tilt, gain, noise and leading silence.
         seed: of order and variation.
         num_workers: loader processes.
     """

@@ -14,13 +14,15 @@ from rich.progress import track
 
 from mossrepro import assets, voices
 from mossrepro.data.corpus import load_clip, read_manifest
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import FAMILIES, Fact, plain
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.speak import Utterance, synthesise
 from mossrepro.order import rng
 from mossrepro.sphinx import align
 
 RATE = 24_000
+_LENGTH = (5, 7)  # words of a random sentence
+_MUST = 4  # of them subjects or answers of facts
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class ScriptRecipe:
     A x three phrasings). kokoro: one in so many of the questions is also spoken by a Kokoro voice and its
     pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are Kokoro's. tests:
     questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of a
-    set, at most. words: size of the vocabulary of fillers; small, because every word has to be learnt by ear. aligned:
-    sentences of the assistant that get word times, for interleaving.
+    set, at most. words: so many of the most frequent words, and those of all questions, fill the sentences up; few,
+    because every word has to be learnt by ear. aligned: sentences of the assistant that get word times, to interleave.
     """
 
     hear: int = 4000
@@ -57,12 +59,12 @@ class ScriptRecipe:
     hear_kokoro: int = 100
     tests: int = 3
     test_facts: int = 1000
-    words: int = 300
+    words: int = 40
     aligned: int = 600
 
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
-    """All lines in a fixed order. Every word of a fact is in random sentences; no *sentence* of B, C, V is spoken."""
+    """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
     return [
         *_tests(facts, recipe),
         *_asked(facts, recipe, seed),
@@ -114,18 +116,21 @@ def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None
 
 
 def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) -> list[Line]:
-    """Random sentences with three words of facts in each: subjects and answers of all sets, all equally often."""
-    words = vocabulary()[: recipe.words]
-    special = sorted({part for fact in facts for part in (fact.subject, fact.answer)})
+    """Random sentences that hold what must be heard (subjects) or said (answers), of all sets and all equally often."""
+    frequent = vocabulary()[: recipe.words]
+    phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
+    asked = {word for text in phrasings for word in plain(text).split()}
+    words = [*frequent, *sorted(asked - set(frequent))]
+    special = sorted({fact.subject if role == "hear" else fact.answer for fact in facts})
     pseudo = voices.names("hibari", "train", True)
     lines, pool = [], []
     slow = recipe.hear_kokoro if role == "hear" else 0
     for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
         generator = rng(seed, role, i)
-        if len(pool) < 3:
+        if len(pool) < _MUST:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
-        must = [pool.pop() for _ in range(3)]
-        text = random_sentence(generator, words, 4, 7, must)
+        must = [pool.pop() for _ in range(min(_MUST, len(pool)))]
+        text = random_sentence(generator, words, _LENGTH[0], _LENGTH[1], must)
         voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
         if i < slow:
             lines += _choir(f"{role}-{i:05d}", role, text, i)

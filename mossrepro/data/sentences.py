@@ -15,7 +15,7 @@ from mossrepro import assets
 from mossrepro.errors import AssetError
 from mossrepro.gguf_file import GGUFFile
 
-_SIZE = 10_000  # beyond it stand the pieces of words that the two dictionaries happen to list
+_SIZE = 5_100  # enough for 5,000 pronunciations; every one more is a word that a reader meets less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
 _COMMON_SHARE = 1 / 3
 # Tokens of one or two letters are mostly pieces of words; these are words.
@@ -28,7 +28,7 @@ _UNWANTED = frozenset(
 
 @functools.cache
 def vocabulary(homophones: bool = True) -> list[str]:
-    """10,000 lower-case English words, the most frequent first (by the unigrams of pocketsphinx's language model).
+    """5,100 lower-case English words, the most frequent first (by the unigrams of pocketsphinx's language model).
 
     They are words that SmolLM2 writes as a single token, and that both a recogniser's dictionary (pocketsphinx) and a
     synthesiser's lexicon (hibari) know. homophones=False keeps only the most frequent spelling of a pronunciation

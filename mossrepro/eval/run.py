@@ -19,6 +19,7 @@ from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import Line, read_script
 from mossrepro.data.tokens import TokenStore
 from mossrepro.eval import spoken_qa
+from mossrepro.eval.mos import predicted_mos
 from mossrepro.eval.spoken_qa import Asked, ask
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
@@ -30,6 +31,7 @@ from mossrepro.vocoder.resynthesis import Speaker
 MEASURES = ("codec", "vocoder", "lm")
 RATE = 16_000
 SHOWN = 3  # questions of a set whose sound is kept for the report
+RATED = 40  # recordings whose naturalness is predicted
 
 
 class Bench:
@@ -87,6 +89,14 @@ class Bench:
         self.record(facts.Fact(name, title, value, "%", 100 * low, 100 * high, "Wilson 95 %", len(hits)))
         return value
 
+    def mos(self, name: str, title: str, waves: list[np.ndarray]) -> None:
+        """Record the mean predicted opinion score of the first recordings, with a normal interval of the mean."""
+        scores = predicted_mos(waves[:RATED])
+        if scores:
+            half = 1.96 * float(np.std(scores)) / len(scores) ** 0.5
+            mean = float(np.mean(scores))
+            self.record(facts.Fact(name, title, mean, "", mean - half, mean + half, "normal 95 %", len(scores)))
+
 
 def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES) -> None:
     """Measure `which` of codec, vocoder, lm; facts and sounds go into the folder `out`."""
@@ -124,8 +134,11 @@ def codec(bench: Bench) -> None:
             used.update(codes[0].tolist())
             heard += bench.codec.transcribe(codes)
         texts = [clip.text.lower() for clip in clips]
-        value = 100 * word_error_rate(texts, heard)
-        bench.record(facts.Fact(name, title, value, "%", n=sum(len(text.split()) for text in texts)))
+        words = sum(len(text.split()) for text in texts)
+        bench.record(facts.Fact(name, title, 100 * word_error_rate(texts, heard), "%", n=words))
+        judged = bench.judge.transcribe([load_clip(corpus, clip, RATE) for clip in clips])
+        whole = title.replace("codec", "Whisper base on the same clips, whole and unquantised")
+        bench.record(facts.Fact(name + "_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words))
     bench.record(facts.Fact("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
 
 
@@ -152,6 +165,8 @@ def vocoder(bench: Bench) -> None:
     shifted = asked[1:] + asked[:1]
     floor = [f.answer != g.answer and answered(g, text) for f, g, text in zip(asked, shifted, heard, strict=True)]
     bench.share("judge_floor", "the judge on mismatched answers", floor)
+    bench.mos("synthesiser_mos", "predicted MOS of the synthesiser's own answers (DistillMOS)", waves)
+    bench.mos("resynthesis_mos", "predicted MOS of answers resynthesised from their codes (DistillMOS)", again)
 
 
 def language_model(bench: Bench) -> None:
@@ -169,6 +184,9 @@ def language_model(bench: Bench) -> None:
             bench.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
                 bench.record(spoken_qa.gain(name, pairing, asked, baseline))
+            if pairing == "S2S" and name == "A":
+                waves = [one.wave for one in asked if one.wave is not None]
+                bench.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
             if pairing == "S2S":
                 index += [_keep_sound(bench, one) for one in asked[:SHOWN] if one.wave is not None]
     (bench.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")

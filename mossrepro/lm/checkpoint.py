@@ -1,4 +1,4 @@
-"""Weights in and out: a GGUF backbone, our own safetensors folders, and the start of new speech parts."""
+"""Weights in and out: a GGUF backbone, and our own safetensors folders."""
 
 import dataclasses
 import json
@@ -90,26 +90,6 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
     missing = [name for name in missing if not name.startswith("speech_")]
     if missing or unexpected:
         raise CheckpointError(f"backbone does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-
-
-@torch.no_grad()
-def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> None:
-    """Give the speech parts their first values.
-
-    The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
-    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or keeps
-    PyTorch's random start (`tail="random"`, the ablation).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    text = model.text_embed.weight.float()
-    mean = text.mean(0)
-    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1])
-    noise = torch.randn(model.speech_embed.weight.shape, generator=generator)
-    model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
-    model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
-    if tail == "copy":
-        model.speech_tail.load_state_dict(model.text_tail.state_dict())
-    model.speech_norm.load_state_dict(model.text_norm.state_dict())
 
 
 def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.lm.start import start_speech_half
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.vocab import SpecialIds
 
@@ -84,5 +84,5 @@ class MiniBackboneTask(LayerSplitTask):
 
     def save_pretrained(self, folder: Path) -> None:
         """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""
-        checkpoint.start_speech_half(self.model, self.seed)
+        start_speech_half(self.model, self.seed)
         super().save_pretrained(folder)

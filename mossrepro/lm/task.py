@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -13,6 +14,7 @@ from mossrepro import assets
 from mossrepro.errors import ConfigError
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.start import spell_codes, start_speech_half
 
 
 class LayerSplitTask(LightningModule):
@@ -29,6 +31,8 @@ class LayerSplitTask(LightningModule):
         lr: peak rate of the text half. speech_lr: of the speech tail, norm and head. embed_lr: of the speech embedding.
         warmup: steps of linear warm-up; a cosine to `final` x peak follows.
         tail: "copy" or "random" start of the speech tail.
+        sounds: for Stage 1: a token store that says what its codes sound like; they then start as a spelling of that.
+            None: they start at random, with the text embedding's statistics.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class LayerSplitTask(LightningModule):
         text_weight: float = 1.0,
         speech_weight: float = 1.0,
         tail: str = "copy",
+        sounds: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -55,6 +60,8 @@ class LayerSplitTask(LightningModule):
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight}
         self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed)
+        if sounds is not None:
+            spell_codes(self.model, self.tokenizer, load_sounds(sounds))
         self.model.train_only(train)
 
     def open_model(
@@ -136,9 +143,17 @@ def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -
     """A split model to train: from the embedded SmolLM2, or from a folder. ConfigError if the codebook differs."""
     if start == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, tail_layers)
-        checkpoint.start_speech_half(model, seed, tail)
+        start_speech_half(model, seed, tail)
         return model, tokenizer
     model, tokenizer = checkpoint.from_pretrained(Path(start))
     if model.config.codes != codes:
         raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
     return model, tokenizer
+
+
+def load_sounds(store: str) -> np.ndarray:
+    """Shares of the sounds in every code (codes, 40), from a token store. ConfigError if it has none."""
+    try:
+        return np.load(Path(store) / "sounds.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{store}: no sounds.npy ({error}); give the folder that holds the codes") from error

@@ -42,3 +42,17 @@ def test_it_learns_to_spell_and_leaves_the_codes_alone(tmp_path):
     read = SpeechCodec.from_pretrained(tmp_path / "read")
     same = {n for n, p in read.state_dict().items() if torch.equal(p, codec.state_dict()[n])}
     assert same == {n for n in codec.state_dict() if not n.startswith("recogniser.")}
+
+
+def test_a_step_draws_all_its_chance_from_the_batch(tmp_path):
+    codec = SpeechCodec(TINY)
+    codec.save_pretrained(tmp_path / "codec")
+    task = ReaderTask(str(tmp_path / "codec"), hide=0.5)
+    task.log = lambda *_, **__: None
+    assert task.codec.recogniser.blocks[0].dropout.p > 0
+    batch = {**Spelling().train_batch(0, 0, 1), "seed": torch.tensor(5)}
+    losses = []
+    for _ in range(2):  # between the two calls the global generator has moved on, as it has after a resume
+        losses.append(task.train().training_step(batch, 0).item())
+        torch.rand(7)
+    assert losses[0] == losses[1] != task.training_step({**batch, "seed": torch.tensor(6)}, 0).item()

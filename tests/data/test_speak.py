@@ -69,7 +69,8 @@ def test_codec_splits_share_no_sentence_and_held_out_voices_are_only_tested(size
         for voice in [*held_out, "assistant"]:
             assert sum(job.split == "test" and job.voice == voice for job in jobs) >= 60
         words = {word for text in texts["train"] for word in text.split()}
-        assert len(words) >= 5_000 and words <= set(vocabulary())
+        drawn_from = set(vocabulary(homophones=False))  # a few of them are never drawn
+        assert len(words) >= 0.98 * len(drawn_from) >= 4_900 and words <= drawn_from
 
 
 def test_smoke_corpus_is_made_once(monkeypatch, tmp_path):

@@ -88,3 +88,11 @@ def test_tokenise_encodes_every_clip_and_skips_what_is_there(tmp_path, corpus, c
 
         wave = torch.from_numpy(load(corpus / clip["audio"], 16_000))[None]
         assert store[clip["id"]].tolist() == plain(wave)[0].tolist()
+
+
+def test_the_store_says_what_its_codes_sound_like(codec, corpus, tmp_path):
+    tokenise(corpus, codec, tmp_path / "store")
+    sounds = np.load(tmp_path / "store" / "sounds.npy")
+    assert sounds.shape == (32, 40) and np.allclose(sounds.sum(1), 1.0, atol=1e-5)
+    logits = codec.phone_logits(codec.quantiser.codebook[7][None, None])  # a code's four decisions of 20 ms
+    assert np.allclose(sounds[7], logits.softmax(-1).mean((0, 1)).detach().numpy(), atol=1e-6)

@@ -6,8 +6,9 @@ from lm_toys import SMALL, small_model
 from torch import Tensor
 
 from mossrepro.errors import CheckpointError, ConfigError
-from mossrepro.lm.checkpoint import check_fit, load_text_half, start_speech_half
+from mossrepro.lm.checkpoint import check_fit, load_text_half
 from mossrepro.lm.model import LMConfig
+from mossrepro.lm.start import start_speech_half
 
 
 def mixed_grid(rows: int = 12) -> Tensor:

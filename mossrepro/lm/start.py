@@ -1,0 +1,60 @@
+"""The first values of the speech half: everything that a text LLM does not bring along."""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mossrepro.errors import ConfigError
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.spoken import PHONES
+
+# How an English reader would spell a sound (our own table); silence is a space. One spelling for one sound is enough:
+# it only has to put a code near the letters that words with this sound are written with.
+SPELLING = dict(
+    pair.split(":")
+    for pair in (
+        "AA:o AE:a AH:u AO:aw AW:ow AY:y B:b CH:ch D:d DH:th EH:e ER:er EY:ay F:f G:g HH:h IH:i IY:ee JH:j K:k L:l M:m "
+        "N:n NG:ng OW:o OY:oy P:p R:r S:s SH:sh T:t TH:th UH:oo UW:u V:v W:w Y:y Z:z ZH:s"
+    ).split()
+)
+
+
+@torch.no_grad()
+def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> None:
+    """Give the speech parts their first values.
+
+    The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
+    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or keeps
+    PyTorch's random start (`tail="random"`, the ablation).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    text = model.text_embed.weight.float()
+    mean = text.mean(0)
+    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1])
+    noise = torch.randn(model.speech_embed.weight.shape, generator=generator)
+    model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
+    model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
+    if tail == "copy":
+        model.speech_tail.load_state_dict(model.text_tail.state_dict())
+    model.speech_norm.load_state_dict(model.text_norm.state_dict())
+
+
+@torch.no_grad()
+def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: np.ndarray) -> None:
+    """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
+
+    sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_sounds`). A code's
+    embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by those shares. This is
+    not in the paper, which has the data to learn it; on small budgets it decides (docs/LOG.md).
+    Raises ConfigError when the shares are of another codebook.
+    """
+    if sounds.shape != (model.config.codes, 1 + len(PHONES)):
+        raise ConfigError(f"sounds of shape {sounds.shape} do not fit a codebook of {model.config.codes} codes")
+    table = torch.stack([_letters(model, tokenizer, text) for text in (" ", *(SPELLING[phone] for phone in PHONES))])
+    model.speech_embed.weight[: model.config.codes] = torch.from_numpy(sounds).to(table) @ table
+
+
+def _letters(model: LayerSplitLM, tokenizer: Tokenizer, text: str) -> Tensor:
+    """Mean text embedding (D,) of the pieces of a spelling."""
+    return model.text_embed.weight[tokenizer.encode(text, add_special_tokens=False).ids].mean(0)
