@@ -4,22 +4,21 @@ Codes are 12.5 a second, so hours of speech pass in seconds and the reader can s
 which is what English spelling needs. The codes themselves do not change here.
 """
 
-import math
 from pathlib import Path
 
 import jiwer
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.codec.recogniser import ALPHABET, BLANK, STEPS, ctc_text
+from mossrepro.training import Task
 
 Batch = dict[str, Tensor]
 
 
-class ReaderTask(LightningModule):
+class ReaderTask(Task):
     """CTC on characters (Graves et al. 2006), in nats per character, through `SpeechCodec.recogniser`.
 
     A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed ().
@@ -91,13 +90,7 @@ class ReaderTask(LightningModule):
     def configure_optimizers(self) -> dict:
         """AdamW over the recogniser; the rate is a function of the step alone."""
         optimiser = torch.optim.AdamW(self.codec.recogniser.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Share of the peak rate at a step: linear warm-up, cosine to 2 %."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        return warm * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / self.trainer.max_steps))))
+        return self.scheduled(optimiser, self.warmup_steps)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The whole codec with its trained recogniser."""

@@ -7,23 +7,22 @@ is cut in two: here phones, frame by frame, at times from a forced alignment; th
 the codes alone.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 
 from mossrepro.audio import whisper_mel
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.training import Task
 
 Batch = dict[str, Tensor]
 IGNORE = -100
 
 
-class CodecTask(LightningModule):
+class CodecTask(Task):
     """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * |z - e|^2 (1711.00937, eq. 3).
 
     Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and
@@ -123,26 +122,7 @@ class CodecTask(LightningModule):
         scale = self.pretrained_lr_scale if self.is_pretrained else 1.0
         groups = [{"params": old, "lr": self.lr * scale}, {"params": new, "lr": self.lr}]
         optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Share of the peak rate at a step: linear warm-up, cosine to 2 %."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        return warm * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, step / self.trainer.max_steps))))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm ourselves: Lightning refuses to under mixed precision when the optimiser is a fused one.
-
-        The reason, scaled float16 gradients, does not exist in bfloat16; the fused step is seven times as fast.
-        """
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        return self.scheduled(optimiser, self.warmup_steps)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Export the tokenizer: `SpeechCodec.from_pretrained(folder)` loads it."""

@@ -1,12 +1,10 @@
 """Training of the layer-split LM: Stage 1, Stage 2 and SFT are this one task with other settings (paper, training)."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -15,9 +13,10 @@ from mossrepro.errors import ConfigError
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.start import spell_codes, start_speech_half
+from mossrepro.training import Task
 
 
-class LayerSplitTask(LightningModule):
+class LayerSplitTask(Task):
     """Next-row prediction on both channels.
 
     loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech),
@@ -115,24 +114,7 @@ class LayerSplitTask(LightningModule):
             weight_decay=self.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._scale)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _scale(self, step: int) -> float:
-        """Share of the peak rate at a step: linear warm-up times a cosine that ends at `final`."""
-        progress = min(1.0, step / max(self.trainer.max_steps, 1))
-        warm = min(1.0, (step + 1) / max(self.warmup, 1))
-        return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Norm clipping as Lightning does it; Lightning itself refuses a fused optimiser in mixed precision."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        return self.scheduled(optimiser, self.warmup, self.final)
 
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""

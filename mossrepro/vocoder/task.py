@@ -1,16 +1,15 @@
 """Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave)."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from mossrepro.checkpoint import write_atomic
+from mossrepro.training import Task
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder, per_sample
 from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss, spectral_loss
@@ -24,20 +23,12 @@ def save_module(model: nn.Module, config: dict[str, Any], folder: str | Path) ->
     write_atomic(Path(folder) / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
 
 
-def warm_cosine(step: int, warmup: int, total: int, last: float = 0.01) -> float:
-    """Factor on the learning rate: linear up over `warmup` steps, then a cosine down to `last` at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def seeded(batch: dict[str, Tensor]) -> torch.Generator:
     """The CPU generator of everything random inside one training step."""
     return torch.Generator().manual_seed(int(batch["seed"]))
 
 
-class SoundTask(LightningModule):
+class SoundTask(Task):
     """What both sound trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`."""
 
     model: nn.Module
@@ -48,9 +39,7 @@ class SoundTask(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay)
-        total = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, self.warmup, total))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimiser, self.warmup)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """`model.safetensors` + `config.json`, for the model's `from_pretrained`."""

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from mossrepro.data.steps import StepDataModule
 from mossrepro.order import rng
 from mossrepro.vocoder.generator import pulse_train
-from mossrepro.vocoder.task import FlowTask, VocoderTask, warm_cosine
+from mossrepro.vocoder.task import FlowTask, VocoderTask
 
 
 class Hum(StepDataModule):
@@ -88,9 +88,3 @@ def test_the_flow_takes_the_statistics_of_its_data():
     task = flow()
     fit(task, 1, 1)
     assert task.model.config["mel_mean"] == pytest.approx(-7.9)
-
-
-def test_schedule_warms_up_and_falls_to_its_floor():
-    factors = [warm_cosine(step, 10, 100) for step in range(101)]
-    assert factors[0] == 0.1 and factors[10] == 1.0 and max(factors) == 1.0
-    assert factors[100] == pytest.approx(0.01) and factors[10:] == sorted(factors[10:], reverse=True)
