@@ -20,6 +20,7 @@ from mossrepro.errors import ConfigError
 from mossrepro.vocab import Grid, Rows
 
 REPEAT = "Repeat: "
+_LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 
 
@@ -46,7 +47,8 @@ class Documents:
         self.asked = defaultdict(list)
         for line in self.by_role["ask"]:
             self.asked[line.fact].append(line)
-        self.aligned = [line for line in self.by_role["say"] + self.by_role["hear"] if line.id in self.words]
+        spoken = self.by_role["say"] + self.by_role["hear"]
+        self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
         self.replay = [fact for fact in facts if fact.set in "AB"]
 
     def draw(self, kind: str, random: np.random.Generator) -> Rows:
@@ -84,7 +86,7 @@ class Documents:
         while i < len(words):
             n = min(int(random.integers(1, 5)), len(words) - max(i, 1))  # the first span leaves a word for the second
             if spoken:
-                first, last = round(words[i][1] * 12.5), round(words[i + n - 1][2] * 12.5)
+                first, last = (round(at * 12.5) + _LATE for at in (words[i][1], words[i + n - 1][2]))
                 parts.append(grid.spoken(codes[first : max(last, first + 1)], True))
             else:
                 parts.append(grid.text(" " + " ".join(word for word, *_ in words[i : i + n]), True))

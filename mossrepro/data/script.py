@@ -21,8 +21,8 @@ from mossrepro.order import rng
 from mossrepro.sphinx import align
 
 RATE = 24_000
-_LENGTH = (5, 7)  # words of a random sentence
-_MUST = 4  # of them subjects or answers of facts
+_LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
+_SHORT = (1, 3, 1)  # every second one of the assistant's: a mouth learns words before it learns to line them up
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,18 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
     words = [*frequent, *sorted(asked - set(frequent))]
     special = sorted({fact.subject if role == "hear" else fact.answer for fact in facts})
     pseudo = voices.names("hibari", "train", True)
+    taken = {plain(fact.spoken) for fact in facts}  # "it is Paris" would be a spoken sentence about a fact of C
     lines, pool = [], []
     slow = recipe.hear_kokoro if role == "hear" else 0
     for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
         generator = rng(seed, role, i)
-        if len(pool) < _MUST:
+        low, high, count = _SHORT if role == "say" and i % 2 else _LONG
+        if len(pool) < count:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
-        must = [pool.pop() for _ in range(min(_MUST, len(pool)))]
-        text = random_sentence(generator, words, _LENGTH[0], _LENGTH[1], must)
+        must = [pool.pop() for _ in range(min(count, len(pool)))]
+        text = random_sentence(generator, words, low, high, must)
+        while plain(text) in taken:
+            text = random_sentence(generator, words, low, high, must)
         voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
         if i < slow:
             lines += _choir(f"{role}-{i:05d}", role, text, i)
@@ -151,7 +155,7 @@ def record_script(
 
     def build(folder: Path) -> None:
         synthesise([Utterance(line.id, line.text, line.voice, line.split) for line in lines], folder, workers)
-        chosen = [line for line in lines if line.role == "say"][:aligned]
+        chosen = [line for line in lines if line.role == "say" and len(line.text.split()) >= _LONG[0]][:aligned]
         (folder / "words.json").write_text(json.dumps(_word_times(folder, {line.id for line in chosen})))
         (folder / "facts.json").write_text(json.dumps(facts))
         (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
