@@ -38,7 +38,9 @@ class SoundTask(Task):
         self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay)
+        optimiser = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
+        )
         return self.scheduled(optimiser, self.warmup)
 
     def save_pretrained(self, folder: str | Path) -> None:
