@@ -24,7 +24,7 @@ from mossrepro.errors import MossError
 
 STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
 # Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
-VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 2, "fit": 1, "evaluation": 1}
+VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 2, "fit": 2, "evaluation": 2}
 
 
 class Chain:

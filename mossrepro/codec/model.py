@@ -87,8 +87,7 @@ class SpeechCodec(nn.Module):
     @torch.inference_mode()
     def code_sounds(self) -> np.ndarray:
         """What every code sounds like: shares of silence and of the phones, (K, 40) float32, rows that sum to 1."""
-        logits = self.phones(self.quantiser.codebook).unflatten(-1, (STEPS, -1))
-        return logits.softmax(-1).mean(1).cpu().numpy()
+        return self.phone_logits(self.quantiser.codebook[:, None]).softmax(-1).mean(1).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:

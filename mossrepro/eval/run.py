@@ -115,18 +115,9 @@ def codec(bench: Bench) -> None:
     corpus = codec_corpus(size)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test"]
     used: set[int] = set()
-    for name, title, clips in (
-        (
-            "codec_wer",
-            "codec: word error rate, unseen sentences and voices",
-            [c for c in test if c.speaker != "assistant"],
-        ),
-        (
-            "codec_wer_assistant",
-            "codec: word error rate, unseen sentences, the assistant",
-            [c for c in test if c.speaker == "assistant"],
-        ),
-    ):
+    for name, held_out in (("codec_wer", True), ("codec_wer_assistant", False)):
+        clips = [clip for clip in test if (clip.speaker != "assistant") == held_out]
+        what = f"word error rate, unseen sentences{' and voices' if held_out else ', the assistant'}"
         heard = []
         for clip in clips:
             with torch.inference_mode():
@@ -135,9 +126,9 @@ def codec(bench: Bench) -> None:
             heard += bench.codec.transcribe(codes)
         texts = [clip.text.lower() for clip in clips]
         words = sum(len(text.split()) for text in texts)
-        bench.record(facts.Fact(name, title, 100 * word_error_rate(texts, heard), "%", n=words))
+        bench.record(facts.Fact(name, f"codec: {what}", 100 * word_error_rate(texts, heard), "%", n=words))
         judged = bench.judge.transcribe([load_clip(corpus, clip, RATE) for clip in clips])
-        whole = title.replace("codec", "Whisper base on the same clips, whole and unquantised")
+        whole = f"Whisper base, whole and unquantised: {what}"
         bench.record(facts.Fact(name + "_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words))
     bench.record(facts.Fact("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
 

@@ -83,6 +83,27 @@ def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts)
     assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
 
 
+def test_every_second_sentence_of_the_assistant_is_short_and_none_states_a_fact(facts) -> None:
+    lines = write_script(facts, ScriptRecipe(hear=20, say=3000, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12))
+    sentences = {role: [line.text for line in lines if line.role == role] for role in ("say", "hear")}
+    spaces = {role: [len(text.split()) for text in texts] for role, texts in sentences.items()}
+    assert min(spaces["say"][::2]) >= 5 and max(spaces["say"][1::2]) <= 4  # "Mexico City" counts as two here
+    assert min(spaces["hear"]) >= 5
+    assert not {plain(text) for text in sentences["say"]} & {plain(fact.spoken) for fact in facts}
+
+
+def test_a_spoken_span_begins_as_late_as_the_codec_answers(facts, lines, grid) -> None:
+    line = next(line for line in lines if line.role == "say" and len(line.text.split()) >= 5)
+    codes, times = np.arange(60), [(word, 0.8 * i, 0.8 * i + 0.8) for i, word in enumerate(line.text.split()[:5])]
+    documents = Documents(grid, [line], {line.id: codes}, facts, {line.id: times})
+    starts = set()
+    for i in range(40):
+        doc = documents.draw("interleaved", rng(0, "late", i))
+        first = np.flatnonzero((doc.text == grid.ids.pad) & (doc.speech < 60))[0]
+        starts.add(int(doc.speech[first]))
+    assert starts <= {1, 11, 21, 31, 41} and len(starts) > 2  # word i begins with code 10 i, heard one code later
+
+
 def test_text_of_documents_never_names_a_fact_of_c(documents, facts, grid) -> None:
     forbidden = [plain(f.written) for f in facts if f.set in "CV"]
     for kind in ("text", "T2T", "S2T", "recognise", "interleaved"):
