@@ -92,10 +92,15 @@ class Bench:
     def mos(self, name: str, title: str, waves: list[np.ndarray]) -> None:
         """Record the mean predicted opinion score of the first recordings, with a normal interval of the mean."""
         scores = predicted_mos(waves[:RATED])
-        if scores:
-            half = 1.96 * float(np.std(scores)) / len(scores) ** 0.5
-            mean = float(np.mean(scores))
-            self.record(facts.Fact(name, title, mean, "", mean - half, mean + half, "normal 95 %", len(scores)))
+        if not scores:
+            return
+        mean, low, high = float(np.mean(scores)), None, None
+        if len(scores) > 1:  # one recording says nothing about the spread
+            half = 1.96 * float(np.std(scores, ddof=1)) / len(scores) ** 0.5
+            low, high = mean - half, mean + half
+        interval = "normal 95 %" if len(scores) > 1 else ""
+        self.record(facts.Fact(name, title, mean, "", low, high, interval, len(scores)))
+
 
 
 def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES) -> None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mossrepro import audio, voices
+from mossrepro import audio, facts, voices
+from mossrepro.eval import run
 from mossrepro.eval.mos import predicted_mos
 
 
@@ -15,3 +16,13 @@ def test_speech_sounds_better_than_the_same_speech_in_noise() -> None:
 
 def test_no_recordings_no_scores() -> None:
     assert predicted_mos([]) == []
+
+
+def test_one_recording_has_no_interval(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(run, "predicted_mos", lambda waves: [2.0, 4.0][: len(waves)])
+    bench = run.Bench({"backbone": "smollm2"}, tmp_path)
+    for n in (0, 1, 2):
+        bench.mos(f"mos{n}", "a title", [np.zeros(9)] * n)
+    found = facts.load(tmp_path)
+    assert set(found) == {"mos1", "mos2"} and found["mos1"].low is None
+    assert found["mos2"].value == 3.0 and found["mos2"].low < 2.0 < 4.0 < found["mos2"].high
