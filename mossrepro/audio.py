@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mossrepro.errors import AudioError
 
 SILENCE = 1e-4  # a peak below -80 dB: nothing that can be heard
+QUIET = 0.01  # share of the loudest sample: -40 dB, the breath before a sentence
 WHISPER_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
 VOICE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
 MELS = 80
@@ -68,6 +69,16 @@ def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:
     if source == target:
         return wave
     return np.clip(soxr.resample(wave, source, target), -1.0, 1.0).astype(np.float32)
+
+
+def trim(wave: np.ndarray, rate: int, margin: float = 0.08) -> np.ndarray:
+    """Cut the ends of mono samples (n,) that stay below -40 dB of the loudest, but for `margin` seconds.
+
+    A second of silence is 12 codes that somebody has to read, count and say again.
+    """
+    loud = np.flatnonzero(np.abs(wave) > QUIET * np.abs(wave).max(initial=0.0))
+    kept = round(margin * rate)
+    return wave[max(0, loud[0] - kept) : loud[-1] + kept] if len(loud) else wave
 
 
 def whisper_mel(wave: Tensor, causal: bool = True) -> Tensor:

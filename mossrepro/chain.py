@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mossrepro import assets, facts, sizes
-from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered
+from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered, practice_facts
 from mossrepro.data.phones import phone_times
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import ScriptRecipe, record_script, write_script
@@ -24,7 +24,7 @@ from mossrepro.errors import MossError
 
 STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
 # Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
-VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 2, "fit": 2, "evaluation": 2}
+VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 3}
 
 
 class Chain:
@@ -65,13 +65,17 @@ class Chain:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def known(self) -> list[Fact]:
-        """The facts of this size with their sets: those that SmolLM2 answers right in text; all for a mini backbone."""
+        """The facts of this size with their sets: those that SmolLM2 answers right in text; all for a mini backbone.
+
+        Facts for practice are not asked beforehand.
+        """
         candidates = all_facts(keep=_first_facts(self.size.data.facts))
+        practice = practice_facts(self.size.data.facts)
         if self.size.backbone.source == "mini":
-            return candidates
+            return candidates + practice
         spec = {"facts": candidates, "model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["known"]}
         folder = self.link("data", "known", spec, lambda out: _ask_backbone(candidates, out))
-        return all_facts(keep=[tuple(pair) for pair in json.loads((folder / "known.json").read_text())])
+        return all_facts(keep=[tuple(pair) for pair in json.loads((folder / "known.json").read_text())]) + practice
 
     def script(self) -> Path:
         """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
@@ -184,7 +188,8 @@ class Chain:
         return self.fit(stage, model__start=start, **inputs)
 
     def flow(self) -> Path:
-        return self.fit("flow", data__corpus=self.script(), data__tokens=self.tokens())
+        tokens = self.tokens()
+        return self.fit("flow", model__codebook=tokens, data__corpus=self.script(), data__tokens=tokens)
 
     def vocoder(self) -> Path:
         return self.fit("vocoder", data__corpus=self.script())
@@ -225,7 +230,8 @@ def _all_text(script: Path) -> list[str]:
     from mossrepro.vocab import SYSTEM_TURNS
 
     known = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
-    questions = [f.question(i, unseen) for f in known for unseen, n in ((False, 3), (True, 2)) for i in range(n)]
+    forms = ((False, 3), (True, 2))
+    questions = [f.question(i, u) for f in known for u, n in forms for i in range(n) if f.set != "P" or not u]
     said = [REPEAT + line.text for line in read_script(script)]
     return [*said, *questions, *(f.written for f in known), *SYSTEM_TURNS["short"], "user\n", "assistant\n", "system\n"]
 

@@ -84,7 +84,7 @@ class Assistant:
         wave = question if given else audio.load(question, RATE)
         check_length(wave, "the question" if given else question)
         grid = self.grid
-        user = grid.turn("user", codes=self.listen(wave))
+        user = grid.turn("user", codes=self.listen(audio.trim(wave, RATE)))
         prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
         reply = self.reply([prompt], how)[0]
         text = self.tokenizer.decode(reply.text).strip()

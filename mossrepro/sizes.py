@@ -48,8 +48,9 @@ class Backbone(Stage):
 class LMStage(Stage):
     """One fit of the language model; `batch` is in documents, `lr` is the text half's."""
 
-    speech_lr: float  # peak learning rate of the speech tail, norm and head
-    embed_lr: float  # and of the speech embedding
+    speech_lr: float  # peak learning rate of the speech tail and norm
+    head_lr: float  # of the speech head
+    embed_lr: float  # of the speech embedding
 
 
 @dataclass
@@ -67,7 +68,8 @@ class Flow(Stage):
     """Codes to mel."""
 
     width: int
-    layers: int
+    code_layers: int  # at 12.5 Hz
+    layers: int  # of the velocity estimator, at 50 Hz
 
 
 @dataclass

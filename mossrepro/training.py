@@ -1,10 +1,15 @@
-"""What all trainings share: the learning rate's course, and clipping that a fused optimiser allows."""
+"""What trainings share: the learning rate's course, clipping for fused optimisers, what a store tells of its codes."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from mossrepro.errors import ConfigError
 
 
 def warm_cosine(step: int, warmup: int, total: int, last: float = 0.02) -> float:
@@ -36,3 +41,18 @@ class Task(LightningModule):
         """
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+def code_table(store: str | Path, name: str, codes: int) -> Tensor:
+    """What a token store tells about its codes, a row for each: "sounds" or "codebook" (`data/tokens.py`).
+
+    Raises ConfigError if the store has no such table or one of another codebook.
+    """
+    path = Path(store) / f"{name}.npy"
+    try:
+        table = torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give the folder that holds the codes") from error
+    if len(table) != codes:
+        raise ConfigError(f"{path}: has {len(table)} rows and does not fit a codebook of {codes} codes")
+    return table

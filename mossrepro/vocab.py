@@ -63,18 +63,24 @@ class Rows:
     """A piece of a grid.
 
     text, speech (L,) int64 ids; supervise (L,) bool: does this row, as a target, count in the loss?
+    thought (L,) int64: a text id that the text head is asked for at this very row though it is never written, -1 none.
     """
 
     text: np.ndarray
     speech: np.ndarray
     supervise: np.ndarray
+    thought: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.thought is None:
+            object.__setattr__(self, "thought", np.full(len(self.text), -1))
 
     def __len__(self) -> int:
         return len(self.text)
 
     def __getitem__(self, part: slice) -> "Rows":
         """A run of rows."""
-        return Rows(self.text[part], self.speech[part], self.supervise[part])
+        return Rows(self.text[part], self.speech[part], self.supervise[part], self.thought[part])
 
 
 class Grid:
@@ -97,19 +103,24 @@ class Grid:
         ids = np.array(self.tokens(text), dtype=np.int64)
         return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
-    def spoken(self, codes: np.ndarray, supervise: bool = False) -> Rows:
-        """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it."""
+    def spoken(self, codes: np.ndarray, supervise: bool = False, thought: str = "") -> Rows:
+        """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
+
+        `thought` is what the codes say, in text: at SOSP the text head is asked for the first piece of it.
+        """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
         text[0] = self.ids.sosp
         speech = np.concatenate(([self.ids.speech_pad], codes, [self.ids.eosp])).astype(np.int64)
         flags = np.full(n + 2, supervise)
         flags[0] = False
-        return Rows(text, speech, flags)
+        thoughts = np.full(n + 2, -1)
+        thoughts[0] = self.tokens(thought)[0] if thought else -1
+        return Rows(text, speech, flags, thoughts)
 
     def join(self, *parts: Rows) -> Rows:
         """Lay pieces end to end."""
-        fields = ("text", "speech", "supervise")
+        fields = ("text", "speech", "supervise", "thought")
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
     def system(self, spoken: bool) -> Rows:
@@ -117,14 +128,19 @@ class Grid:
         return self.text(f"<|im_start|>system\n{self.system_turns[0 if spoken else 1]}<|im_end|>\n")
 
     def turn(
-        self, role: str, text: str | None = None, codes: np.ndarray | None = None, supervise: bool = False
+        self,
+        role: str,
+        text: str | None = None,
+        codes: np.ndarray | None = None,
+        supervise: bool = False,
+        thought: str = "",
     ) -> Rows:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it."""
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
             parts.append(self.text(text, supervise))
         if codes is not None:
-            parts.append(self.spoken(codes, supervise))
+            parts.append(self.spoken(codes, supervise, thought))
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 

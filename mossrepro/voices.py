@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mossrepro import assets, order
-from mossrepro.audio import resample
+from mossrepro.audio import resample, trim
 from mossrepro.errors import ConfigError
 
 RATE = 24_000
+VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no corpus is taken for a new one
 _PEAK = 0.95  # loudest sample let through
 _PAUSE = 0.2  # seconds between the sentences of one text
-_MARGIN = 0.08  # seconds of quiet kept at both ends of a Kokoro sentence
 _MAX_PHONEMES = 500  # Kokoro's context
 _HIBARI_SPEAKERS = 32
 _KOKORO_VARIANTS = 4
@@ -105,6 +105,7 @@ def say(text: str, voice: str = "assistant") -> tuple[np.ndarray, int]:
     else:
         wave = _perturb(_kokoro(text, replace(speaker, name=speaker.base or speaker.name, speed=1.0, pitch=1.0,
                                               tract=1.0, base="")), speaker)  # fmt: skip
+    wave = trim(wave, RATE)  # hibari leaves 0.3 seconds at both ends
     peak = float(np.abs(wave).max(initial=0.0))
     return (wave * min(1.0, _PEAK / max(peak, 1e-9))).astype(np.float32), RATE
 
@@ -122,6 +123,13 @@ def _phonemes(text: str) -> list[str]:
     if not any(character.isalpha() for sentence in sentences for character in sentence):
         raise ConfigError(f"nothing to say in {text!r}")
     return sentences
+
+
+def pronounced(text: str) -> list[str]:
+    """The words of a text as phonemes without stress: spellings of one pronunciation give the same list."""
+    plain = "".join(sign for sign in text.lower() if sign.isalnum() or sign in " '")
+    words = " ".join(_engine().phonemize(plain)).split()
+    return ["".join(sign for sign in word if sign.isalpha() and sign not in "ˈˌ") for word in words]
 
 
 def _hibari(text: str, speaker: Voice) -> np.ndarray:
@@ -175,15 +183,9 @@ def _kokoro(text: str, speaker: Voice) -> np.ndarray:
             "style": np.asarray(style, np.float32).reshape(1, 256),
             "speed": np.ones(1, np.float32),
         }
-        pieces += [_trim(_kokoro_session().run(None, feed)[0].reshape(-1)), np.zeros(round(_PAUSE * RATE), np.float32)]
+        wave = trim(_kokoro_session().run(None, feed)[0].reshape(-1), RATE)
+        pieces += [wave, np.zeros(round(_PAUSE * RATE), np.float32)]
     return np.concatenate(pieces[:-1])
-
-
-def _trim(wave: np.ndarray) -> np.ndarray:
-    """Cut the quiet ends but for a margin: Kokoro leaves up to half a second."""
-    loud = np.flatnonzero(np.abs(wave) > 0.01)
-    margin = round(_MARGIN * RATE)
-    return wave[max(0, loud[0] - margin) : loud[-1] + margin] if len(loud) else wave
 
 
 def _perturb(wave: np.ndarray, speaker: Voice) -> np.ndarray:

@@ -84,3 +84,13 @@ def test_mel24_has_one_frame_per_hop_and_peaks_at_the_tone(samples):
         centres = audio._filters(24_000, 1_920).argmax(1) * 12.5
         assert abs(float(centres[mel[0].mean(1).argmax()]) - 1000) < 60
     assert float(audio.mel24(torch.zeros(1, 4800)).max()) == pytest.approx(np.log(1e-5))
+
+
+def test_trim_keeps_a_margin_of_quiet() -> None:
+    tone = np.sin(np.arange(8000) / 3).astype(np.float32)
+    wave = np.concatenate([np.zeros(16000), tone, 0.005 * np.ones(16000)]).astype(np.float32)
+    short = audio.trim(wave, 16_000)
+    assert abs(len(short) - 8000 - 2 * 1280) < 20 and short[1300:9000].std() > 0.6
+    assert len(audio.trim(wave, 16_000, margin=0.0)) < 8001
+    assert np.array_equal(audio.trim(np.zeros(50, np.float32), 16_000), np.zeros(50))
+    assert np.array_equal(audio.trim(short, 16_000), short) and len(audio.trim(np.zeros(0, np.float32), 16_000)) == 0

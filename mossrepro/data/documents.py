@@ -6,7 +6,9 @@ interleaved  one sentence, spans of text and of speech in turn     (paper, secti
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
 facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
-S2S S2T T2S T2T  dialogues about facts of A in the four pairings   (paper, section on SFT)
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, T2S of P too   (paper, section on SFT)
+
+All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
 """
 
 from collections import defaultdict
@@ -22,12 +24,17 @@ from mossrepro.vocab import Grid, Rows
 REPEAT = "Repeat: "
 _LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
+CONVERSATIONS = ("recognise", "say", "text", "facts", "repeat", *PAIRINGS)
+SPOKEN = ("say", "S2S", "T2S")  # conversations in which the assistant answers by voice
 
 
 class Documents:
     """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
 
-    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved.
+    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved. A conversation goes
+    on with exchanges of its kind while it has no more than `fill` rows (0: one exchange). `think`: where a spoken reply
+    begins, the text head is asked for the first piece of its text. Nothing is written; it only teaches the trunk, by a
+    loss that a text LLM knows, to have the answer ready when the mouth opens.
     """
 
     def __init__(
@@ -37,13 +44,19 @@ class Documents:
         codes: Mapping[str, np.ndarray],
         facts: list[Fact],
         words: Mapping[str, list[tuple[str, float, float]]] | None = None,
+        fill: int = 0,
+        think: bool = False,
     ) -> None:
-        self.grid, self.codes, self.words = grid, codes, words or {}
+        self.grid, self.codes, self.words, self.fill = grid, codes, words or {}, fill
+        self.think = think
         self.facts = {fact.key: fact for fact in facts}
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
             role: [line for line in train if line.role == role] for role in ("hear", "say", "ask", "answer")
         }
+        answers = [self.facts[line.fact] for line in self.by_role["answer"]]
+        self.spoken = [fact for fact in answers if fact.set == "A"]
+        self.practice = [fact for fact in answers if fact.set == "P"]
         self.asked = defaultdict(list)
         for line in self.by_role["ask"]:
             self.asked[line.fact].append(line)
@@ -53,26 +66,39 @@ class Documents:
 
     def draw(self, kind: str, random: np.random.Generator) -> Rows:
         """One document of a kind (see the module's table). ConfigError for an unknown kind."""
-        if kind in PAIRINGS:
-            return self._dialogue(kind, random)
-        if kind not in ("recognise", "say", "interleaved", "speech", "text", "facts", "repeat"):
+        if kind == "speech":
+            return self._speech(random)
+        if kind == "interleaved":
+            return self._interleaved(random)
+        if kind not in CONVERSATIONS:
             raise ConfigError(f"unknown kind of document {kind!r}")
-        return getattr(self, f"_{kind}")(random)
+        exchange = self._dialogue if kind in PAIRINGS else getattr(self, f"_{kind}")
+        parts = [self.grid.system(kind in SPOKEN)]
+        while True:
+            more = exchange(kind, random)
+            if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.fill:
+                return self.grid.join(*parts)
+            parts.append(more)
 
     def _pick(self, items: list, random: np.random.Generator):
         return items[int(random.integers(len(items)))]
 
-    def _recognise(self, random: np.random.Generator) -> Rows:
+    def _recognise(self, kind: str, random: np.random.Generator) -> Rows:
         line, grid = self._pick(self.by_role["hear"], random), self.grid
         question = grid.join(
             grid.text(f"<|im_start|>user\n{REPEAT}"), grid.spoken(self.codes[line.id]), grid.text("<|im_end|>\n")
         )
-        return grid.join(grid.system(False), question, grid.turn("assistant", text=line.text, supervise=True))
+        return grid.join(question, grid.turn("assistant", text=line.text, supervise=True))
 
-    def _say(self, random: np.random.Generator) -> Rows:
+    def _say(self, kind: str, random: np.random.Generator) -> Rows:
         line, grid = self._pick(self.by_role["say"], random), self.grid
         question = grid.turn("user", text=REPEAT + line.text)
-        return grid.join(grid.system(True), question, grid.turn("assistant", codes=self.codes[line.id], supervise=True))
+        return grid.join(question, self._reply(line.id, line.text))
+
+    def _reply(self, name: str, text: str) -> Rows:
+        """A spoken turn of the assistant."""
+        thought = text if self.think else ""
+        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, thought=thought)
 
     def _speech(self, random: np.random.Generator) -> Rows:
         line = self._pick(self.by_role["say"], random)
@@ -93,40 +119,44 @@ class Documents:
             spoken, i = not spoken, i + n
         return grid.join(*parts, grid.text("<|im_end|>", True))
 
-    def _text(self, random: np.random.Generator) -> Rows:
+    def _text(self, kind: str, random: np.random.Generator) -> Rows:
         if random.integers(2):
-            return self._repeat(random)
+            return self._repeat(kind, random)
         return self._written(self._pick(self.replay, random), random)
 
-    def _facts(self, random: np.random.Generator) -> Rows:
+    def _facts(self, kind: str, random: np.random.Generator) -> Rows:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
 
-    def _repeat(self, random: np.random.Generator) -> Rows:
+    def _repeat(self, kind: str, random: np.random.Generator) -> Rows:
         sentence, grid = self._pick(self.by_role["hear"], random).text, self.grid
         question = grid.turn("user", text=REPEAT + sentence)
-        return grid.join(grid.system(False), question, grid.turn("assistant", text=sentence, supervise=True))
+        return grid.join(question, grid.turn("assistant", text=sentence, supervise=True))
 
     def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Rows:
-        """A written question and its answer; `unseen` draws from the phrasings of the tests too."""
-        grid, phrasing = self.grid, int(random.integers(5 if unseen else 3))
+        """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
+        grid, phrasing = self.grid, int(random.integers(5 if unseen and fact.set != "P" else 3))
         question = fact.question(phrasing % 3, unseen=phrasing >= 3)
-        answer = grid.turn("assistant", text=fact.written, supervise=True)
-        return grid.join(grid.system(False), grid.turn("user", text=question), answer)
+        return grid.join(
+            grid.turn("user", text=question), grid.turn("assistant", text=fact.written, supervise=True)
+        )
 
     def _dialogue(self, pairing: str, random: np.random.Generator) -> Rows:
-        """A question and an answer about a fact of A; the system turn and the answer follow the pairing."""
+        """A question and its answer: about a fact of A; T2S every second time about one for practice."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
         grid = self.grid
-        line = self._pick(self.asked[self._pick(self.by_role["answer"], random).fact], random)
-        fact = self.facts[line.fact]
-        heard = pairing[0] == "S"
-        question = grid.turn("user", codes=self.codes[line.id]) if heard else grid.turn("user", text=line.text)
+        if pairing == "T2S":
+            fact = self._pick(self.practice if self.practice and random.integers(2) else self.spoken, random)
+            question = grid.turn("user", text=fact.question(int(random.integers(3))))
+        else:
+            fact = self._pick(self.spoken, random)
+            line = self._pick(self.asked[fact.key], random)
+            question = grid.turn("user", codes=self.codes[line.id])
         if pairing[2] == "S":
-            answer = grid.turn("assistant", codes=self.codes[f"answer-{fact.key}"], supervise=True)
+            answer = self._reply(f"answer-{fact.key}", fact.spoken)
         else:
             answer = grid.turn("assistant", text=fact.written, supervise=True)
-        return grid.join(grid.system(pairing[2] == "S"), question, answer)
+        return grid.join(question, answer)
 
 
 def question_prompt(grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None) -> Rows:

@@ -5,6 +5,10 @@ measurable:
 
     A  spoken questions and answers are trained on     B  seen as text only
     V  validation of recipes and early stopping        C  never seen again in any modality: the headline
+    P  practice: asked in text, answered in speech, never tested
+
+With the answers of A alone, 80-odd, a speech half learns them by heart; practice on hundreds of other words makes it
+say what the text half knows.
 
 Facts that share a word inside a family (hot/cold, cold/hot; start/stop, begin/stop) always stand in the same set.
 """
@@ -66,8 +70,44 @@ FAMILIES = {
 }
 
 
+PRACTICE = {
+    family.name: family
+    for family in (
+        Family(
+            "past",
+            fact_tables.PAST_TENSES,
+            ("What is the past tense of {}?", "Please name the past tense of {}.", "Which is the past tense of {}?"),
+            (),
+            "The past tense of {s} is {a}.",
+        ),
+        Family(
+            "comparative",
+            fact_tables.COMPARATIVES,
+            ("What is the comparative of {}?", "Please name the comparative of {}.", "What is more than {}?"),
+            (),
+            "The comparative of {s} is {a}.",
+        ),
+        Family("more plurals", fact_tables.MORE_PLURALS, FAMILIES["plural"].asked, (), FAMILIES["plural"].written),
+        Family(
+            "participle",
+            fact_tables.PARTICIPLES,
+            ("What is the participle of {}?", "Please name the participle of {}.", "What is the ing form of {}?"),
+            (),
+            "The participle of {s} is {a}.",
+        ),
+        Family(
+            "follower",
+            fact_tables.FOLLOWERS,
+            ("What comes after {}?", "Please name what comes after {}.", "Which word comes after {}?"),
+            (),
+            "After {s} comes {a}.",
+        ),
+    )
+}
+
+
 class Fact(NamedTuple):
-    """One fact with its set, "A", "B", "C" or "V"."""
+    """One fact with its set, "A", "B", "C", "V" or "P"."""
 
     family: str
     subject: str
@@ -79,17 +119,26 @@ class Fact(NamedTuple):
         return f"{self.family}-{self.subject}".lower().replace(" ", "_")
 
     def question(self, phrasing: int, unseen: bool = False) -> str:
-        family = FAMILIES[self.family]
+        family = _family(self.family)
         return (family.unseen if unseen else family.asked)[phrasing].format(self.subject)
 
     @property
     def written(self) -> str:
-        return FAMILIES[self.family].written.format(s=self.subject, a=self.answer)
+        return _family(self.family).written.format(s=self.subject, a=self.answer)
 
     @property
     def spoken(self) -> str:
-        """What the assistant's voice says: short, because every code is a chance to go wrong."""
-        return f"It is {self.answer}."
+        """What the assistant's voice says.
+
+        The answer comes first, where a text LLM would put its next word too; the words behind it are the same every
+        time and let a judge settle on what it heard (92 % of 108 recordings, against 83 % of bare words and 86 % of
+        "It is ..."; docs/LOG.md).
+        """
+        return f"{self.answer[0].upper()}{self.answer[1:]} is the answer."
+
+
+def _family(name: str) -> Family:
+    return FAMILIES[name] if name in FAMILIES else PRACTICE[name]
 
 
 def answered(fact: Fact, reply: str) -> bool:
@@ -120,6 +169,15 @@ def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> l
             room[name] -= len(groups[i])
             facts += [Fact(family.name, subject, pairs[subject], name) for subject in groups[i]]
     return facts
+
+
+def practice_facts(limit: int) -> list[Fact]:
+    """The first `limit` facts of every practice family, all of set P."""
+    return [
+        Fact(family.name, subject, answer, "P")
+        for family in PRACTICE.values()
+        for subject, answer in list(family.table.items())[:limit]
+    ]
 
 
 def _groups(pairs: dict[str, str]) -> list[list[str]]:

@@ -33,6 +33,8 @@ class LMDataModule(StepDataModule):
         codes: size of the codebook.
         mix: kind of document -> weight (kinds: `documents.py`).
         batch: documents a step, over all ranks.
+        fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
+        think: the text head is asked for the first piece of a spoken reply where it begins (see `Documents`).
         max_rows: a document is cut there.
     """
 
@@ -44,6 +46,8 @@ class LMDataModule(StepDataModule):
         codes: int,
         mix: dict[str, float],
         batch: int = 12,
+        fill: int = 0,
+        think: bool = False,
         max_rows: int = 256,
         seed: int = 0,
         num_workers: int = 0,
@@ -54,7 +58,8 @@ class LMDataModule(StepDataModule):
         self.batch, self.max_rows = batch, max_rows
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
-        self.documents = open_documents(Path(script), tokens, Grid(Tokenizer.from_file(tokenizer), codes))
+        grid = Grid(Tokenizer.from_file(tokenizer), codes)
+        self.documents = open_documents(Path(script), tokens, grid, fill, think)
         if "interleaved" in mix and mix["interleaved"] > 0 and not self.documents.aligned:
             raise DataError(f"{script}: no words.json, so nothing can be interleaved; set data.mix.interleaved to 0")
         self._group = lru_cache(maxsize=2)(self._draw_group)
@@ -73,7 +78,7 @@ class LMDataModule(StepDataModule):
 
 
 def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
-    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
+    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1, or its thought."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
     text = np.full((len(docs), longest), IGNORE)
@@ -84,6 +89,7 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
         spoken = doc.text[1:n] == ids.pad
         flags = doc.supervise[1:n]
         text[i, : n - 1] = np.where(flags & ~spoken, doc.text[1:n], IGNORE)
+        text[i, :n] = np.where(doc.thought[:n] >= 0, doc.thought[:n], text[i, :n])
         speech[i, : n - 1] = np.where(flags & spoken, doc.speech[1:n], IGNORE)
     return {
         "grid": torch.from_numpy(out),
@@ -92,7 +98,7 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
     }
 
 
-def open_documents(script: Path, tokens: str, grid: Grid) -> Documents:
+def open_documents(script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False) -> Documents:
     """Script, facts, word times and codes of a folder. DataError names what is missing."""
     if not (script / "script.jsonl").is_file():
         raise DataError(f"{script}: no script.jsonl; is this the folder that `mossrepro data make` printed?")
@@ -103,4 +109,4 @@ def open_documents(script: Path, tokens: str, grid: Grid) -> Documents:
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )
-    return Documents(grid, lines, store, facts, times)
+    return Documents(grid, lines, store, facts, times, fill, think)

@@ -35,7 +35,7 @@ class CodecRecipe:
 CODEC_RECIPES = {
     "smoke": CodecRecipe(assistant=6, pseudo=16, kokoro=2, variants=2, valid=4, test=3),
     "tiny": CodecRecipe(assistant=60, pseudo=300, kokoro=4, variants=4, valid=16, test=8),
-    "small": CodecRecipe(assistant=900, pseudo=4000, kokoro=240, variants=4, valid=48, test=60),
+    "small": CodecRecipe(assistant=900, pseudo=4000, kokoro=200, variants=4, valid=48, test=50),
 }
 
 
@@ -49,7 +49,7 @@ def codec_corpus(size: str, workers: int | None = None, link: Callable = assets.
         raise ConfigError(f"no codec recipe for size {size!r}; known: {', '.join(CODEC_RECIPES)}")
     recipe = CODEC_RECIPES[size]
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
-    sources = {"voices": assets.digest(_voices()), "words": assets.digest(vocabulary(homophones=False))}
+    sources = {"voices": assets.digest([voices.VERSION, _voices()]), "words": assets.digest(vocabulary(False))}
     spec = {"recipe": asdict(recipe), "engines": engines, "rate": CODEC_RATE, **sources}
     return link("codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, CODEC_RATE))
 

@@ -22,7 +22,8 @@ from mossrepro.sphinx import align
 
 RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
-_SHORT = (1, 3, 1)  # every second one of the assistant's: a mouth learns words before it learns to line them up
+_SHORT = (1, 3, 1)  # of the assistant's, all but every fourth: a mouth learns words before it learns to line them up
+_OFTEN = 3  # times that an answer to a fact of A, B, C, V is said for each time that an answer for practice is
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
     tested = Counter()
     for fact in facts:
         tested[fact.set] += 1
-        if tested[fact.set] > recipe.test_facts:
+        if fact.set == "P" or tested[fact.set] > recipe.test_facts:
             continue
         for i in range(recipe.tests if fact.set == "A" else min(recipe.tests, 2 if fact.set == "C" else 1)):
             phrasing, voice = i % 2, held_out[(i + i // 2) % len(held_out)]
@@ -89,11 +90,11 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
-    """Questions and answers of A; the other answers are spoken in the split "test", for the judge only."""
+    """Questions and answers of A, answers of P; the other answers are in the split "test", for the judge only."""
     pseudo, count = voices.names("hibari", "train", True), 0
     lines: list[Line] = []
     for fact in facts:
-        split = "train" if fact.set == "A" else "test"
+        split = "train" if fact.set in "AP" else "test"
         lines.append(Line(f"answer-{fact.key}", "answer", fact.spoken, "assistant", split, fact.key, fact.set))
         for phrasing in range(3 if fact.set == "A" else 0):
             name, text = f"ask-{fact.key}-{phrasing}", fact.question(phrasing)
@@ -121,14 +122,14 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
     phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
     asked = {word for text in phrasings for word in plain(text).split()}
     words = [*frequent, *sorted(asked - set(frequent))]
-    special = sorted({fact.subject if role == "hear" else fact.answer for fact in facts})
+    special = _special(facts, role)
     pseudo = voices.names("hibari", "train", True)
     taken = {plain(fact.spoken) for fact in facts}  # "it is Paris" would be a spoken sentence about a fact of C
     lines, pool = [], []
     slow = recipe.hear_kokoro if role == "hear" else 0
     for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
         generator = rng(seed, role, i)
-        low, high, count = _SHORT if role == "say" and i % 2 else _LONG
+        low, high, count = _SHORT if role == "say" and i % 4 else _LONG
         if len(pool) < count:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
         must = [pool.pop() for _ in range(min(count, len(pool)))]
@@ -143,6 +144,15 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
     return lines
 
 
+def _special(facts: list[Fact], role: str) -> list[str]:
+    """What the random sentences of a role must hold, as often as it stands here."""
+    tested = [fact for fact in facts if fact.set != "P"]
+    if role == "hear":
+        return sorted({fact.subject for fact in tested})
+    answers = {fact.answer for fact in tested}
+    return sorted(answers) * _OFTEN + sorted({fact.answer for fact in facts} - answers)
+
+
 def record_script(
     lines: list[Line], facts: list[Fact], aligned: int, workers: int | None = None, link: Callable = assets.cached
 ) -> Path:
@@ -152,6 +162,7 @@ def record_script(
     `link` caches the folder.
     """
     spec = {"lines": [asdict(line) for line in lines], "facts": facts, "aligned": aligned, "rate": RATE}
+    spec["voices"] = voices.VERSION
 
     def build(folder: Path) -> None:
         synthesise([Utterance(line.id, line.text, line.voice, line.split) for line in lines], folder, workers)

@@ -2,7 +2,7 @@
 
 A store is a folder: codes.u16 (all codes, one after another, little-endian uint16) and index.jsonl (one line per clip:
 id, first code, number of codes). Both only ever grow, so that an interrupted run continues where it stopped.
-sounds.npy says what each code sounds like (`SpeechCodec.code_sounds`).
+sounds.npy says what each code sounds like (`SpeechCodec.code_sounds`), codebook.npy holds its vector.
 """
 
 import json
@@ -20,7 +20,8 @@ from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.errors import DataError
 
-CODES, INDEX, META, SOUNDS = "codes.u16", "index.jsonl", "store.json", "sounds.npy"
+CODES, INDEX, META = "codes.u16", "index.jsonl", "store.json"
+SOUNDS, CODEBOOK = "sounds.npy", "codebook.npy"  # read by `training.code_table`
 
 
 class TokenStore:
@@ -129,6 +130,7 @@ def tokenise(
     clips = [clip for clip in read_manifest(Path(corpus)) if keep is None or keep(clip)]
     with TokenWriter(out, codec.config.codes) as writer:
         np.save(writer.folder / SOUNDS, codec.code_sounds())
+        np.save(writer.folder / CODEBOOK, codec.quantiser.codebook.cpu().numpy())
         todo = sorted((c for c in clips if c.id not in writer.done), key=lambda c: c.seconds)
         with tqdm(total=len(todo), desc="sound to codes", unit="clip", disable=not todo) as bar:
             for group in _batches(todo, batch_seconds):

@@ -14,13 +14,13 @@ from mossrepro import audio, facts
 from mossrepro.asr import WhisperJudge
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.facts import Fact, answered
+from mossrepro.data.facts import Fact
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import Line, read_script
 from mossrepro.data.tokens import TokenStore
 from mossrepro.eval import spoken_qa
 from mossrepro.eval.mos import predicted_mos
-from mossrepro.eval.spoken_qa import Asked, ask
+from mossrepro.eval.spoken_qa import Asked, ask, said
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import open_start
@@ -143,10 +143,10 @@ def vocoder(bench: Bench) -> None:
     lines = [line for line in bench.lines if line.role == "answer"]
     asked = [bench.known[line.fact] for line in lines]
     waves = [bench.wave(line.id) for line in lines]
-    truth = [answered(f, heard) for f, heard in zip(asked, bench.judge.transcribe(waves), strict=True)]
+    truth = [said(f, heard) for f, heard in zip(asked, bench.judge.transcribe(waves), strict=True)]
     again = [bench.speak(bench.codes[line.id].tolist()) for line in lines]
     heard = bench.judge.transcribe(again)
-    kept = [answered(f, text) for f, text in zip(asked, heard, strict=True)]
+    kept = [said(f, text) for f, text in zip(asked, heard, strict=True)]
     ceiling = bench.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
     value = bench.share("resynthesis_heard", "the judge on answers resynthesised from their codes", kept)
     bench.record(
@@ -159,7 +159,7 @@ def vocoder(bench: Bench) -> None:
         )
     )
     shifted = asked[1:] + asked[:1]
-    floor = [f.answer != g.answer and answered(g, text) for f, g, text in zip(asked, shifted, heard, strict=True)]
+    floor = [f.answer != g.answer and said(g, text) for f, g, text in zip(asked, shifted, heard, strict=True)]
     bench.share("judge_floor", "the judge on mismatched answers", floor)
     bench.mos("synthesiser_mos", "predicted MOS of the synthesiser's own answers (DistillMOS)", waves)
     bench.mos("resynthesis_mos", "predicted MOS of answers resynthesised from their codes (DistillMOS)", again)

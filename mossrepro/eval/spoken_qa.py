@@ -15,6 +15,7 @@ from mossrepro.lm.decode import Reply, Sampling, generate
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.order import rng
 from mossrepro.vocab import Grid
+from mossrepro.voices import pronounced
 
 BATCH = 32
 ROWS = {"T": 16, "S": 40}  # the longest reply that is waited for
@@ -58,14 +59,23 @@ def ask(
             heard = grid.tokenizer.decode(reply.text) if pairing[2] == "T" else ""
             out.append(Asked(line, facts[line.fact], reply, heard, False))
     if pairing[2] == "S":
-        said = [one for one in out if one.reply.codes]
-        for one in said:
+        voiced = [one for one in out if one.reply.codes]
+        for one in voiced:
             one.wave = speak(one.reply.codes)
-        for one, heard in zip(said, transcribe([one.wave for one in said]) if said else [], strict=True):
+        for one, heard in zip(voiced, transcribe([one.wave for one in voiced]) if voiced else [], strict=True):
             one.heard = heard
     for one in out:
-        one.right = answered(one.fact, one.heard)
+        one.right = (said if pairing[2] == "S" else answered)(one.fact, one.heard)
     return out
+
+
+def said(fact: Fact, heard: str) -> bool:
+    """Is the answer in what the judge wrote down? Sound has no spelling: cell is right for sell, Sophia for Sofia."""
+    if answered(fact, heard):
+        return True
+    wanted, words = "".join(pronounced(fact.answer)), pronounced(heard)
+    runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return any(run == wanted for run in runs)
 
 
 def score(name: str, pairing: str, asked: list[Asked]) -> Measured:

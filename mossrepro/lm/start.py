@@ -1,6 +1,5 @@
 """The first values of the speech half: everything that a text LLM does not bring along."""
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -41,18 +40,18 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
 
 
 @torch.no_grad()
-def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: np.ndarray) -> None:
+def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> None:
     """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
 
     sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_sounds`). A code's
     embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by those shares. This is
     not in the paper, which has the data to learn it; on small budgets it decides (docs/LOG.md).
-    Raises ConfigError when the shares are of another codebook.
+    Raises ConfigError when the shares are of another codebook or of other phones.
     """
     if sounds.shape != (model.config.codes, 1 + len(PHONES)):
         raise ConfigError(f"sounds of shape {sounds.shape} do not fit a codebook of {model.config.codes} codes")
     table = torch.stack([_letters(model, tokenizer, text) for text in (" ", *(SPELLING[phone] for phone in PHONES))])
-    model.speech_embed.weight[: model.config.codes] = torch.from_numpy(sounds).to(table) @ table
+    model.speech_embed.weight[: model.config.codes] = sounds.to(table) @ table
 
 
 def _letters(model: LayerSplitLM, tokenizer: Tokenizer, text: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
@@ -13,7 +12,7 @@ from mossrepro.errors import ConfigError
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.start import spell_codes, start_speech_half
-from mossrepro.training import Task
+from mossrepro.training import Task, code_table
 
 
 class LayerSplitTask(Task):
@@ -27,7 +26,8 @@ class LayerSplitTask(Task):
         codes: codebook size; must equal that of `start` if that is a finished stage.
         tail_layers: depth of the split, for a backbone that is not split yet.
         train: "speech" (Stage 1: the text half stays bit-identical) or "all" (Stage 2, SFT).
-        lr: peak rate of the text half. speech_lr: of the speech tail, norm and head. embed_lr: of the speech embedding.
+        lr: peak rate of the text half. speech_lr: of the speech tail and norm.
+        head_lr, embed_lr: of the speech head and embedding, which start from nothing and can take more.
         warmup: steps of linear warm-up; a cosine to `final` x peak follows.
         tail: "copy" or "random" start of the speech tail.
         sounds: for Stage 1: a token store that says what its codes sound like; they then start as a spelling of that.
@@ -42,6 +42,7 @@ class LayerSplitTask(Task):
         train: str = "all",
         lr: float = 1e-4,
         speech_lr: float = 3e-4,
+        head_lr: float = 2e-3,
         embed_lr: float = 3e-3,
         weight_decay: float = 0.1,
         warmup: int = 20,
@@ -55,12 +56,12 @@ class LayerSplitTask(Task):
         super().__init__()
         if tail not in ("copy", "random"):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
-        self.rates = {"text": lr, "speech": speech_lr, "embed": embed_lr}
+        self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight}
         self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed)
         if sounds is not None:
-            spell_codes(self.model, self.tokenizer, load_sounds(sounds))
+            spell_codes(self.model, self.tokenizer, code_table(sounds, "sounds", codes))
         self.model.train_only(train)
 
     def open_model(
@@ -104,10 +105,10 @@ class LayerSplitTask(Task):
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
         speech = self.model.speech_parameters()
-        groups: dict[str, list] = {"text": [], "speech": [], "embed": []}
+        groups: dict[str, list] = {kind: [] for kind in self.rates}
+        own = {"speech_embed.weight": "embed", "speech_head.weight": "head"}
         for name, parameter in self.model.named_parameters():
-            kind = "embed" if name.startswith("speech_embed") else "speech" if name in speech else "text"
-            groups[kind].append(parameter)
+            groups[own.get(name, "speech" if name in speech else "text")].append(parameter)
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
@@ -131,11 +132,3 @@ def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -
     if model.config.codes != codes:
         raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
     return model, tokenizer
-
-
-def load_sounds(store: str) -> np.ndarray:
-    """Shares of the sounds in every code (codes, 40), from a token store. ConfigError if it has none."""
-    try:
-        return np.load(Path(store) / "sounds.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{store}: no sounds.npy ({error}); give the folder that holds the codes") from error

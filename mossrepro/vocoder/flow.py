@@ -27,6 +27,7 @@ FRAMES = 4  # mel frames of one code
 SIGMA = 1e-6  # width of the path's end around the data, sigma_min
 HEAD = 64  # width of an attention head
 THETA = 10000.0
+SPREAD = 0.5  # standard deviation of the code embedding's first values
 
 
 def chunk_mask(length: int, chunk: int, device: torch.device) -> Tensor:
@@ -100,12 +101,19 @@ class CodeEncoder(nn.Module):
         super().__init__()
         self.look_ahead = look_ahead
         self.embedding = nn.Embedding(codes, dim)
-        nn.init.normal_(self.embedding.weight, std=0.5)
+        nn.init.normal_(self.embedding.weight, std=SPREAD)
         self.ahead = nn.Conv1d(dim, dim, look_ahead + 1)
         self.coarse = Stack(dim, blocks, chunk)
         self.upsample = nn.Linear(dim, FRAMES * dim)
         self.fine = Stack(dim, fine_blocks, FRAMES * chunk)
         self.norm = RMSNorm(dim)
+
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """Take codebook (codes, C) as the first embedding: turned at random to this width, distances nearly kept."""
+        dim = self.embedding.embedding_dim
+        turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim)
+        self.embedding.weight.copy_(SPREAD * turned / turned.std())
 
     def forward(self, codes: Tensor, valid: Tensor) -> Tensor:
         x = self.embedding(codes) * valid[..., None]
@@ -151,8 +159,8 @@ class FlowDecoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, codes: int, bands: int = 80, dim: int = 256, blocks: int = 2, fine_blocks: int = 2,
-                 flow_blocks: int = 6, chunk: int = 5, look_ahead: int = 3, mel_mean: float = -5.7,
+    def __init__(self, codes: int, bands: int = 80, dim: int = 256, blocks: int = 6, fine_blocks: int = 1,
+                 flow_blocks: int = 4, chunk: int = 5, look_ahead: int = 3, mel_mean: float = -5.7,
                  mel_std: float = 3.2, steps: int = 10, guidance: float = 0.7, temperature: float = 1.0):
         super().__init__()
         if dim % HEAD:

@@ -9,7 +9,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from mossrepro.checkpoint import write_atomic
-from mossrepro.training import Task
+from mossrepro.training import Task, code_table
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder, per_sample
 from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss, spectral_loss
@@ -55,20 +55,23 @@ class FlowTask(SoundTask):
     mean and the standard deviation that the model normalises with.
 
     Args:
-        codes: size of the code book. width, layers: of the velocity estimator; the encoder has a third of the layers at
-            each of its two rates. chunk, look_ahead: in codes, see `FlowDecoder`.
+        codes: size of the code book. width: of all blocks. code_layers: at 12.5 Hz, where a layer costs a quarter; one
+            more follows at 50 Hz. layers: of the velocity estimator. chunk, look_ahead: in codes, see `FlowDecoder`.
+        codebook: a token store whose codes start as the codec's own vectors, turned to the model's width, so that
+            codes of one sound start together; None: each starts at random.
         hide: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's decoder).
         sketch_weight: weight of the encoder's regression loss.
     """
 
-    def __init__(self, codes: int, width: int = 256, layers: int = 6, chunk: int = 5, look_ahead: int = 3,
-                 lr: float = 1e-3, warmup: int = 50, weight_decay: float = 0.01, hide: float = 0.2,
-                 sketch_weight: float = 1.0):
+    def __init__(self, codes: int, width: int = 256, code_layers: int = 6, layers: int = 4, chunk: int = 5,
+                 look_ahead: int = 3, lr: float = 1e-3, warmup: int = 50, weight_decay: float = 0.01, hide: float = 0.2,
+                 sketch_weight: float = 1.0, codebook: str | None = None):
         super().__init__(lr, warmup, weight_decay)
         self.save_hyperparameters()
-        slow = max(1, layers // 3)
-        self.model = FlowDecoder(codes, dim=width, blocks=slow, fine_blocks=slow, flow_blocks=layers, chunk=chunk,
+        self.model = FlowDecoder(codes, dim=width, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk,
                                  look_ahead=look_ahead)
+        if codebook is not None:
+            self.model.encoder.start_from(code_table(codebook, "codebook", codes))
         self.hide, self.sketch_weight = hide, sketch_weight
 
     def on_fit_start(self) -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mossrepro.data import script
 from mossrepro.data.documents import PAIRINGS, Documents, question_prompt
-from mossrepro.data.facts import FAMILIES, all_facts, answered, plain
+from mossrepro.data.facts import FAMILIES, PRACTICE, all_facts, answered, plain, practice_facts
 from mossrepro.data.lm_data import collate
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -19,7 +20,7 @@ RECIPE = ScriptRecipe(hear=40, say=40, ask=1, kokoro=5, hear_kokoro=2, tests=2, 
 
 @pytest.fixture(scope="module")
 def facts():
-    return all_facts()
+    return all_facts() + practice_facts(1000)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,16 @@ def test_sets_are_disjoint_and_hold_every_family(facts) -> None:
         assert {fact.family for fact in facts if fact.set == name} == set(FAMILIES)
 
 
+def test_practice_asks_nothing_that_is_tested(facts) -> None:
+    asked = [fact for fact in facts if fact.set == "P"]
+    assert {fact.family for fact in asked} == set(PRACTICE) and not set(PRACTICE) & set(FAMILIES)
+    questions = {fact.question(i).lower() for fact in asked for i in range(3)}
+    others = [fact for fact in facts if fact.set != "P"]
+    tested = {fact.question(i, u).lower() for fact in others for u, n in ((False, 3), (True, 2)) for i in range(n)}
+    assert len(asked) > 250 and not questions & tested
+    assert [fact.subject for fact in practice_facts(2) if fact.family == "past"] == ["walk", "talk"]
+
+
 def test_facts_that_share_a_word_share_a_set(facts) -> None:
     home = {}
     for fact in facts:
@@ -55,17 +66,17 @@ def test_facts_that_share_a_word_share_a_set(facts) -> None:
 
 
 def test_the_draw_depends_on_what_is_kept_but_not_on_its_order(facts) -> None:
-    keep = [(fact.family, fact.subject) for fact in facts[::2]]
+    keep = [(fact.family, fact.subject) for fact in facts[::2] if fact.set != "P"]
     assert all_facts(keep=keep) == all_facts(keep=keep[::-1])
     assert {(fact.family, fact.subject) for fact in all_facts(keep=keep)} == set(keep)
 
 
 def test_no_sentence_of_another_set_is_trained_on_in_speech(facts, lines) -> None:
-    hidden = {f.question(i, unseen) for f in facts if f.set != "A" for unseen, n in ((False, 3), (True, 2))
-              for i in range(n)} | {f.spoken for f in facts if f.set != "A"}  # fmt: skip
+    hidden = {f.question(i, unseen) for f in facts if f.set in "BVC" for unseen, n in ((False, 3), (True, 2))
+              for i in range(n)} | {f.spoken for f in facts if f.set in "BVC"}  # fmt: skip
     hidden = {plain(text) for text in hidden}
     spoken = {plain(line.text) for line in lines if line.split == "train"}
-    public = {plain(f.spoken) for f in facts if f.set == "A"}  # Spanish is the answer to a question of A too
+    public = {plain(f.spoken) for f in facts if f.set in "AP"}  # Spanish is the answer to a question of A too
     assert not (hidden & spoken) - public
 
 
@@ -78,17 +89,18 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
 
 
 def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=250, say=250, ask=0, kokoro=0, hear_kokoro=0, tests=0))
+    lines = write_script(facts, ScriptRecipe(hear=250, say=700, ask=0, kokoro=0, hear_kokoro=0, tests=0))
     said, heard = (" ".join(line.text for line in lines if line.role == role) for role in ("say", "hear"))
-    assert all(fact.answer in said and fact.subject in heard for fact in facts)
+    assert all(fact.answer in said and (fact.subject in heard or fact.set == "P") for fact in facts)
     assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
 
 
-def test_every_second_sentence_of_the_assistant_is_short(facts) -> None:
+def test_all_but_every_fourth_sentence_of_the_assistant_are_short(facts) -> None:
     lines = write_script(facts, ScriptRecipe(hear=20, say=3000, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12))
     sentences = {role: [line.text for line in lines if line.role == role] for role in ("say", "hear")}
     spaces = {role: [len(text.split()) for text in texts] for role, texts in sentences.items()}
-    assert min(spaces["say"][::2]) >= 5 and max(spaces["say"][1::2]) <= 4  # "Mexico City" counts as two here
+    short = [n for i, n in enumerate(spaces["say"]) if i % 4]
+    assert min(spaces["say"][::4]) >= 5 and max(short) <= 4  # "Mexico City" counts as two here
     assert min(spaces["hear"]) >= 5
 
 
@@ -97,7 +109,7 @@ def test_a_random_sentence_that_states_a_fact_is_drawn_again(facts, monkeypatch)
 
     def sentence(_random, _words, _low, _high, must) -> str:  # states a fact at the first try of every line
         drawn.append(tuple(must))
-        return f"it is {must[0]}" if drawn.count(tuple(must)) == 1 else " ".join(must)
+        return f"{must[0]} is the answer" if drawn.count(tuple(must)) == 1 else " ".join(must)
 
     monkeypatch.setattr(script, "random_sentence", sentence)
     lines = write_script(facts, ScriptRecipe(hear=0, say=20, ask=0, kokoro=0, hear_kokoro=0, tests=0))
@@ -135,6 +147,44 @@ def test_pairings(documents, grid, pairing: str) -> None:
     assert spoken[start] == (pairing[2] == "S")
     assert doc.text[np.flatnonzero(doc.supervise)[-1]] == grid.ids.im_end
     assert not doc.supervise[:start].any()
+
+
+def test_a_conversation_is_filled_with_exchanges_of_its_kind(documents, facts, lines, grid) -> None:
+    texts = {line.id: line.text for line in lines}
+    filled = Documents(grid, lines, OracleStore(texts, 64), facts, {}, fill=300)
+    for kind in ("say", "recognise", "text", *PAIRINGS):
+        single, several = documents.draw(kind, rng(3, kind)), filled.draw(kind, rng(3, kind))
+        assert np.array_equal(single.text, several.text[: len(single)])  # the first exchange is the one there was
+        turns = int((several.text == grid.ids.im_start).sum())
+        assert turns >= 5 and turns % 2 and int((single.text == grid.ids.im_start).sum()) == 3
+        assert len(several) <= 300 and several.supervise.sum() > single.supervise.sum()
+
+
+def test_a_thought_is_the_first_piece_of_a_spoken_reply(documents, facts, lines, grid) -> None:
+    texts = {line.id: line.text for line in lines}
+    thinking = Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True)
+    for kind in ("say", "T2S", "S2S", "S2T", "recognise"):
+        doc, thoughtless = (source.draw(kind, rng(5, kind)) for source in (thinking, documents))
+        batch, plain_batch = collate([doc], grid, 256), collate([thoughtless], grid, 256)
+        rows = np.flatnonzero(doc.thought >= 0)
+        assert torch.equal(batch["grid"], plain_batch["grid"]) and (thoughtless.thought == -1).all()
+        assert len(rows) == (kind in ("say", "T2S", "S2S"))
+        for row in rows:  # both heads are asked at SOSP: the text head for the thought, the other for the first code
+            assert doc.text[row] == grid.ids.sosp and batch["text_target"][0, row] == doc.thought[row]
+            assert batch["speech_target"][0, row] == doc.speech[row + 1] and plain_batch["text_target"][0, row] == -100
+    said = thinking._pick(thinking.by_role["say"], rng(5, "say")).text
+    assert thinking.draw("say", rng(5, "say")).thought.max() == grid.tokens(said)[0]
+
+
+def test_practice_is_answered_by_voice_to_written_questions_only(documents, facts, grid) -> None:
+    texts = {kind: set() for kind in PAIRINGS}
+    for kind in PAIRINGS:
+        for i in range(60):
+            doc = documents.draw(kind, rng(4, kind, i))
+            texts[kind].add(plain(grid.tokenizer.decode(doc.text[doc.text != grid.ids.pad].tolist())))
+    practice = [plain(f.question(i)) for f in facts if f.set == "P" for i in range(3)]
+    found = {kind: sum(any(q in text for q in practice) for text in texts[kind]) for kind in PAIRINGS}
+    assert found["T2S"] >= 15 and not (found["S2S"] or found["S2T"] or found["T2T"])
 
 
 def test_prompts_are_the_beginning_of_documents(documents, grid) -> None:

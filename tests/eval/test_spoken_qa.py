@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from lm_toys import small_model
 
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import Fact, answered
 from mossrepro.data.script import Line
 from mossrepro.eval.run import MEASURES
-from mossrepro.eval.spoken_qa import Asked, ask, chance, gain, score
+from mossrepro.eval.spoken_qa import Asked, ask, chance, gain, said, score
 from mossrepro.lm.decode import Reply
 from mossrepro.vocab import Grid, mini_tokenizer
 
@@ -72,3 +72,11 @@ def test_spoken_answers_go_through_voice_and_judge() -> None:
 
 def test_the_measures_are_the_verbs_of_eval() -> None:
     assert MEASURES == ("codec", "vocoder", "lm")
+
+
+def test_a_judge_of_sound_does_not_mind_spelling() -> None:
+    sell, sofia = Fact("opposite", "buy", "sell", "C"), Fact("capital", "Bulgaria", "Sofia", "V")
+    assert said(sell, "Cell is the answer.") and said(sofia, "SOPHIA!") and not answered(sell, "Cell is the answer.")
+    delhi = Fact("capital", "India", "New Delhi", "A")
+    assert said(delhi, "it is new Deli") and not said(delhi, "it is new")
+    assert not said(sell, "shell") and not said(sell, "") and not said(sofia, "so fear the answer")

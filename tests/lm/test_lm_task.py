@@ -37,6 +37,21 @@ def test_what_a_stage_changes(backbone, folder, tmp_path, train: str) -> None:  
     assert (changed == speech) == (train == "speech")
 
 
+@pytest.mark.parametrize("name", ["lr", "speech_lr", "head_lr", "embed_lr"])
+def test_every_part_has_a_rate_of_its_own(backbone, folder, tmp_path, name: str) -> None:  # noqa: F811
+    before = from_pretrained(backbone)[0].state_dict()
+    rates = {"lr": 0.0, "speech_lr": 0.0, "head_lr": 0.0, "embed_lr": 0.0, name: 1e-3}
+    task = LayerSplitTask(str(backbone), codes=64, **rates)
+    fit(task, module(folder), 2)
+    task.save_pretrained(tmp_path / "out")
+    after = from_pretrained(tmp_path / "out")[0].state_dict()
+    changed = {part for part in before if not torch.equal(before[part], after[part])}
+    speech = set(task.model.speech_parameters())
+    only = {"embed_lr": {"speech_embed.weight"}, "head_lr": {"speech_head.weight"}}
+    only |= {"speech_lr": speech - {"speech_embed.weight", "speech_head.weight"}, "lr": set(before) - speech}
+    assert changed == only[name]
+
+
 def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
     task = LayerSplitTask(str(backbone), codes=64, train="speech")
     task.losses(module(folder, mix={"recognise": 1.0}).train_batch(0, 0, 1))["text"].backward()

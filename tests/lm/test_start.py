@@ -8,8 +8,9 @@ from tokenizers import Tokenizer
 
 from mossrepro.errors import ConfigError
 from mossrepro.lm.start import SPELLING, spell_codes
-from mossrepro.lm.task import LayerSplitTask, load_sounds
+from mossrepro.lm.task import LayerSplitTask
 from mossrepro.spoken import PHONES
+from mossrepro.training import code_table
 from mossrepro.vocab import mini_tokenizer
 
 
@@ -17,9 +18,9 @@ def tokenizer() -> Tokenizer:
     return mini_tokenizer(["the cat sat on the mat", "she sings"], 300)
 
 
-def one_sound_each(codes: int) -> np.ndarray:
+def one_sound_each(codes: int) -> torch.Tensor:
     """Code k sounds like phone k: (codes, 40)."""
-    return np.eye(codes, 1 + len(PHONES), dtype=np.float32)
+    return torch.eye(codes, 1 + len(PHONES))
 
 
 def test_every_phone_has_a_spelling() -> None:
@@ -39,8 +40,8 @@ def test_a_code_starts_as_the_letters_of_its_sound() -> None:
 def test_a_code_of_two_sounds_starts_between_their_letters() -> None:
     tok = tokenizer()
     model = small_model(text_vocab=tok.get_vocab_size())
-    sounds = np.zeros((40, 40), np.float32)
-    sounds[3, [1 + PHONES.index("T"), 1 + PHONES.index("K")]] = 0.75, 0.25
+    sounds = torch.zeros(40, 40)
+    sounds[3, [1 + PHONES.index("T"), 1 + PHONES.index("K")]] = torch.tensor([0.75, 0.25])
     spell_codes(model, tok, sounds)
     t, k = (model.text_embed.weight[tok.encode(letter).ids[0]] for letter in "tk")
     assert torch.allclose(model.speech_embed.weight[3], 0.75 * t + 0.25 * k)
@@ -53,12 +54,18 @@ def test_sounds_of_another_codebook_are_refused() -> None:
 
 
 def test_a_store_without_sounds_is_named(tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"no sounds\.npy"):
-        load_sounds(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"sounds\.npy: cannot be read"):
+        code_table(str(tmp_path), "sounds", 64)
+
+
+def test_sounds_of_fewer_codes_are_refused_when_they_are_read(tmp_path) -> None:
+    np.save(tmp_path / "sounds.npy", one_sound_each(24).numpy())
+    with pytest.raises(ConfigError, match="24 rows"):
+        code_table(tmp_path, "sounds", 64)
 
 
 def test_the_flag_of_stage_one(tmp_path) -> None:
-    np.save(tmp_path / "sounds.npy", one_sound_each(64))
+    np.save(tmp_path / "sounds.npy", one_sound_each(64).numpy())
     plain, spelled = (LayerSplitTask("smollm2", 64, sounds=sounds) for sounds in (None, str(tmp_path)))
     letter = spelled.model.text_embed.weight[spelled.tokenizer.encode("b").ids[0]]
     assert torch.equal(spelled.model.speech_embed.weight[1 + PHONES.index("B")], letter)

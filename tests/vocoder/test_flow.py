@@ -100,7 +100,7 @@ def test_flow_learns_mean_and_spread_of_every_code():
 
 
 def test_saved_and_loaded_decodes_the_same_with_its_statistics(tmp_path):
-    task = FlowTask(codes=16, width=64, layers=1)
+    task = FlowTask(codes=16, width=64, code_layers=1, layers=1)
     task.model.set_statistics(-3.25, 2.5)
     task.save_pretrained(tmp_path)
     loaded, codes = FlowDecoder.from_pretrained(tmp_path), torch.randint(16, (1, 3))

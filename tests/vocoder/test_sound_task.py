@@ -1,10 +1,12 @@
 """Training of both sound models under the trainer: it learns, and resumed equals uninterrupted."""
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from mossrepro.data.steps import StepDataModule
+from mossrepro.errors import ConfigError
 from mossrepro.order import rng
 from mossrepro.vocoder.generator import pulse_train
 from mossrepro.vocoder.task import FlowTask, VocoderTask
@@ -31,7 +33,7 @@ class Hum(StepDataModule):
 
 def flow():
     torch.manual_seed(0)
-    return FlowTask(codes=2, width=64, layers=1, lr=2e-3, warmup=2)
+    return FlowTask(codes=2, width=64, code_layers=1, layers=1, lr=2e-3, warmup=2)
 
 
 def vocoder():
@@ -88,3 +90,15 @@ def test_the_flow_takes_the_statistics_of_its_data():
     task = flow()
     fit(task, 1, 1)
     assert task.model.config["mel_mean"] == pytest.approx(-7.9)
+
+
+def test_codes_start_as_the_codecs_vectors(tmp_path) -> None:
+    book = np.random.default_rng(0).standard_normal((32, 16)).astype("float32")
+    book[5] = book[4]
+    np.save(tmp_path / "codebook.npy", book)
+    plain = FlowTask(32, width=64, code_layers=1, layers=1).model.encoder.embedding.weight
+    taken = FlowTask(32, width=64, code_layers=1, layers=1, codebook=str(tmp_path)).model.encoder.embedding.weight
+    assert torch.equal(taken[4], taken[5]) and not torch.equal(plain[4], plain[5])
+    assert abs(taken.std().item() - 0.5) < 0.01
+    with pytest.raises(ConfigError, match="codebook.npy"):
+        FlowTask(64, width=64, code_layers=1, layers=1, codebook=str(tmp_path))
