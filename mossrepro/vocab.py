@@ -106,7 +106,8 @@ class Grid:
     def spoken(self, codes: np.ndarray, supervise: bool = False, thought: str = "") -> Rows:
         """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
 
-        `thought` is what the codes say, in text: at SOSP the text head is asked for the first piece of it.
+        `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for the piece
+        of it that is being said, as if every letter took as long as any other.
         """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
@@ -115,8 +116,16 @@ class Grid:
         flags = np.full(n + 2, supervise)
         flags[0] = False
         thoughts = np.full(n + 2, -1)
-        thoughts[0] = self.tokens(thought)[0] if thought else -1
+        if thought:
+            thoughts[:n] = self._spread(thought, n)
         return Rows(text, speech, flags, thoughts)
+
+    def _spread(self, text: str, rows: int) -> np.ndarray:
+        """The pieces of a text laid out over `rows` rows, each in proportion to its length: (rows,) ids."""
+        pieces = self.tokens(text)
+        lengths = np.cumsum([len(self.tokenizer.decode([piece])) or 1 for piece in pieces])
+        places = np.searchsorted(lengths / lengths[-1], np.arange(rows) / rows, "right")
+        return np.array(pieces)[np.minimum(places, len(pieces) - 1)]
 
     def join(self, *parts: Rows) -> Rows:
         """Lay pieces end to end."""

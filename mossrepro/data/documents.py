@@ -32,9 +32,9 @@ class Documents:
     """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
 
     `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved. A conversation goes
-    on with exchanges of its kind while it has no more than `fill` rows (0: one exchange). `think`: where a spoken reply
-    begins, the text head is asked for the first piece of its text. Nothing is written; it only teaches the trunk, by a
-    loss that a text LLM knows, to have the answer ready when the mouth opens.
+    on with exchanges of its kind while it has no more than `fill` rows (0: one exchange). `think`: all through a
+    spoken reply the text head is asked for the piece of text that is being said. Nothing is written; it only teaches
+    the trunk, by a loss that a text LLM knows, to have the answer ready when the mouth opens.
     """
 
     def __init__(

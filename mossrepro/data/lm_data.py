@@ -34,7 +34,7 @@ class LMDataModule(StepDataModule):
         mix: kind of document -> weight (kinds: `documents.py`).
         batch: documents a step, over all ranks.
         fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
-        think: the text head is asked for the first piece of a spoken reply where it begins (see `Documents`).
+        think: the text head is asked for the text of spoken replies while they are said (see `Documents`).
         max_rows: a document is cut there.
     """
 

@@ -160,7 +160,7 @@ def test_a_conversation_is_filled_with_exchanges_of_its_kind(documents, facts, l
         assert len(several) <= 300 and several.supervise.sum() > single.supervise.sum()
 
 
-def test_a_thought_is_the_first_piece_of_a_spoken_reply(documents, facts, lines, grid) -> None:
+def test_a_thought_is_the_text_of_a_spoken_reply(documents, facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
     thinking = Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True)
     for kind in ("say", "T2S", "S2S", "S2T", "recognise"):
@@ -168,12 +168,25 @@ def test_a_thought_is_the_first_piece_of_a_spoken_reply(documents, facts, lines,
         batch, plain_batch = collate([doc], grid, 256), collate([thoughtless], grid, 256)
         rows = np.flatnonzero(doc.thought >= 0)
         assert torch.equal(batch["grid"], plain_batch["grid"]) and (thoughtless.thought == -1).all()
-        assert len(rows) == (kind in ("say", "T2S", "S2S"))
-        for row in rows:  # both heads are asked at SOSP: the text head for the thought, the other for the first code
-            assert doc.text[row] == grid.ids.sosp and batch["text_target"][0, row] == doc.thought[row]
-            assert batch["speech_target"][0, row] == doc.speech[row + 1] and plain_batch["text_target"][0, row] == -100
+        assert bool(len(rows)) == (kind in ("say", "T2S", "S2S"))
+        for row in rows:  # both heads are asked: the text head for the thought, the other for the next code
+            assert batch["text_target"][0, row] == doc.thought[row] and plain_batch["text_target"][0, row] == -100
+            assert batch["speech_target"][0, row] == doc.speech[row + 1] < grid.codes
+        if len(rows):
+            assert doc.text[rows[0]] == grid.ids.sosp and doc.speech[rows[-1] + 2] == grid.ids.eosp
     said = thinking._pick(thinking.by_role["say"], rng(5, "say")).text
-    assert thinking.draw("say", rng(5, "say")).thought.max() == grid.tokens(said)[0]
+    pieces = [piece for piece in thinking.draw("say", rng(5, "say")).thought if piece >= 0]
+    assert list(dict.fromkeys(pieces)) == list(dict.fromkeys(grid.tokens(said)))
+
+
+def test_a_thought_takes_as_long_as_its_letters(grid) -> None:
+    pieces = grid.tokens("a bicycle")
+    rows = grid.spoken(np.arange(90), thought="a bicycle")
+    letters = [len(grid.tokenizer.decode([piece])) for piece in pieces]
+    assert rows.thought[90] == rows.thought[91] == -1 and (rows.thought[:90] >= 0).all()
+    assert [(rows.thought == piece).sum() for piece in pieces] == [round(90 * n / sum(letters)) for n in letters]
+    assert grid.spoken(np.arange(0), thought="a").thought.tolist() == [-1, -1]
+    assert set(grid.spoken(np.arange(1), thought="a bicycle").thought[:1]) == {pieces[0]}
 
 
 def test_practice_is_answered_by_voice_to_written_questions_only(documents, facts, grid) -> None:
