@@ -77,6 +77,16 @@ def test_answers_repeat(run) -> None:
     assert one.codes == two.codes and np.array_equal(one.wave, two.wave)
 
 
+def test_a_pause_before_and_after_the_question_changes_nothing(run, monkeypatch) -> None:
+    question, rate = voices.say("What is the opposite of hot?", "hibari+p1")
+    question = audio.resample(question, rate, 16_000)
+    assistant, heard = Assistant.from_run(newest_run(run.parent)), []
+    listen = assistant.listen
+    monkeypatch.setattr(assistant, "listen", lambda wave: heard.append(len(wave)) or listen(wave))
+    answers = [assistant.answer(wave, spoken=False) for wave in (question, np.pad(question, 16_000))]
+    assert heard[0] == heard[1] and answers[0].text == answers[1].text
+
+
 def test_a_killed_stage_continues_and_ends_with_the_same_bits(run, tmp_path, monkeypatch) -> None:
     """SIGKILL in the middle of Stage 1; the next call gives the weights of an uninterrupted run."""
     parts = json.loads((run / "parts.json").read_text())

@@ -62,6 +62,7 @@ class Documents:
             self.asked[line.fact].append(line)
         spoken = self.by_role["say"] + self.by_role["hear"]
         self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
+        self.held = [line for line in lines if line.role == "test" and line.set == "V"]
         self.replay = [fact for fact in facts if fact.set in "AB"]
 
     def draw(self, kind: str, random: np.random.Generator) -> Rows:
@@ -152,11 +153,21 @@ class Documents:
             fact = self._pick(self.spoken, random)
             line = self._pick(self.asked[fact.key], random)
             question = grid.turn("user", codes=self.codes[line.id])
+        return grid.join(question, self._answer(pairing, fact))
+
+    def _answer(self, pairing: str, fact: Fact) -> Rows:
         if pairing[2] == "S":
-            answer = self._reply(f"answer-{fact.key}", fact.spoken)
-        else:
-            answer = grid.turn("assistant", text=fact.written, supervise=True)
-        return grid.join(question, answer)
+            return self._reply(f"answer-{fact.key}", fact.spoken)
+        return self.grid.turn("assistant", text=fact.written, supervise=True)
+
+    def validation(self, pairing: str) -> list[Rows]:
+        """The test questions of set V with their answers, a document each."""
+        grid, documents = self.grid, []
+        for line in self.held:
+            heard = {"codes": self.codes[line.id]} if pairing[0] == "S" else {"text": line.text}
+            answer = self._answer(pairing, self.facts[line.fact])
+            documents.append(grid.join(grid.system(pairing in SPOKEN), grid.turn("user", **heard), answer))
+        return documents
 
 
 def question_prompt(grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None) -> Rows:

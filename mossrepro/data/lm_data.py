@@ -16,10 +16,12 @@ from mossrepro.data.script import read_script
 from mossrepro.data.steps import StepDataModule
 from mossrepro.data.tokens import TokenStore
 from mossrepro.errors import ConfigError, DataError
+from mossrepro.lm.task import VALIDATED
 from mossrepro.order import rng
 from mossrepro.vocab import Grid, Rows
 
 IGNORE = -100
+_MOST = 32  # questions of a validation batch
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
@@ -75,6 +77,13 @@ class LMDataModule(StepDataModule):
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """grid (B, L, 2), text_target and speech_target (B, L), -100 where a row is not supervised."""
         return collate(self._group(step // _GROUP)[step % _GROUP][rank::world], self.documents.grid, self.max_rows)
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
+        if not self.documents.held:
+            return []
+        documents, grid = self.documents, self.documents.grid
+        return [collate(documents.validation(pairing)[:_MOST], grid, self.max_rows) for pairing in VALIDATED]
 
 
 def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:

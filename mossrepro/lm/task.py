@@ -14,6 +14,8 @@ from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.start import spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
 
+VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
+
 
 class LayerSplitTask(Task):
     """Next-row prediction on both channels.
@@ -101,6 +103,14 @@ class LayerSplitTask(Task):
         if not torch.isfinite(total):
             raise ConfigError(f"loss is {total.item()} at step {self.global_step}: lower the learning rate")
         return total
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        """Loss of the answers to questions of V, nats a row, by pairing (the batches of `LMDataModule`)."""
+        out = self.losses(batch)
+        pairing = VALIDATED[index]
+        name = "text" if pairing[2] == "T" else "speech"
+        loss = out[name] / out[f"n_{name}"].clamp(min=1)
+        self.log(f"valid/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
 
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""

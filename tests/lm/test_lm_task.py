@@ -1,14 +1,18 @@
 """Training the split model: Stage 1 leaves the text half's bits alone, the loss is the one of the contract."""
 
+import json
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lm_toys import folder, module  # noqa: F401
 
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import read_script
 from mossrepro.errors import ConfigError
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.task import LayerSplitTask
+from mossrepro.lm.task import VALIDATED, LayerSplitTask
 
 
 @pytest.fixture
@@ -50,6 +54,27 @@ def test_every_part_has_a_rate_of_its_own(backbone, folder, tmp_path, name: str)
     only = {"embed_lr": {"speech_embed.weight"}, "head_lr": {"speech_head.weight"}}
     only |= {"speech_lr": speech - {"speech_embed.weight", "speech_head.weight"}, "lr": set(before) - speech}
     assert changed == only[name]
+
+
+def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> None:  # noqa: F811
+    data, task = module(folder), LayerSplitTask(str(backbone), codes=64)
+    facts = [Fact(*entry) for entry in json.loads((folder / "facts.json").read_text())]
+    grid, batches = data.documents.grid, data.val_batches()
+    assert len(batches) == len(VALIDATED) == 3
+    for pairing, batch in zip(VALIDATED, batches, strict=True):
+        spoken = batch["grid"][..., 0] == grid.ids.pad
+        assert bool((batch["speech_target"] >= 0).any()) == (pairing[2] == "S")
+        rows = zip(batch["grid"][..., 0], spoken, strict=True)
+        texts = [grid.tokenizer.decode(row[~one].tolist()) for row, one in rows]
+        assert len(texts) == sum(line.role == "test" and line.set == "V" for line in read_script(folder))
+        if pairing == "T2S":
+            asked = {f.question(i, unseen=True) for f in facts if f.set == "V" for i in range(2)}
+            assert all(any(question in text for question in asked) for text in texts)
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    numbers = trainer.validate(task, data, verbose=False)[0]
+    assert set(numbers) == {f"valid/{pairing}" for pairing in VALIDATED}
+    out = task.eval().losses(batches[1])
+    assert numbers["valid/T2S"] == pytest.approx((out["speech"] / out["n_speech"]).item(), rel=1e-4)
 
 
 def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
