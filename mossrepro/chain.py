@@ -182,10 +182,15 @@ class Chain:
         """stage1, stage2 or sft, each from the one before."""
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
-        inputs = {"data__script": self.script(), "data__tokens": self.tokens(), "data__tokenizer": self.tokenizer()}
-        if stage == "stage1":
-            inputs["model__sounds"] = self.tokens()
+        tokens = self.spoken_codes()
+        inputs = {"data__script": self.script(), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
+        if stage == "stage1" and tokens != "oracle":
+            inputs["model__sounds"] = tokens
         return self.fit(stage, model__start=start, **inputs)
+
+    def spoken_codes(self) -> str | Path:
+        """The codes that the language model learns from."""
+        return self.tokens()
 
     def flow(self) -> Path:
         tokens = self.tokens()

@@ -1,6 +1,8 @@
 """`mossrepro reproduce --controls`: is what comes out by voice really the text model's knowledge?
 
-Two more backbones go through Stage 1, Stage 2 and SFT on the same speech, and are asked the same questions on C:
+The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
+(`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
+codes, and are asked the same questions on C:
 
     random           SmolLM2 with random weights: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those
@@ -9,13 +11,26 @@ Two more backbones go through Stage 1, Stage 2 and SFT on the same speech, and a
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mossrepro import facts
 from mossrepro.chain import Chain
 from mossrepro.data.facts import Fact
+from mossrepro.data.oracle import OracleStore
+from mossrepro.data.script import Line
 from mossrepro.order import rng
+
+if TYPE_CHECKING:
+    from mossrepro.eval.run import Bench
+
+
+class OracleChain(Chain):
+    """A chain whose language model learns from oracle codes."""
+
+    def spoken_codes(self) -> str:
+        return "oracle"
 
 
 class ControlChain(Chain):
@@ -70,8 +85,22 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
+def measure_oracle(size: str, bench: "Bench", lines: list[Line]) -> None:
+    """Train on oracle codes and record S2T on C."""
+    from mossrepro.eval import spoken_qa
+    from mossrepro.lm import checkpoint
+    from mossrepro.vocab import Grid
+
+    model, tokenizer = checkpoint.from_pretrained(OracleChain(size).language_model("sft"))
+    grid = Grid(tokenizer, model.config.codes)
+    codes = OracleStore({line.id: line.text for line in lines}, grid.codes)
+    fact = spoken_qa.score("C", "S2T", spoken_qa.ask(model.eval(), grid, lines, bench.known, codes, "S2T"))
+    fact.id, fact.name = f"oracle_{fact.id}", f"oracle codes: {fact.name}"
+    bench.record(fact)
+
+
 def measure_controls(size: str, run: Path) -> None:
-    """Train both controls and record S2T and S2S on C: right answers for each, its own answers for the second."""
+    """Train the controls and record S2T and S2S on C: right answers for each, its own answers for the second."""
     from mossrepro.eval import spoken_qa
     from mossrepro.eval.run import Bench
     from mossrepro.lm import checkpoint
@@ -80,6 +109,7 @@ def measure_controls(size: str, run: Path) -> None:
     parts = json.loads((run / "parts.json").read_text())
     bench = Bench(parts, run)
     lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    measure_oracle(size, bench, lines)
     changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
     for kind in ("random", "counterfactual"):
         folder = ControlChain(size, kind).language_model("sft")

@@ -11,7 +11,7 @@ import pytest
 
 from mossrepro import audio, cli, voices
 from mossrepro.chain import STAGES, Chain
-from mossrepro.controls import counterfactual
+from mossrepro.controls import OracleChain, counterfactual
 from mossrepro.data.facts import FAMILIES, all_facts
 from mossrepro.pipeline import Assistant, newest_run
 
@@ -139,3 +139,14 @@ def test_controls_are_trained_and_measured(run, monkeypatch) -> None:
     assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
     facts = {path.stem for path in (run / "facts").glob("control_*.json")}
     assert {"control_random_s2t_c", "control_counterfactual_own_s2s_c"} <= facts
+    assert (run / "facts" / "oracle_s2t_c.json").is_file()
+
+
+def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:
+    asked = []
+    chain = OracleChain("smoke")
+    chain.fit = lambda stage, **inputs: asked.append((stage, inputs)) or Path(stage)
+    chain.backbone, chain.script, chain.tokenizer = (lambda name=name: Path(name) for name in ("b", "s", "t"))
+    assert chain.language_model("sft") == Path("sft")
+    assert [stage for stage, _ in asked] == ["stage1", "stage2", "sft"]
+    assert all(inputs["data__tokens"] == "oracle" and "model__sounds" not in inputs for _, inputs in asked)

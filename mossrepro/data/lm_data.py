@@ -58,12 +58,14 @@ class LMDataModule(StepDataModule):
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_rows = batch, max_rows
-        self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
-        self.weights = weights / weights.sum()
         grid = Grid(Tokenizer.from_file(tokenizer), codes)
         self.documents = open_documents(Path(script), tokens, grid, fill, think)
-        if "interleaved" in mix and mix["interleaved"] > 0 and not self.documents.aligned:
-            raise DataError(f"{script}: no words.json, so nothing can be interleaved; set data.mix.interleaved to 0")
+        if mix.get("interleaved") and not self.documents.aligned:
+            if tokens != "oracle" or len(mix) == 1:
+                raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
+            mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
+        self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
+        self.weights = weights / weights.sum()
         self._group = lru_cache(maxsize=2)(self._draw_group)
 
     def _draw_group(self, group: int) -> list[list[Rows]]:
@@ -114,7 +116,7 @@ def open_documents(script: Path, tokens: str, grid: Grid, fill: int = 0, think: 
     lines = read_script(script)
     facts = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
     words = script / "words.json"
-    times = json.loads(words.read_text()) if words.is_file() else None
+    times = json.loads(words.read_text()) if words.is_file() and tokens != "oracle" else None
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )

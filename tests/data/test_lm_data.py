@@ -26,7 +26,7 @@ def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
 def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="data.mix"):
         module(folder, mix={"text": 0.0})
-    with pytest.raises(DataError, match=r"words\.json"):
+    with pytest.raises(DataError, match="no word times"):
         module(folder, mix={"interleaved": 1.0})
     with pytest.raises(DataError, match=r"script\.jsonl"):
         module(folder, script=str(tmp_path))
@@ -34,3 +34,8 @@ def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F81
 
 def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
     assert module(folder, max_rows=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
+
+
+def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:  # noqa: F811
+    with_, without = (module(folder, mix=mix) for mix in ({"say": 1.0, "interleaved": 3.0}, {"say": 1.0}))
+    assert torch.equal(with_.train_batch(0, 0, 1)["grid"], without.train_batch(0, 0, 1)["grid"])
