@@ -162,7 +162,7 @@ class AtomicCheckpoint(Callback):
             return
         stop, save = self._decide(trainer)
         if save or stop:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if stop:
             raise Interrupted(f"stopped at step {trainer.global_step}; the same command continues from {self.path}")
