@@ -20,7 +20,9 @@ def spoken():
 
 def test_phones_stand_in_order(spoken):
     phones = align_phones(spoken, "the green boat")
-    assert [name for name, *_ in phones][1:] == ["AH", "G", "R", "IY", "N", "B", "OW", "T"]
+    names = [name for name, *_ in phones]
+    assert names[0] == "DH" and names[1] in ("AH", "IY")  # both are said
+    assert names[2:] == ["G", "R", "IY", "N", "B", "OW", "T"]
     assert all(start < end for _, start, end in phones) and phones[-1][2] <= len(spoken) / 16_000 + 0.02
     assert all(a[2] <= b[1] + 1e-6 for a, b in zip(phones, phones[1:], strict=False))
     assert align_phones(np.zeros(0, np.float32), "word") == [] and align_phones(spoken, "") == []
