@@ -35,6 +35,7 @@ class Chain:
         self.overlay = sizes.CONFIGS / ("smoke.yaml" if size == "smoke" else f"size/{size}.yaml")
         self.costs: dict[str, dict] = {}
         self._counted: set[Path] = set()
+        self._script: Path | None = None
 
     def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         """`assets.cached`, with the time it took, all attempts together, kept inside the folder."""
@@ -79,6 +80,11 @@ class Chain:
 
     def script(self) -> Path:
         """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
+        if self._script is None:  # asked for by most other links, and half a second to write
+            self._script = self._record_script()
+        return self._script
+
+    def _record_script(self) -> Path:
         data = asdict(self.size.data)
         del data["facts"]
         recipe = ScriptRecipe(**data)
