@@ -1,5 +1,7 @@
 """Facts, sets, script and documents: what must never meet does not meet."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,15 @@ def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts)
     said, heard = (" ".join(line.text for line in lines if line.role == role) for role in ("say", "hear"))
     assert all(fact.answer in said and (fact.subject in heard or fact.set == "P") for fact in facts)
     assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
+
+
+def test_answers_that_are_tested_are_said_three_times_as_often_as_practice(facts) -> None:
+    said = Counter(script._special(facts, "say"))
+    tested = {fact.answer for fact in facts if fact.set != "P"}
+    assert {said[answer] for answer in tested} == {3} and {said[word] for word in set(said) - tested} == {1}
+    assert set(said) == {fact.answer for fact in facts}
+    heard = script._special(facts, "hear")
+    assert sorted(heard) == sorted({fact.subject for fact in facts if fact.set != "P"})
 
 
 def test_all_but_every_fourth_sentence_of_the_assistant_are_short(facts) -> None:

@@ -79,4 +79,5 @@ def test_a_judge_of_sound_does_not_mind_spelling() -> None:
     assert said(sell, "Cell is the answer.") and said(sofia, "SOPHIA!") and not answered(sell, "Cell is the answer.")
     delhi = Fact("capital", "India", "New Delhi", "A")
     assert said(delhi, "it is new Deli") and not said(delhi, "it is new")
+    assert not said(sell, "selling") and not said(sell, "himself")  # whole words, as in writing
     assert not said(sell, "shell") and not said(sell, "") and not said(sofia, "so fear the answer")
