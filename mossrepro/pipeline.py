@@ -27,6 +27,7 @@ from mossrepro.vocoder.resynthesis import Speaker
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
 RATE = 16_000
+PARTS = ("codec", "sft", "flow", "vocoder")  # what answering takes
 
 
 @dataclass
@@ -62,9 +63,9 @@ class Assistant:
         if not parts.is_file():
             raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
         folders = json.loads(parts.read_text())
-        for name, folder in folders.items():
-            if not Path(folder).is_dir():
-                raise CheckpointError(f"{parts}: {name} is gone ({folder}); run `mossrepro reproduce` again")
+        for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
+            if not Path(folders[name]).is_dir():
+                raise CheckpointError(f"{parts}: {name} is gone ({folders[name]}); run `mossrepro reproduce` again")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
         speaker = Speaker.from_pretrained(folders["flow"], folders["vocoder"])
         return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker)

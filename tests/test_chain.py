@@ -13,6 +13,7 @@ from mossrepro import audio, cli, voices
 from mossrepro.chain import STAGES, Chain
 from mossrepro.controls import OracleChain, counterfactual
 from mossrepro.data.facts import FAMILIES, all_facts
+from mossrepro.errors import CheckpointError
 from mossrepro.pipeline import Assistant, newest_run
 
 
@@ -75,6 +76,16 @@ def test_answers_repeat(run) -> None:
     assistant = Assistant.from_run(newest_run(run.parent))
     one, two = assistant.answer(question), assistant.answer(question)
     assert one.codes == two.codes and np.array_equal(one.wave, two.wave)
+
+
+def test_a_run_needs_the_folders_of_its_four_parts_and_no_other(run, tmp_path) -> None:
+    parts = json.loads((run / "parts.json").read_text())
+    (tmp_path / "parts.json").write_text(json.dumps({**parts, "backbone": "smollm2"}))  # as `small` has it
+    Assistant.from_run(tmp_path)
+    for name in ("codec", "sft", "flow", "vocoder"):
+        (tmp_path / "parts.json").write_text(json.dumps({**parts, name: str(tmp_path / "gone")}))
+        with pytest.raises(CheckpointError, match=f"{name} is gone"):
+            Assistant.from_run(tmp_path)
 
 
 def test_a_pause_before_and_after_the_question_changes_nothing(run, monkeypatch) -> None:
