@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SHORT = 512  # keys up to which attention on a CPU is written out in training
+
 
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight, over the last axis, in float32 whatever the input."""
@@ -58,6 +60,25 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(E)) v: q (B, H, L, E), k and v (B, G, keys, E), `mask` as in `Attention.forward`.
+
+    Short rows that a CPU trains on are written out, with all query heads of a group in one product: the backward pass
+    of PyTorch's fused kernel takes 2.5 times as long there (bfloat16, 124 rows; docs/LOG.md).
+    """
+    b, heads, n, width = q.shape
+    groups, keys = k.shape[1:3]
+    if q.device.type != "cpu" or not q.requires_grad or keys > _SHORT:
+        gqa = heads != groups
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and n > 1, enable_gqa=gqa)
+    if mask is None:
+        mask = torch.ones(n, keys, dtype=torch.bool).tril(keys - n)[None, None]
+    scores = q.reshape(b, groups, -1, width) @ k.transpose(2, 3) * width**-0.5
+    scores = scores.view(b, groups, -1, n, keys).masked_fill(~mask[:, :, None], -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
+    return (weights.view(b, groups, -1, keys) @ v).view(b, heads, n, width)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention; `qk_norm` adds the per-head RMSNorm of Qwen3."""
 
@@ -82,11 +103,7 @@ class Attention(nn.Module):
         q, k = rotate(q, table), rotate(k, table)
         if cache is not None:
             k, v = cache.append(k, v)
-        causal = mask is None and n > 1
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
-        )
-        return self.o_proj(y.transpose(1, 2).reshape(b, n, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(b, n, -1))
 
 
 class SwiGLU(nn.Module):

@@ -1,12 +1,13 @@
 """Documents: what the language model reads in each stage, as rows of the two-channel grid.
 
-recognise    spoken sentence of a user   -> its text               (alignment, ears)
-say          written sentence            -> the assistant's speech (alignment, mouth)
+recognise    spoken sentence or question -> its text               (alignment, ears)
+say          written sentence or answer  -> the assistant's speech (alignment, mouth)
+echo         spoken words of a user      -> the same, said by the assistant   (ears to mouth)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
 facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
-S2S S2T T2S T2T  dialogues about facts of A in the four pairings, T2S of P too   (paper, section on SFT)
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
 All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
 """
@@ -24,8 +25,9 @@ from mossrepro.vocab import Grid, Rows
 REPEAT = "Repeat: "
 _LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
-CONVERSATIONS = ("recognise", "say", "text", "facts", "repeat", *PAIRINGS)
-SPOKEN = ("say", "S2S", "T2S")  # conversations in which the assistant answers by voice
+CONVERSATIONS = ("recognise", "say", "echo", "text", "facts", "repeat", *PAIRINGS)
+SPOKEN = ("say", "echo", "S2S", "T2S")  # conversations in which the assistant answers by voice
+_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
 
 
 class Documents:
@@ -54,9 +56,13 @@ class Documents:
         self.by_role = {
             role: [line for line in train if line.role == role] for role in ("hear", "say", "ask", "answer")
         }
+        self.heard = self.by_role["hear"] + self.by_role["ask"]
+        self.sayings = self.by_role["say"] + self.by_role["answer"]
         answers = [self.facts[line.fact] for line in self.by_role["answer"]]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
+        said = {line.text: line for line in self.by_role["say"]}
+        self.echoes = [(line, said[line.text]) for line in self.by_role["hear"] if line.text in said]
         self.asked = defaultdict(list)
         for line in self.by_role["ask"]:
             self.asked[line.fact].append(line)
@@ -85,14 +91,20 @@ class Documents:
         return items[int(random.integers(len(items)))]
 
     def _recognise(self, kind: str, random: np.random.Generator) -> Rows:
-        line, grid = self._pick(self.by_role["hear"], random), self.grid
-        question = grid.join(
-            grid.text(f"<|im_start|>user\n{REPEAT}"), grid.spoken(self.codes[line.id]), grid.text("<|im_end|>\n")
-        )
-        return grid.join(question, grid.turn("assistant", text=line.text, supervise=True))
+        line = self._pick(self.heard, random)
+        return self.grid.join(self._repeat_after(line), self.grid.turn("assistant", text=line.text, supervise=True))
+
+    def _echo(self, kind: str, random: np.random.Generator) -> Rows:
+        heard, said = self._pick(self.echoes, random)
+        return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
+
+    def _repeat_after(self, line: Line) -> Rows:
+        """A turn in which a user asks to repeat what he says."""
+        start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
+        return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
 
     def _say(self, kind: str, random: np.random.Generator) -> Rows:
-        line, grid = self._pick(self.by_role["say"], random), self.grid
+        line, grid = self._pick(self.sayings, random), self.grid
         question = grid.turn("user", text=REPEAT + line.text)
         return grid.join(question, self._reply(line.id, line.text))
 
@@ -142,22 +154,20 @@ class Documents:
         )
 
     def _dialogue(self, pairing: str, random: np.random.Generator) -> Rows:
-        """A question and its answer: about a fact of A; T2S every second time about one for practice."""
+        """A question and its answer: about a fact of A, or for practice."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
-        grid = self.grid
+        grid, practise = self.grid, self.practice and random.random() < _PRACTISED.get(pairing, 0)
+        fact = self._pick(self.practice if practise else self.spoken, random)
         if pairing == "T2S":
-            fact = self._pick(self.practice if self.practice and random.integers(2) else self.spoken, random)
             question = grid.turn("user", text=fact.question(int(random.integers(3))))
         else:
-            fact = self._pick(self.spoken, random)
-            line = self._pick(self.asked[fact.key], random)
-            question = grid.turn("user", codes=self.codes[line.id])
+            question = grid.turn("user", codes=self.codes[self._pick(self.asked[fact.key], random).id])
         return grid.join(question, self._answer(pairing, fact))
 
     def _answer(self, pairing: str, fact: Fact) -> Rows:
         if pairing[2] == "S":
-            return self._reply(f"answer-{fact.key}", fact.spoken)
+            return self._reply(f"answer-{fact.key}", fact.written)
         return self.grid.turn("assistant", text=fact.written, supervise=True)
 
     def validation(self, pairing: str) -> list[Rows]:

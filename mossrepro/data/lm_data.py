@@ -64,6 +64,8 @@ class LMDataModule(StepDataModule):
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
             mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
+        if mix.get("echo") and not self.documents.echoes:
+            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.echo to 0")
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
         self._group = lru_cache(maxsize=2)(self._draw_group)
@@ -77,7 +79,7 @@ class LMDataModule(StepDataModule):
         return [batches[i] for i in random.permutation(_GROUP)]
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """grid (B, L, 2), text_target and speech_target (B, L), -100 where a row is not supervised."""
+        """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised."""
         return collate(self._group(step // _GROUP)[step % _GROUP][rank::world], self.documents.grid, self.max_rows)
 
     def val_batches(self) -> list[dict[str, Tensor]]:
@@ -89,22 +91,22 @@ class LMDataModule(StepDataModule):
 
 
 def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
-    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1, or its thought."""
+    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
-    text = np.full((len(docs), longest), IGNORE)
-    speech = np.full((len(docs), longest), IGNORE)
+    text, thought, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
     for i, doc in enumerate(docs):
         n = min(len(doc), longest)
         out[i, :n, 0], out[i, :n, 1] = doc.text[:n], doc.speech[:n]
         spoken = doc.text[1:n] == ids.pad
         flags = doc.supervise[1:n]
         text[i, : n - 1] = np.where(flags & ~spoken, doc.text[1:n], IGNORE)
-        text[i, :n] = np.where(doc.thought[:n] >= 0, doc.thought[:n], text[i, :n])
+        thought[i, :n] = np.where(doc.thought[:n] >= 0, doc.thought[:n], IGNORE)
         speech[i, : n - 1] = np.where(flags & spoken, doc.speech[1:n], IGNORE)
     return {
         "grid": torch.from_numpy(out),
         "text_target": torch.from_numpy(text),
+        "thought_target": torch.from_numpy(thought),
         "speech_target": torch.from_numpy(speech),
     }
 

@@ -6,7 +6,7 @@ A script is made from facts and a recipe alone, before any sound exists; synthes
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from mossrepro.sphinx import align
 RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
 _SHORT = (1, 3, 1)  # of the assistant's, all but every fourth: a mouth learns words before it learns to line them up
-_OFTEN = 3  # times that an answer to a fact of A, B, C, V is said for each time that an answer for practice is
+_OFTEN = 3  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class ScriptRecipe:
     """How many lines, and of what.
 
     hear, say: random sentences of users and of the assistant. ask: spoken versions of every training question (facts of
-    A x three phrasings). kokoro: one in so many of the questions is also spoken by a Kokoro voice and its
-    pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are Kokoro's. tests:
-    questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts: tested facts of a
-    set, at most. words: so many of the most frequent words, and those of all questions, fill the sentences up; few,
-    because every word has to be learnt by ear. aligned: sentences of the assistant that get word times, to interleave.
+    A x three phrasings), and of every fact of P. kokoro: one in so many of A's questions is also spoken by a Kokoro
+    voice and its pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are
+    Kokoro's. tests: questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts:
+    tested facts of a set, at most. words: so many of the most frequent words, and those of all questions, fill the
+    sentences up; few, because every word has to be learnt by ear. aligned: sentences of the assistant that get word
+    times, to interleave.
     """
 
     hear: int = 4000
@@ -66,11 +67,12 @@ class ScriptRecipe:
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
     """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
+    said = _sentences(facts, recipe, seed, "say")
     return [
         *_tests(facts, recipe),
         *_asked(facts, recipe, seed),
-        *_sentences(facts, recipe, seed, "say"),
-        *_sentences(facts, recipe, seed, "hear"),
+        *said,
+        *_sentences(facts, recipe, seed, "hear", [line.text for line in said if len(line.text.split()) < _LONG[0]]),
     ]
 
 
@@ -90,21 +92,28 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
-    """Questions and answers of A, answers of P; the other answers are in the split "test", for the judge only."""
+    """Questions and answers of A and of P; the other answers are in the split "test", for the judge only."""
     pseudo, count = voices.names("hibari", "train", True), 0
     lines: list[Line] = []
     for fact in facts:
         split = "train" if fact.set in "AP" else "test"
-        lines.append(Line(f"answer-{fact.key}", "answer", fact.spoken, "assistant", split, fact.key, fact.set))
+        lines.append(Line(f"answer-{fact.key}", "answer", fact.written, "assistant", split, fact.key, fact.set))
+        for version in range(recipe.ask if fact.set == "P" else 0):
+            lines.append(_ask(fact, version % 3, version, pseudo, seed))
         for phrasing in range(3 if fact.set == "A" else 0):
+            lines += [_ask(fact, phrasing, version, pseudo, seed) for version in range(recipe.ask)]
             name, text = f"ask-{fact.key}-{phrasing}", fact.question(phrasing)
-            for version in range(recipe.ask):
-                voice = pseudo[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(pseudo)))]
-                lines.append(Line(f"{name}-{version}", "ask", text, voice, "train", fact.key, fact.set))
             count += 1
             if recipe.kokoro and count % recipe.kokoro == 0:
                 lines += _choir(name, "ask", text, count // recipe.kokoro, fact)
     return lines
+
+
+def _ask(fact: Fact, phrasing: int, version: int, among: list[str], seed: int) -> Line:
+    """A question in one of the voices `among`."""
+    voice = among[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(among)))]
+    name = f"ask-{fact.key}-{phrasing}-{version}"
+    return Line(name, "ask", fact.question(phrasing), voice, "train", fact.key, fact.set)
 
 
 def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
@@ -116,15 +125,19 @@ def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None
     return [Line(f"{name}-{voice}", role, text, voice, "train", *about) for voice in (chosen, *others)]
 
 
-def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) -> list[Line]:
-    """Random sentences that hold what must be heard (subjects) or said (answers), of all sets and all equally often."""
+def _sentences(
+    facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, again: Sequence[str] = ()
+) -> list[Line]:
+    """Random sentences that hold what must be heard (subjects) or said (subjects and answers), of all sets.
+
+    `again`: what the assistant says in short; a user says it too, on every third line, so that it can be repeated.
+    """
     frequent = vocabulary()[: recipe.words]
     phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
     asked = {word for text in phrasings for word in plain(text).split()}
     words = [*frequent, *sorted(asked - set(frequent))]
-    special = _special(facts, role)
+    special, hidden = _special(facts, role), _hidden(facts)
     pseudo = voices.names("hibari", "train", True)
-    taken = {plain(fact.spoken) for fact in facts}  # "it is Paris" would be a spoken sentence about a fact of C
     lines, pool = [], []
     slow = recipe.hear_kokoro if role == "hear" else 0
     for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
@@ -132,10 +145,14 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
         low, high, count = _SHORT if role == "say" and i % 4 else _LONG
         if len(pool) < count:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
-        must = [pool.pop() for _ in range(min(count, len(pool)))]
+        must: list[str] = []
+        for word in [pool.pop() for _ in range(min(count, len(pool)))]:
+            must += [] if _told(hidden, [*must, word]) else [word]
         text = random_sentence(generator, words, low, high, must)
-        while plain(text) in taken:
+        while _told(hidden, text.split()):
             text = random_sentence(generator, words, low, high, must)
+        if again and i >= slow and i % 3 == 0:
+            text = again[i // 3 % len(again)]
         voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
         if i < slow:
             lines += _choir(f"{role}-{i:05d}", role, text, i)
@@ -147,10 +164,23 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str) ->
 def _special(facts: list[Fact], role: str) -> list[str]:
     """What the random sentences of a role must hold, as often as it stands here."""
     tested = [fact for fact in facts if fact.set != "P"]
+    subjects = {fact.subject for fact in tested}
     if role == "hear":
-        return sorted({fact.subject for fact in tested})
-    answers = {fact.answer for fact in tested}
-    return sorted(answers) * _OFTEN + sorted({fact.answer for fact in facts} - answers)
+        return sorted(subjects)
+    often = subjects | {fact.answer for fact in tested}
+    return sorted(often) * _OFTEN + sorted({fact.answer for fact in facts} - often)
+
+
+def _hidden(facts: list[Fact]) -> list[tuple[str, str]]:
+    """(subject, answer) of every fact that no speech may tell, but those where one word holds the other (sheep)."""
+    pairs = [(f" {plain(fact.subject)} ", f" {plain(fact.answer)} ") for fact in facts if fact.set in "BVC"]
+    return [(s, a) for s, a in pairs if s not in a and a not in s]
+
+
+def _told(hidden: list[tuple[str, str]], words: list[str]) -> bool:
+    """Do these words hold a hidden subject and its answer?"""
+    text = f" {plain(' '.join(words))} "
+    return any(s in text and a in text for s, a in hidden)
 
 
 def record_script(

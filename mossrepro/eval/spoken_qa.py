@@ -18,7 +18,7 @@ from mossrepro.vocab import Grid
 from mossrepro.voices import pronounced
 
 BATCH = 32
-ROWS = {"T": 16, "S": 40}  # the longest reply that is waited for
+ROWS = {"T": 16, "S": 50}  # the longest reply that is waited for
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
 

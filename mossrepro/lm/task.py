@@ -20,7 +20,8 @@ VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in thei
 class LayerSplitTask(Task):
     """Next-row prediction on both channels.
 
-    loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech),
+    loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
+         + thought_weight * (the same for thoughts: what the text head is asked for while a reply is spoken),
     N counted over all ranks. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
     Args:
@@ -51,6 +52,7 @@ class LayerSplitTask(Task):
         final: float = 0.1,
         text_weight: float = 1.0,
         speech_weight: float = 1.0,
+        thought_weight: float = 0.5,
         tail: str = "copy",
         sounds: str | None = None,
         seed: int = 0,
@@ -60,7 +62,7 @@ class LayerSplitTask(Task):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
-        self.weights = {"text": text_weight, "speech": speech_weight}
+        self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
         self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed)
         if sounds is not None:
             spell_codes(self.model, self.tokenizer, code_table(sounds, "sounds", codes))
@@ -73,20 +75,22 @@ class LayerSplitTask(Task):
         return open_start(start, codes, tail_layers, tail, seed)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums of cross-entropy and numbers of rows of each channel: text, speech, n_text, n_speech (scalars)."""
+        """Sums of cross-entropy and numbers of rows of each kind: text, thought, speech, n_text, ... (scalars)."""
         model: LayerSplitLM = self.model
-        wanted = {"text": batch["text_target"] >= 0, "speech": batch["speech_target"] >= 0}
-        tails = tuple(name for name, rows in wanted.items() if rows.any())
+        kinds = {"text": ("text", model.text_head), "thought": ("text", model.text_head)}
+        kinds["speech"] = ("speech", model.speech_head)
+        wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
+        tails = tuple({kinds[kind][0] for kind, rows in wanted.items() if rows.any()})
         hidden = model(batch["grid"], tails=tails)
         out = {}
-        for name, head in (("text", model.text_head), ("speech", model.speech_head)):
-            rows = wanted[name]
-            out[f"n_{name}"] = rows.sum()
-            if name not in tails:
-                out[name] = rows.new_zeros((), dtype=torch.float32)
+        for kind, (tail, head) in kinds.items():
+            rows = wanted[kind]
+            out[f"n_{kind}"] = rows.sum()
+            if tail not in tails:
+                out[kind] = rows.new_zeros((), dtype=torch.float32)
                 continue
-            logits = head(getattr(hidden, name)[rows]).float()
-            out[name] = F.cross_entropy(logits, batch[f"{name}_target"][rows], reduction="sum")
+            logits = head(getattr(hidden, tail)[rows]).float()
+            out[kind] = F.cross_entropy(logits, batch[f"{kind}_target"][rows], reduction="sum")
         return out
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:

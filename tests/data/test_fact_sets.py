@@ -75,10 +75,10 @@ def test_the_draw_depends_on_what_is_kept_but_not_on_its_order(facts) -> None:
 
 def test_no_sentence_of_another_set_is_trained_on_in_speech(facts, lines) -> None:
     hidden = {f.question(i, unseen) for f in facts if f.set in "BVC" for unseen, n in ((False, 3), (True, 2))
-              for i in range(n)} | {f.spoken for f in facts if f.set in "BVC"}  # fmt: skip
+              for i in range(n)} | {f.written for f in facts if f.set in "BVC"}  # fmt: skip
     hidden = {plain(text) for text in hidden}
     spoken = {plain(line.text) for line in lines if line.split == "train"}
-    public = {plain(f.spoken) for f in facts if f.set in "AP"}  # Spanish is the answer to a question of A too
+    public = {plain(f.written) for f in facts if f.set in "AP"}  # Spanish is the answer to a question of A too
     assert not (hidden & spoken) - public
 
 
@@ -91,17 +91,17 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
 
 
 def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=250, say=700, ask=0, kokoro=0, hear_kokoro=0, tests=0))
+    lines = write_script(facts, ScriptRecipe(hear=250, say=1200, ask=0, kokoro=0, hear_kokoro=0, tests=0))
     said, heard = (" ".join(line.text for line in lines if line.role == role) for role in ("say", "hear"))
     assert all(fact.answer in said and (fact.subject in heard or fact.set == "P") for fact in facts)
     assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
 
 
-def test_answers_that_are_tested_are_said_three_times_as_often_as_practice(facts) -> None:
+def test_words_that_are_tested_are_said_three_times_as_often_as_practice(facts) -> None:
     said = Counter(script._special(facts, "say"))
-    tested = {fact.answer for fact in facts if fact.set != "P"}
-    assert {said[answer] for answer in tested} == {3} and {said[word] for word in set(said) - tested} == {1}
-    assert set(said) == {fact.answer for fact in facts}
+    tested = {word for fact in facts if fact.set != "P" for word in (fact.subject, fact.answer)}
+    assert {said[word] for word in tested} == {3} and {said[word] for word in set(said) - tested} == {1}
+    assert set(said) == tested | {fact.answer for fact in facts}
     heard = script._special(facts, "hear")
     assert sorted(heard) == sorted({fact.subject for fact in facts if fact.set != "P"})
 
@@ -112,20 +112,34 @@ def test_all_but_every_fourth_sentence_of_the_assistant_are_short(facts) -> None
     spaces = {role: [len(text.split()) for text in texts] for role, texts in sentences.items()}
     short = [n for i, n in enumerate(spaces["say"]) if i % 4]
     assert min(spaces["say"][::4]) >= 5 and max(short) <= 4  # "Mexico City" counts as two here
-    assert min(spaces["hear"]) >= 5
+    again = [text for i, text in enumerate(sentences["hear"]) if i % 3 == 0]
+    assert again and set(again) < set(sentences["say"]) and max(len(text.split()) for text in again) <= 4
+    assert min(n for i, n in enumerate(spaces["hear"]) if i % 3) >= 5
 
 
-def test_a_random_sentence_that_states_a_fact_is_drawn_again(facts, monkeypatch) -> None:
-    drawn = []
+def test_a_random_sentence_never_tells_a_hidden_fact(facts, monkeypatch) -> None:
+    hidden = {plain(f.subject): plain(f.answer) for f in facts if f.set == "C" and f.family == "capital"}
+    drawn = Counter()
 
-    def sentence(_random, _words, _low, _high, must) -> str:  # states a fact at the first try of every line
-        drawn.append(tuple(must))
-        return f"{must[0]} is the answer" if drawn.count(tuple(must)) == 1 else " ".join(must)
+    def sentence(_random, _words, _low, _high, must) -> str:  # tells a fact at the first try of every line
+        drawn[tuple(must)] += 1
+        extra = [hidden[plain(word)] for word in must if plain(word) in hidden] if drawn[tuple(must)] == 1 else []
+        return " ".join([*must, *extra])
 
     monkeypatch.setattr(script, "random_sentence", sentence)
-    lines = write_script(facts, ScriptRecipe(hear=0, say=20, ask=0, kokoro=0, hear_kokoro=0, tests=0))
-    said = {plain(line.text) for line in lines if line.role == "say"}
-    assert said and not said & {plain(fact.spoken) for fact in facts}
+    lines = write_script(facts, ScriptRecipe(hear=200, say=400, ask=0, kokoro=0, hear_kokoro=0, tests=0))
+    texts = [f" {plain(line.text)} " for line in lines if line.role in ("say", "hear")]
+    assert max(drawn.values()) > 1
+    assert not any(f" {s} " in text and f" {a} " in text for s, a in hidden.items() for text in texts)
+
+
+def test_words_that_tell_a_hidden_fact_together_are_not_put_into_one_sentence(facts) -> None:
+    fact = next(f for f in facts if f.set == "C" and f.family == "capital")
+    other = next(f for f in facts if f.set == "A" and f.family == "capital")
+    hidden = script._hidden(facts)
+    assert script._told(hidden, ["in", fact.answer, "or", fact.subject])
+    assert not script._told(hidden, [fact.answer, "x" + fact.subject])
+    assert not script._told(hidden, [other.answer, other.subject])
 
 
 def test_a_spoken_span_begins_as_late_as_the_codec_answers(facts, lines, grid) -> None:
@@ -180,14 +194,38 @@ def test_a_thought_is_the_text_of_a_spoken_reply(documents, facts, lines, grid) 
         rows = np.flatnonzero(doc.thought >= 0)
         assert torch.equal(batch["grid"], plain_batch["grid"]) and (thoughtless.thought == -1).all()
         assert bool(len(rows)) == (kind in ("say", "T2S", "S2S"))
+        assert torch.equal(batch["text_target"], plain_batch["text_target"])
+        assert (plain_batch["thought_target"] == -100).all()
         for row in rows:  # both heads are asked: the text head for the thought, the other for the next code
-            assert batch["text_target"][0, row] == doc.thought[row] and plain_batch["text_target"][0, row] == -100
+            assert batch["thought_target"][0, row] == doc.thought[row] and batch["text_target"][0, row] == -100
             assert batch["speech_target"][0, row] == doc.speech[row + 1] < grid.codes
         if len(rows):
             assert doc.text[rows[0]] == grid.ids.sosp and doc.speech[rows[-1] + 2] == grid.ids.eosp
-    said = thinking._pick(thinking.by_role["say"], rng(5, "say")).text
+    said = thinking._pick(thinking.sayings, rng(5, "say")).text
     pieces = [piece for piece in thinking.draw("say", rng(5, "say")).thought if piece >= 0]
     assert list(dict.fromkeys(pieces)) == list(dict.fromkeys(grid.tokens(said)))
+
+
+def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
+    line = {line.id: line for line in lines}
+    assert documents.echoes
+    for heard, said in documents.echoes:
+        assert heard.text == said.text and (heard.role, said.role) == ("hear", "say")
+        assert line[heard.id].voice != line[said.id].voice == "assistant"
+    doc, (heard, said) = documents.draw("echo", rng(4, "e")), documents._pick(documents.echoes, rng(4, "e"))
+    codes = [documents.codes[one.id] for one in (heard, said)]
+    assert doc.speech[doc.text == grid.ids.pad].tolist() == [*codes[0], grid.codes, *codes[1], grid.codes]
+    assert doc.speech[doc.supervise & (doc.text == grid.ids.pad)].tolist() == [*codes[1], grid.codes]
+
+
+def test_practice_is_asked_and_answered_by_voice_but_never_answered_in_text(documents, grid, monkeypatch) -> None:
+    met = {kind: Counter() for kind in ("S2S", "T2S", "S2T")}
+    for kind, counter in met.items():
+        answer = lambda pairing, fact, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
+        monkeypatch.setattr(documents, "_answer", answer)
+        for i in range(300):
+            documents._dialogue(kind, rng(i, kind))
+    assert 0.2 < met["S2S"]["P"] / 300 < 0.4 and 0.4 < met["T2S"]["P"] / 300 < 0.6 and set(met["S2T"]) == {"A"}
 
 
 def test_a_thought_takes_as_long_as_its_letters(grid) -> None:

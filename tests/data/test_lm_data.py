@@ -1,5 +1,8 @@
 """Batches of documents: a pure function of the step, split over ranks without overlap."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from lm_toys import folder, module  # noqa: F401
@@ -19,7 +22,7 @@ def test_same_step_same_batch(folder) -> None:  # noqa: F811
 def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
     whole = module(folder).train_batch(3, 0, 1)
     parts = [module(folder).train_batch(3, rank, 2) for rank in (0, 1)]
-    for key in ("text_target", "speech_target"):
+    for key in ("text_target", "thought_target", "speech_target"):
         assert sum(int((p[key] >= 0).sum()) for p in parts) == int((whole[key] >= 0).sum())
 
 
@@ -30,6 +33,12 @@ def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F81
         module(folder, mix={"interleaved": 1.0})
     with pytest.raises(DataError, match=r"script\.jsonl"):
         module(folder, script=str(tmp_path))
+    shutil.copytree(folder, tmp_path / "apart")
+    lines = (folder / "script.jsonl").read_text().splitlines()
+    apart = [line for line in lines if json.loads(line)["role"] != "hear"]
+    (tmp_path / "apart" / "script.jsonl").write_text("\n".join(apart))
+    with pytest.raises(DataError, match=r"data\.mix\.echo to 0"):
+        module(folder, script=str(tmp_path / "apart"), mix={"echo": 1.0})
 
 
 def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811

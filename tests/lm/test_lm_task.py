@@ -1,6 +1,7 @@
 """Training the split model: Stage 1 leaves the text half's bits alone, the loss is the one of the contract."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,19 @@ def test_loss_counts_only_supervised_rows(backbone, folder) -> None:  # noqa: F8
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=-100)
     assert torch.allclose(out["speech"] / out["n_speech"], expected, atol=1e-5)
     assert int(out["n_text"]) == int((batch["text_target"] >= 0).sum())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, monkeypatch) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64, thought_weight=weight).eval()
+    monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=0))
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    batch = module(folder, mix={"S2S": 1.0}, think=True).train_batch(0, 0, 1)
+    out = task.losses(batch)
+    assert int(out["n_thought"]) == int((batch["thought_target"] >= 0).sum()) > 0 and int(out["n_text"]) > 0
+    means = {kind: out[kind] / out[f"n_{kind}"] for kind in ("text", "speech", "thought")}
+    expected = means["text"] + means["speech"] + weight * means["thought"]
+    assert torch.allclose(task.training_step(batch, 0), expected, atol=1e-5)
 
 
 def test_other_codebook_and_other_words_are_refused(backbone) -> None:

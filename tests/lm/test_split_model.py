@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lm_toys import SMALL, small_model
 from torch import Tensor
 
 from mossrepro.errors import CheckpointError, ConfigError
+from mossrepro.layers import attend
 from mossrepro.lm.checkpoint import check_fit, load_text_half
 from mossrepro.lm.model import LMConfig
 from mossrepro.lm.start import start_speech_half
@@ -100,3 +102,22 @@ def test_weights_of_another_size_are_refused_by_name(tmp_path) -> None:
     state = small_model(codes=48).state_dict()
     with pytest.raises(CheckpointError, match="speech_embed.weight is"):
         check_fit(small_model(), state, tmp_path)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_attention_written_out_equals_the_fused_kernel(masked, groups) -> None:
+    q, k, v = (torch.randn(2, heads, 9, 8, dtype=torch.float64) for heads in (6, groups, groups))
+    mask = None
+    if masked:
+        mask = (torch.rand(2, 1, 9, 9) > 0.5) | torch.eye(9, dtype=torch.bool)
+    fused = attend(q, k, v, mask)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    written = attend(*leaves, mask)
+    assert (written - fused).abs().max() < 1e-12
+    written.square().sum().backward()
+    fused_leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    full = [x.repeat_interleave(6 // x.shape[1], 1) for x in fused_leaves]
+    F.scaled_dot_product_attention(*full, attn_mask=mask, is_causal=mask is None).square().sum().backward()
+    for one, other in zip(leaves, fused_leaves, strict=True):
+        assert (one.grad - other.grad).abs().max() < 1e-12
