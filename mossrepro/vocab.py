@@ -103,11 +103,12 @@ class Grid:
         ids = np.array(self.tokens(text), dtype=np.int64)
         return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
-    def spoken(self, codes: np.ndarray, supervise: bool = False, thought: str = "") -> Rows:
+    def spoken(self, codes: np.ndarray, supervise: bool = False, thought: str = "", ahead: int = 0) -> Rows:
         """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
 
-        `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for the piece
-        of it that is being said, as if every letter took as long as any other.
+        `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
+        of it, as if every letter took as long as any other. `ahead` 0: the piece that this code belongs to; 1: the one
+        that follows the piece of the code before, which is what a text LLM would write next; and so on.
         """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
@@ -117,15 +118,18 @@ class Grid:
         flags[0] = False
         thoughts = np.full(n + 2, -1)
         if thought:
-            thoughts[:n] = self._spread(thought, n)
+            thoughts[:n] = self._spread(thought, n, ahead)
         return Rows(text, speech, flags, thoughts)
 
-    def _spread(self, text: str, rows: int) -> np.ndarray:
-        """The pieces of a text laid out over `rows` rows, each in proportion to its length: (rows,) ids."""
-        pieces = self.tokens(text)
-        lengths = np.cumsum([len(self.tokenizer.decode([piece])) or 1 for piece in pieces])
-        places = np.searchsorted(lengths / lengths[-1], np.arange(rows) / rows, "right")
-        return np.array(pieces)[np.minimum(places, len(pieces) - 1)]
+    def _spread(self, text: str, rows: int, ahead: int) -> np.ndarray:
+        """The thought at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
+        pieces = [*self.tokens(text), self.ids.im_end]
+        lengths = np.cumsum([len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1]])
+        said = np.searchsorted(lengths / lengths[-1], np.arange(rows) / max(rows, 1), "right")
+        said = np.minimum(said, len(pieces) - 2)
+        if ahead:
+            said = np.concatenate(([-1], said))[:rows] + ahead
+        return np.array(pieces)[np.minimum(said, len(pieces) - 1)]
 
     def join(self, *parts: Rows) -> Rows:
         """Lay pieces end to end."""
@@ -143,13 +147,14 @@ class Grid:
         codes: np.ndarray | None = None,
         supervise: bool = False,
         thought: str = "",
+        ahead: int = 0,
     ) -> Rows:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it."""
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
             parts.append(self.text(text, supervise))
         if codes is not None:
-            parts.append(self.spoken(codes, supervise, thought))
+            parts.append(self.spoken(codes, supervise, thought, ahead))
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 

@@ -35,8 +35,9 @@ class Documents:
 
     `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved. A conversation goes
     on with exchanges of its kind while it has no more than `fill` rows (0: one exchange). `think`: all through a
-    spoken reply the text head is asked for the piece of text that is being said. Nothing is written; it only teaches
-    the trunk, by a loss that a text LLM knows, to have the answer ready when the mouth opens.
+    spoken reply the text head is asked for the text that is being said, `ahead` pieces early (`Grid.spoken`). Nothing
+    is written; it only teaches the trunk, by a loss that a text LLM knows, to have the answer ready when the mouth
+    opens.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Documents:
         words: Mapping[str, list[tuple[str, float, float]]] | None = None,
         fill: int = 0,
         think: bool = False,
+        ahead: int = 0,
     ) -> None:
         self.grid, self.codes, self.words, self.fill = grid, codes, words or {}, fill
-        self.think = think
+        self.think, self.ahead = think, ahead
         self.facts = {fact.key: fact for fact in facts}
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
@@ -111,7 +113,7 @@ class Documents:
     def _reply(self, name: str, text: str) -> Rows:
         """A spoken turn of the assistant."""
         thought = text if self.think else ""
-        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, thought=thought)
+        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, thought=thought, ahead=self.ahead)
 
     def _speech(self, random: np.random.Generator) -> Rows:
         line = self._pick(self.by_role["say"], random)

@@ -36,7 +36,8 @@ class LMDataModule(StepDataModule):
         mix: kind of document -> weight (kinds: `documents.py`).
         batch: documents a step, over all ranks.
         fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
-        think: the text head is asked for the text of spoken replies while they are said (see `Documents`).
+        think: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
+        ahead: by so many pieces of text before the voice.
         max_rows: a document is cut there.
     """
 
@@ -50,6 +51,7 @@ class LMDataModule(StepDataModule):
         batch: int = 12,
         fill: int = 0,
         think: bool = False,
+        ahead: int = 0,
         max_rows: int = 256,
         seed: int = 0,
         num_workers: int = 0,
@@ -59,7 +61,7 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_rows = batch, max_rows
         grid = Grid(Tokenizer.from_file(tokenizer), codes)
-        self.documents = open_documents(Path(script), tokens, grid, fill, think)
+        self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead)
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
@@ -111,7 +113,9 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
     }
 
 
-def open_documents(script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False) -> Documents:
+def open_documents(
+    script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0
+) -> Documents:
     """Script, facts, word times and codes of a folder. DataError names what is missing."""
     if not (script / "script.jsonl").is_file():
         raise DataError(f"{script}: no script.jsonl; is this the folder that `mossrepro data make` printed?")
@@ -122,4 +126,4 @@ def open_documents(script: Path, tokens: str, grid: Grid, fill: int = 0, think: 
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )
-    return Documents(grid, lines, store, facts, times, fill, think)
+    return Documents(grid, lines, store, facts, times, fill, think, ahead)

@@ -226,6 +226,7 @@ def test_practice_is_asked_and_answered_by_voice_but_never_answered_in_text(docu
         for i in range(300):
             documents._dialogue(kind, rng(i, kind))
     assert 0.2 < met["S2S"]["P"] / 300 < 0.4 and 0.4 < met["T2S"]["P"] / 300 < 0.6 and set(met["S2T"]) == {"A"}
+    assert {fact.set for fact in documents.replay} == {"A", "B"}
 
 
 def test_a_thought_takes_as_long_as_its_letters(grid) -> None:
@@ -238,15 +239,24 @@ def test_a_thought_takes_as_long_as_its_letters(grid) -> None:
     assert set(grid.spoken(np.arange(1), thought="a bicycle").thought[:1]) == {pieces[0]}
 
 
-def test_practice_is_answered_by_voice_to_written_questions_only(documents, facts, grid) -> None:
-    texts = {kind: set() for kind in PAIRINGS}
-    for kind in PAIRINGS:
-        for i in range(60):
-            doc = documents.draw(kind, rng(4, kind, i))
-            texts[kind].add(plain(grid.tokenizer.decode(doc.text[doc.text != grid.ids.pad].tolist())))
-    practice = [plain(f.question(i)) for f in facts if f.set == "P" for i in range(3)]
-    found = {kind: sum(any(q in text for q in practice) for text in texts[kind]) for kind in PAIRINGS}
-    assert found["T2S"] >= 15 and not (found["S2S"] or found["S2T"] or found["T2T"])
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_a_thought_runs_ahead_of_the_voice_by_pieces(grid, ahead) -> None:
+    pieces = [*grid.tokens("a bicycle"), grid.ids.im_end]
+    said, thought = (grid.spoken(np.arange(90), thought="a bicycle", ahead=n).thought for n in (0, ahead))
+    assert thought[0] == pieces[ahead - 1] and thought[89] == grid.ids.im_end and (thought[90:] == -1).all()
+    for i in range(1, 90):  # the code before row i belongs to the piece that row i - 1 led to
+        assert thought[i] == pieces[min(pieces.index(said[i - 1]) + ahead, len(pieces) - 1)]
+    assert grid.spoken(np.arange(0), thought="a", ahead=ahead).thought.tolist() == [-1, -1]
+
+
+def test_thoughts_of_documents_run_ahead_as_they_are_told(facts, lines, grid) -> None:
+    texts = {line.id: line.text for line in lines}
+    now, then = (Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True, ahead=n) for n in (0, 1))
+    for kind in ("say", "echo", "T2S", "S2S"):
+        one, other = (source.draw(kind, rng(5, kind)) for source in (now, then))
+        rows = np.flatnonzero(one.thought >= 0)
+        assert np.array_equal(np.flatnonzero(other.thought >= 0), rows) and np.array_equal(one.speech, other.speech)
+        assert one.thought[rows[0]] == other.thought[rows[0]] and (one.thought != other.thought).any()
 
 
 def test_prompts_are_the_beginning_of_documents(documents, grid) -> None:
