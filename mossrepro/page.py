@@ -19,6 +19,7 @@ matplotlib.use("Agg", force=False)
 INK, MUTED, GRID, BLUE, GREEN, RED = "#1c2430", "#667085", "#e4e7ec", "#2563c9", "#157f3c", "#c22f2f"
 SERIES = (BLUE, "#d97706", "#7c3aed")
 LOSSES = re.compile(r"loss|ctc|flat|mel|spectral|pitch|flow|sketch|text|speech", re.I)
+PAIRED = re.compile(r"valid/[ST]2[ST]")  # the validation of the language model, by pairing
 RATES = re.compile(r"wer|cer|acc|correct", re.I)
 PLAYERS, SPECTROGRAMS = 24, 3  # pairs with players, and of these with a picture
 
@@ -52,7 +53,8 @@ font-weight:600;padding:2px 8px}
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    parts = [_head(run), _claims(run), _talks(run), _spectrograms(run), _curves(run), _stages(run), _about(run)]
+    rooms = (_head, _pairings, _claims, _talks, _spectrograms, _curves, _stages, _about)
+    parts = [room(run) for room in rooms]
     title = f"mossrepro, {escape(run.folder.name)}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -86,6 +88,41 @@ def _pill(status: str, word: str = "") -> str:
     kind = {PASSED: "good", FAILED: "bad", MISSING: "none"}.get(status)
     word = word or {PASSED: "holds", FAILED: "failed", MISSING: "not run"}.get(status, "")
     return f'<span class="pill {kind}">{MARK[status]} {word}</span>' if kind else ""
+
+
+def _pairings(run: Run) -> str:
+    figure = pairings(run)
+    return f"<h2>Asked and answered</h2><div class=card>{_png(figure)}</div>" if figure else ""
+
+
+def pairings(run: Run) -> Figure | None:
+    """Shares of right answers in the four pairings, by set, with their intervals and with chance; None without any."""
+    found = {row.claim.id: row.fact for row in run.rows if row.fact}
+    ways = {"T2T": "text → text", "S2T": "speech → text", "T2S": "text → speech", "S2S": "speech → speech"}
+    sets = {"a": "A, spoken in training", "c": "C, never trained on"}
+    if not any(f"{way.lower()}_{name}" in found for way in ways for name in sets):
+        return None
+    figure = Figure(figsize=(7.4, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, label) in enumerate(sets.items()):
+        for j, way in enumerate(ways):
+            fact = found.get(f"{way.lower()}_{name}")
+            if fact is None:
+                continue
+            at = j + 0.38 * (i - 0.5)
+            axes.bar(at, fact.value, 0.34, color=SERIES[i], label=label if j == 0 else None)
+            if fact.low is not None and fact.high is not None:
+                axes.plot([at, at], [fact.low, fact.high], color=INK, linewidth=1)
+            axes.text(at, max(fact.value, fact.high or 0) + 1, f"{fact.value:.0f}", ha="center", fontsize=8, color=INK)
+            if f"chance_{name}" in found:
+                chance = found[f"chance_{name}"].value
+                axes.plot([at - 0.17, at + 0.17], [chance, chance], color=RED, linewidth=1, linestyle=":")
+    axes.set_xticks(range(len(ways)), ways.values(), fontsize=9)
+    axes.set_ylim(0, 112)
+    axes.set_ylabel("right answers, %\n(dotted: chance)", fontsize=8, color=MUTED)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=2)
+    _clean(axes)
+    return figure
 
 
 def _claims(run: Run) -> str:
@@ -208,12 +245,12 @@ def _spectrogram(axes: Axes, wave: np.ndarray, rate: int) -> None:
 
 
 def _curves(run: Run) -> str:
-    """One panel a stage for its losses, one more for its error rates or accuracies."""
+    """One panel a stage for its losses, more for its losses by pairing and for its error rates or accuracies."""
     panels = []
     for stage, rows in run.curves.items():
         keys = sorted({key for row in rows for key in row} - {"step", "seconds"})
-        for pattern in (LOSSES, RATES):
-            chosen = [key for key in keys if pattern.search(key) and (pattern is RATES or not RATES.search(key))]
+        for pattern in (LOSSES, PAIRED, RATES):
+            chosen = [key for key in keys if pattern.search(key) and (pattern is not LOSSES or not RATES.search(key))]
             chosen.sort(key=lambda key: ("loss" not in key, key))
             if chosen:
                 panels.append((stage, rows, chosen[:3]))

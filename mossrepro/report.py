@@ -222,7 +222,7 @@ def environment(run: Run) -> dict[str, str]:
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
-    """Prints the tables, writes `folder/report.html` (and Markdown); returns 1 if a claim failed, else 0.
+    """Prints the tables, writes `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
 
     Raises:
         DataError, ConfigError: see `read_run` and `read_claims`.
@@ -234,6 +234,9 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
     partial = target.with_suffix(".partial")
     partial.write_text(page.render(run), encoding="utf-8")
     os.replace(partial, target)
+    figure = page.pairings(run)
+    if figure:
+        figure.savefig(run.folder / "pairings.png", dpi=150)
     if markdown_to:
         markdown_to.write_text(markdown(run), encoding="utf-8")
     console = Console(soft_wrap=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mossrepro import cli, report
+from mossrepro import cli, page, report
 from mossrepro.errors import ConfigError, DataError
 from mossrepro.facts import Fact, record
 from mossrepro.report import FAILED, MISSING, PASSED, SHOWN, Claim
@@ -105,6 +105,28 @@ def test_a_bare_run_still_renders(tmp_path):
     (tmp_path / "claims.yaml").write_text(CLAIMS)
     code = cli.main(["report", "--run", str(tmp_path), "--size", "tiny", "--claims", str(tmp_path / "claims.yaml")])
     assert code == 0 and (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_the_pairings_are_drawn_with_their_intervals_and_chance(run):
+    render(run)
+    assert not (run / "pairings.png").exists()
+    record(run, Fact("chance_c", "chance", 10.8))
+    for id_, value in (("t2t_c", 93.2), ("s2t_a", 86.0), ("s2s_c", 1.4)):
+        record(run, Fact(id_, id_, value, "%", low=value - 1, high=value + 2))
+    render(run)
+    assert (run / "pairings.png").stat().st_size > 5000 and "Asked and answered" in (run / "report.html").read_text()
+    axes = page.pairings(report.read_run(run, "small", [])).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "86", "93"]
+    assert sum(line.get_linestyle() == ":" for line in axes.lines) == 2  # chance is known for C only
+
+
+def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
+    rows = [{"step": float(i), "train/text": 1.0, "valid/S2T": 1.0, "valid/S2S": 2.0} for i in range(3)]
+    loaded = report.read_run(run, "small", [])
+    loaded.curves = {"sft": rows}
+    with_valid = page._curves(loaded)
+    loaded.curves = {"sft": [{"step": row["step"], "train/text": 1.0} for row in rows]}
+    assert len(with_valid) > 1.2 * len(page._curves(loaded)) > 0
 
 
 def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
