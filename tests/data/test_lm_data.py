@@ -48,3 +48,9 @@ def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
 def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:  # noqa: F811
     with_, without = (module(folder, mix=mix) for mix in ({"say": 1.0, "interleaved": 3.0}, {"say": 1.0}))
     assert torch.equal(with_.train_batch(0, 0, 1)["grid"], without.train_batch(0, 0, 1)["grid"])
+
+
+def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:  # noqa: F811
+    now, next_ = (module(folder, mix={"T2S": 1.0}, think=True, ahead=n).train_batch(0, 0, 1) for n in (0, 1))
+    assert torch.equal(now["grid"], next_["grid"]) and not torch.equal(now["thought_target"], next_["thought_target"])
+    assert torch.equal(now["thought_target"] >= 0, next_["thought_target"] >= 0)
