@@ -5,7 +5,7 @@ measurable:
 
     A  spoken questions and answers are trained on     B  seen as text only
     V  validation of recipes and early stopping        C  never seen again in any modality: the headline
-    P  practice: asked in text, answered in speech, never tested
+    P  practice: asked in text and in speech, answered in speech, never tested
 
 With the answers of A alone, 80-odd, a speech half learns them by heart; practice on hundreds of other words makes it
 say what the text half knows.
