@@ -87,6 +87,7 @@ class Data:
     facts: int  # facts of a family, at most
     hear: int  # sentences in user voices, to be recognised
     say: int  # sentences in the assistant's voice
+    state: int  # statements in the assistant's voice
     ask: int  # phrasings of each question of set A
     kokoro: int  # one in so many questions is also asked in the costlier user voices; 0 for none
     hear_kokoro: int  # sentences to be recognised in the costlier user voices

@@ -1,13 +1,13 @@
 """Documents: what the language model reads in each stage, as rows of the two-channel grid.
 
 recognise    spoken sentence or question -> its text               (alignment, ears)
-say          written sentence or answer  -> the assistant's speech (alignment, mouth)
+say          written sentence, statement or answer -> the assistant's speech (alignment, mouth)
 echo         spoken words of a user      -> the same, said by the assistant   (ears to mouth)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
 facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
-S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, but T2T of P too   (paper, section on SFT)
 
 All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
 """
@@ -27,7 +27,7 @@ _LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataMo
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("recognise", "say", "echo", "text", "facts", "repeat", *PAIRINGS)
 SPOKEN = ("say", "echo", "S2S", "T2S")  # conversations in which the assistant answers by voice
-_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
+_PRACTISED = {"S2S": 0.4, "T2S": 0.6, "S2T": 0.2}  # share of the dialogues that are about facts for practice
 
 
 class Documents:
@@ -56,14 +56,14 @@ class Documents:
         self.facts = {fact.key: fact for fact in facts}
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
-            role: [line for line in train if line.role == role] for role in ("hear", "say", "ask", "answer")
+            role: [line for line in train if line.role == role] for role in ("hear", "say", "state", "ask", "answer")
         }
         self.heard = self.by_role["hear"] + self.by_role["ask"]
-        self.sayings = self.by_role["say"] + self.by_role["answer"]
+        self.sayings = self.by_role["say"] + self.by_role["state"] + self.by_role["answer"]
         answers = [self.facts[line.fact] for line in self.by_role["answer"]]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
-        said = {line.text: line for line in self.by_role["say"]}
+        said = {line.text: line for line in self.by_role["say"] + self.by_role["state"]}
         self.echoes = [(line, said[line.text]) for line in self.by_role["hear"] if line.text in said]
         self.asked = defaultdict(list)
         for line in self.by_role["ask"]:

@@ -117,6 +117,83 @@ PARTICIPLES = dict(
     ).split(",")
 )
 
+# The next tables ask for knowledge, not for a form of the word asked about: what SmolLM2-135M answered right in text.
+MORE_CAPITALS = dict(
+    pair.split(":")
+    for pair in (
+        "Texas:Austin,Hawaii:Honolulu,Tennessee:Nashville,Massachusetts:Boston,Arizona:Phoenix,Ohio:Columbus,"
+        "Virginia:Richmond,Indiana:Indianapolis,Mississippi:Jackson,Taiwan:Taipei,Catalonia:Barcelona,"
+        "Saudi Arabia:Riyadh,Nicaragua:Managua"
+    ).split(",")
+)
+
+MORE_OPPOSITES = dict(
+    pair.split(":")
+    for pair in (
+        "borrow:lend,husband:wife,uncle:aunt,son:daughter,mother:father,brother:sister,profit:loss,"
+        "victory:defeat,entrance:exit,hero:villain,liquid:solid,expand:contract,visible:invisible,"
+        "possible:impossible,vertical:horizontal,major:minor,urban:rural,cause:effect,supply:demand,"
+        "dawn:dusk,heaven:hell,predator:prey,passive:active,absent:present,future:past,few:many,plus:minus,"
+        "ceiling:floor,odd:even,credit:debit,winner:loser,internal:external,interior:exterior,"
+        "include:exclude,majority:minority,multiply:divide,optional:mandatory,sick:healthy,superior:inferior,"
+        "useful:useless,villain:hero,wise:foolish,correct:incorrect,direct:indirect,known:unknown,"
+        "likely:unlikely,lucky:unlucky,pleasant:unpleasant,stable:unstable,able:unable,connect:disconnect,"
+        "even:odd,formal:informal,mature:immature,mortal:immortal,pure:impure,rational:irrational,"
+        "responsible:irresponsible,sane:insane,employed:unemployed,familiar:unfamiliar,healthy:unhealthy,"
+        "messy:tidy,sister:brother,father:mother,girl:boy,daughter:son,aunt:uncle,grandfather:grandmother,"
+        "bride:groom,predecessor:successor,input:output,offense:defense,maximize:minimize,analog:digital,"
+        "concrete:abstract,explicit:implicit,introvert:extrovert,convex:concave,fiction:nonfiction,"
+        "prefix:suffix,numerator:denominator"
+    ).split(",")
+)
+
+MORE_LANGUAGES = dict(
+    pair.split(":")
+    for pair in (
+        "Brazil:Portuguese,Mexico:Spanish,Argentina:Spanish,Australia:English,Canada:English,Cuba:Spanish,"
+        "Chile:Spanish,Iraq:Arabic,India:Hindi,Jordan:Arabic,Colombia:Spanish,Netherlands:Dutch,"
+        "England:English,Bolivia:Spanish,Ecuador:Spanish,Uruguay:Spanish,Morocco:Arabic,Algeria:Arabic,"
+        "Tunisia:Arabic,Serbia:Serbian,Jamaica:English,Saudi Arabia:Arabic,Panama:Spanish,"
+        "Lithuania:Lithuanian,Latvia:Latvian,Slovakia:Slovak,Albania:Albanian,Armenia:Armenian,"
+        "Georgia:Georgian,Laos:Lao,Hawaii:Hawaiian,Honduras:Spanish,Guatemala:Spanish"
+    ).split(",")
+)
+
+KINDS = dict(
+    pair.split(":")
+    for pair in (
+        "rose:flower,tulip:flower,hammer:tool,wrench:tool,shovel:tool,drill:tool,piano:instrument,"
+        "violin:instrument,flute:instrument,guitar:instrument,trumpet:instrument,drum:instrument,salmon:fish,"
+        "tuna:fish,trout:fish,goldfish:fish,sparrow:bird,hawk:bird,pigeon:bird,cabbage:vegetable,"
+        "broccoli:vegetable,banana:fruit,pear:fruit,grape:fruit,lemon:fruit,mango:fruit,cherry:fruit,"
+        "peach:fruit,strawberry:fruit,jacket:clothing,chair:furniture,sofa:furniture,pine:tree,palm:tree,"
+        "truck:vehicle,car:vehicle,motorcycle:vehicle,spoon:utensil,tennis:sport,football:sport,soccer:sport,"
+        "basketball:sport,hockey:sport,copper:metal,silver:metal,helium:gas,chess:game,poker:game,"
+        "waltz:dance,red:color,blue:color,purple:color,Monday:day,Friday:day,Latin:language,Mars:planet,"
+        "Saturn:planet,Venus:planet,Texas:state,Ohio:state,Nile:river,Atlantic:ocean,Africa:continent,"
+        "Europe:continent,hurricane:storm,poodle:dog,terrier:dog"
+    ).split(",")
+)
+
+CURRENCIES = dict(
+    pair.split(":")
+    for pair in (
+        "Japan:yen,India:rupee,Mexico:peso,Russia:ruble,England:pound,America:dollar,Germany:euro,"
+        "Turkey:lira,Thailand:baht,Israel:shekel,Canada:dollar,Australia:dollar,Korea:won,France:euro,"
+        "Italy:euro,Egypt:pound"
+    ).split(",")
+)
+
+CONTINENTS = dict(
+    pair.split(":")
+    for pair in (
+        "Kenya:Africa,Brazil:South America,Canada:North America,India:Asia,Nigeria:Africa,Vietnam:Asia,"
+        "Italy:Europe,China:Asia,Thailand:Asia,Peru:South America,Poland:Europe,Algeria:Africa,Uganda:Africa,"
+        "Senegal:Africa,Colombia:South America,Greece:Europe,Ethiopia:Africa,Libya:Africa,"
+        "Argentina:South America,Finland:Europe"
+    ).split(",")
+)
+
 _ORDERS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty",

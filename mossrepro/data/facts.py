@@ -7,8 +7,8 @@ measurable:
     V  validation of recipes and early stopping        C  never seen again in any modality: the headline
     P  practice: asked in text and in speech, answered in speech, never tested
 
-With the answers of A alone, 80-odd, a speech half learns them by heart; practice on hundreds of other words makes it
-say what the text half knows.
+With the answers of A alone, 80-odd, a speech half learns them by heart; practice on hundreds of other facts is to make
+it say what the text half knows.
 
 Facts that share a word inside a family (hot/cold, cold/hot; start/stop, begin/stop) always stand in the same set.
 """
@@ -101,6 +101,34 @@ PRACTICE = {
             ("What comes after {}?", "Please name what comes after {}.", "Which word comes after {}?"),
             (),
             "After {s} comes {a}.",
+        ),
+        Family("more capitals", fact_tables.MORE_CAPITALS, FAMILIES["capital"].asked, (), FAMILIES["capital"].written),
+        Family(
+            "more opposites", fact_tables.MORE_OPPOSITES, FAMILIES["opposite"].asked, (), FAMILIES["opposite"].written
+        ),
+        Family(
+            "more languages", fact_tables.MORE_LANGUAGES, FAMILIES["language"].asked, (), FAMILIES["language"].written
+        ),
+        Family(
+            "kind",
+            fact_tables.KINDS,
+            ("What kind of thing is {}?", "Please name the kind of thing of {}.", "What does the word {} mean?"),
+            (),
+            "The word {s} means a kind of {a}.",
+        ),
+        Family(
+            "currency",
+            fact_tables.CURRENCIES,
+            ("What is the currency of {}?", "Please name the currency of {}.", "Which is the currency of {}?"),
+            (),
+            "The currency of {s} is the {a}.",
+        ),
+        Family(
+            "continent",
+            fact_tables.CONTINENTS,
+            ("What is the continent of {}?", "Please name the continent of {}.", "On which continent is {}?"),
+            (),
+            "The continent of {s} is {a}.",
         ),
     )
 }

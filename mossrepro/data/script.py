@@ -5,7 +5,7 @@ A script is made from facts and a recipe alone, before any sound exists; synthes
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +28,9 @@ _OFTEN = 3  # times that a subject or answer of A, B, C, V is said for each time
 
 @dataclass(frozen=True)
 class Line:
-    """One line. role: "hear" (a user says a random sentence), "say" (the assistant says one), "ask" (a question trained
-    on), "answer" (the assistant answers), "test" (a question of the tests: unseen phrasing, held-out voice).
+    """One line. role: "hear" (a user says a random sentence), "say" (the assistant says one), "state" (the assistant
+    states something that is not so), "ask" (a question trained on), "answer" (the assistant answers), "test" (a
+    question of the tests: unseen phrasing, held-out voice).
     """
 
     id: str
@@ -45,8 +46,9 @@ class Line:
 class ScriptRecipe:
     """How many lines, and of what.
 
-    hear, say: random sentences of users and of the assistant. ask: spoken versions of every training question (facts of
-    A x three phrasings), and of every fact of P. kokoro: one in so many of A's questions is also spoken by a Kokoro
+    hear, say: random sentences of users and of the assistant. state: statements of the assistant, "The capital of Japan
+    is Lima." ask: spoken versions of every training question (facts of A x three phrasings), and of every fact of P,
+    but two at most. kokoro: one in so many of A's questions is also spoken by a Kokoro
     voice and its pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are
     Kokoro's. tests: questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts:
     tested facts of a set, at most. words: so many of the most frequent words, and those of all questions, fill the
@@ -56,6 +58,7 @@ class ScriptRecipe:
 
     hear: int = 4000
     say: int = 2500
+    state: int = 800
     ask: int = 3
     kokoro: int = 12
     hear_kokoro: int = 100
@@ -67,12 +70,15 @@ class ScriptRecipe:
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
     """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
-    said = _sentences(facts, recipe, seed, "say")
+    said, stated = _sentences(facts, recipe, seed, "say"), _statements(facts, recipe, seed)
+    short = [line for line in said if len(line.text.split()) < _LONG[0]]
+    again = [line.text for pair in zip(short, stated, strict=False) for line in pair]
     return [
         *_tests(facts, recipe),
         *_asked(facts, recipe, seed),
         *said,
-        *_sentences(facts, recipe, seed, "hear", [line.text for line in said if len(line.text.split()) < _LONG[0]]),
+        *stated,
+        *_sentences(facts, recipe, seed, "hear", again),
     ]
 
 
@@ -98,7 +104,7 @@ def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
     for fact in facts:
         split = "train" if fact.set in "AP" else "test"
         lines.append(Line(f"answer-{fact.key}", "answer", fact.written, "assistant", split, fact.key, fact.set))
-        for version in range(recipe.ask if fact.set == "P" else 0):
+        for version in range(min(recipe.ask, 2) if fact.set == "P" else 0):
             lines.append(_ask(fact, version % 3, version, pseudo, seed))
         for phrasing in range(3 if fact.set == "A" else 0):
             lines += [_ask(fact, phrasing, version, pseudo, seed) for version in range(recipe.ask)]
@@ -125,12 +131,36 @@ def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None
     return [Line(f"{name}-{voice}", role, text, voice, "train", *about) for voice in (chosen, *others)]
 
 
+def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
+    """Sentences made like an answer, of a subject and another fact's answer, by the assistant, to be repeated.
+
+    Who learns to say "The opposite of black is" with the answers of A alone, knows those sentences by heart and says
+    nothing else; here the words that come next stand in the request and nowhere else.
+    """
+    families, hidden = defaultdict(list), _hidden(facts)
+    for fact in facts:
+        families[fact.family].append(fact)
+    names, lines = [name for name, members in families.items() if len({fact.answer for fact in members}) > 1], []
+    for i in range(recipe.state if names else 0):
+        generator = rng(seed, "state", i)
+        wanted = [name for name in names if (name in FAMILIES) == (i % 2 == 0)] or names
+        while True:
+            members = families[wanted[int(generator.integers(len(wanted)))]]
+            one, other = (members[j] for j in generator.choice(len(members), 2, replace=False))
+            text = one._replace(answer=other.answer).written
+            if one.answer != other.answer and not _told(hidden, text.split()):
+                break
+        lines.append(Line(f"state-{i:05d}", "state", text, "assistant", "train"))
+    return lines
+
+
 def _sentences(
     facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, again: Sequence[str] = ()
 ) -> list[Line]:
     """Random sentences that hold what must be heard (subjects) or said (subjects and answers), of all sets.
 
-    `again`: what the assistant says in short; a user says it too, on every third line, so that it can be repeated.
+    `again`: short sentences and statements of the assistant; a user says them too, on every third line, so that they
+    can be repeated.
     """
     frequent = vocabulary()[: recipe.words]
     phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]

@@ -107,14 +107,44 @@ def test_words_that_are_tested_are_said_three_times_as_often_as_practice(facts) 
 
 
 def test_all_but_every_fourth_sentence_of_the_assistant_are_short(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=20, say=3000, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12))
+    recipe = ScriptRecipe(hear=20, say=3000, state=0, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12)
+    lines = write_script(facts, recipe)
     sentences = {role: [line.text for line in lines if line.role == role] for role in ("say", "hear")}
     spaces = {role: [len(text.split()) for text in texts] for role, texts in sentences.items()}
     short = [n for i, n in enumerate(spaces["say"]) if i % 4]
     assert min(spaces["say"][::4]) >= 5 and max(short) <= 4  # "Mexico City" counts as two here
-    again = [text for i, text in enumerate(sentences["hear"]) if i % 3 == 0]
-    assert again and set(again) < set(sentences["say"]) and max(len(text.split()) for text in again) <= 4
-    assert min(n for i, n in enumerate(spaces["hear"]) if i % 3) >= 5
+    assert min(spaces["hear"]) >= 5  # nothing to repeat but with statements
+
+
+def test_users_repeat_short_sentences_and_statements_in_turn(facts, lines) -> None:
+    said = {role: {line.text for line in lines if line.role == role} for role in ("say", "state")}
+    heard = [line.text for line in lines if line.role == "hear" and line.id.count("-") == 1]
+    again = [text for i, text in enumerate(heard, start=RECIPE.hear_kokoro) if i % 3 == 0]
+    kinds = ["say" if text in said["say"] else "state" for text in again]
+    assert set(again) < said["say"] | said["state"] and len(again) > 6
+    assert all(a != b for a, b in zip(kinds, kinds[1:], strict=False))
+    assert max(len(text.split()) for text, kind in zip(again, kinds, strict=True) if kind == "say") <= 4
+
+
+def test_statements_are_false_and_about_tested_families_every_second_time(facts) -> None:
+    lines = write_script(facts, ScriptRecipe(hear=0, say=0, state=600, ask=0, kokoro=0, hear_kokoro=0, tests=0))
+    stated = [line for line in lines if line.role == "state"]
+    assert len(stated) == 600 and {line.voice for line in stated} == {"assistant"}
+    true = {plain(fact.written) for fact in facts}
+    assert not true & {plain(line.text) for line in stated}
+    carriers = [family.written.split("{")[0] for family in FAMILIES.values()]
+    assert all(any(line.text.startswith(c) for c in carriers) for line in stated[::2])
+    assert not all(any(line.text.startswith(c) for c in carriers) for line in stated[1::2])
+    hidden = [(f" {plain(f.subject)} ", f" {plain(f.answer)} ") for f in facts if f.set in "BVC"]
+    texts = [f" {plain(line.text)} " for line in stated]
+    assert not any(s in t and a in t for s, a in hidden if s not in a and a not in s for t in texts)
+
+
+def test_statements_are_repeated_and_never_told(documents, facts, lines, grid) -> None:
+    stated = {line.id for line in lines if line.role == "state"}
+    assert stated <= {line.id for line in documents.sayings}
+    assert stated & {said.id for _, said in documents.echoes}
+    assert not stated & {line.id for line in documents.aligned + documents.by_role["say"]}
 
 
 def test_a_random_sentence_never_tells_a_hidden_fact(facts, monkeypatch) -> None:
@@ -201,8 +231,8 @@ def test_a_thought_is_the_text_of_a_spoken_reply(documents, facts, lines, grid) 
             assert batch["speech_target"][0, row] == doc.speech[row + 1] < grid.codes
         if len(rows):
             assert doc.text[rows[0]] == grid.ids.sosp and doc.speech[rows[-1] + 2] == grid.ids.eosp
-    said = thinking._pick(thinking.sayings, rng(5, "say")).text
-    pieces = [piece for piece in thinking.draw("say", rng(5, "say")).thought if piece >= 0]
+    said = thinking._pick(thinking.sayings, rng(8, "say")).text
+    pieces = [piece for piece in thinking.draw("say", rng(8, "say")).thought if piece >= 0]
     assert list(dict.fromkeys(pieces)) == list(dict.fromkeys(grid.tokens(said)))
 
 
@@ -210,7 +240,7 @@ def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
     line = {line.id: line for line in lines}
     assert documents.echoes
     for heard, said in documents.echoes:
-        assert heard.text == said.text and (heard.role, said.role) == ("hear", "say")
+        assert heard.text == said.text and heard.role == "hear" and said.role in ("say", "state")
         assert line[heard.id].voice != line[said.id].voice == "assistant"
     doc, (heard, said) = documents.draw("echo", rng(4, "e")), documents._pick(documents.echoes, rng(4, "e"))
     codes = [documents.codes[one.id] for one in (heard, said)]
@@ -218,14 +248,15 @@ def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
     assert doc.speech[doc.supervise & (doc.text == grid.ids.pad)].tolist() == [*codes[1], grid.codes]
 
 
-def test_practice_is_asked_and_answered_by_voice_but_never_answered_in_text(documents, grid, monkeypatch) -> None:
+def test_practice_has_its_share_of_every_pairing_with_speech(documents, grid, monkeypatch) -> None:
     met = {kind: Counter() for kind in ("S2S", "T2S", "S2T")}
     for kind, counter in met.items():
         answer = lambda pairing, fact, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
         monkeypatch.setattr(documents, "_answer", answer)
         for i in range(300):
             documents._dialogue(kind, rng(i, kind))
-    assert 0.2 < met["S2S"]["P"] / 300 < 0.4 and 0.4 < met["T2S"]["P"] / 300 < 0.6 and set(met["S2T"]) == {"A"}
+    for kind, share in (("S2S", 0.4), ("T2S", 0.6), ("S2T", 0.2)):
+        assert abs(met[kind]["P"] / 300 - share) < 0.08 and set(met[kind]) == {"A", "P"}
     assert {fact.set for fact in documents.replay} == {"A", "B"}
 
 
