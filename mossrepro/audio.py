@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -90,14 +91,41 @@ def whisper_mel(wave: Tensor, causal: bool = True) -> Tensor:
     causal=False: centred frames and the maximum of the whole row, Whisper's own features.
     """
     if causal:
-        padded = F.pad(wave, (WHISPER_FFT - WHISPER_HOP, 0))
-    else:
-        padded = _reflect(wave, WHISPER_FFT // 2)
-    power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()[..., : wave.shape[-1] // WHISPER_HOP]
+        return streaming_mel(wave)[0]
+    log = _log_bands(_reflect(wave, WHISPER_FFT // 2))[..., : wave.shape[-1] // WHISPER_HOP]
+    return _levelled(log, log.amax(dim=(1, 2), keepdim=True))
+
+
+class MelState(NamedTuple):
+    """What a stream of causal features remembers: the last 240 samples (B, 240), the loudest band so far (B, 1, 1)."""
+
+    tail: Tensor
+    loudest: Tensor
+
+
+def streaming_mel(wave: Tensor, state: MelState | None = None) -> tuple[Tensor, MelState]:
+    """The causal `whisper_mel` of the next samples of a stream: (B, N) -> (B, 80, N // 160), and the state after them.
+
+    A chunk holds at least one hop of 160 samples, and whole hops unless it is the last.
+    """
+    tail = wave.new_zeros(len(wave), WHISPER_FFT - WHISPER_HOP) if state is None else state.tail
+    padded = torch.cat([tail, wave], dim=1)
+    log = _log_bands(padded)
+    top = log.amax(dim=1, keepdim=True).cummax(dim=-1).values  # (B, 1, T)
+    if state is not None:
+        top = torch.maximum(top, state.loudest)
+    return _levelled(log, top), MelState(padded[:, padded.shape[1] - tail.shape[1] :], top[..., -1:])
+
+
+def _log_bands(padded: Tensor) -> Tensor:
+    """Samples (B, N) -> log10 of 80 slaney bands of power (B, 80, frames)."""
+    power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
     bands = _filters(WHISPER_RATE, WHISPER_FFT).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
-    log = bands.clamp(min=1e-10).log10()
-    loudest = log.amax(dim=1, keepdim=True)  # (B, 1, T)
-    top = loudest.cummax(dim=-1).values if causal else loudest.amax(dim=-1, keepdim=True)
+    return bands.clamp(min=1e-10).log10()
+
+
+def _levelled(log: Tensor, top: Tensor) -> Tensor:
+    """Nothing is more than 80 dB below the loudest, `top`."""
     return (torch.maximum(log, top - 8.0) + 4.0) / 4.0
 
 

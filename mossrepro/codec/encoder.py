@@ -68,7 +68,8 @@ class CausalBlock(nn.Module):
             k, v = torch.cat([past[0].to(k), k], dim=2), torch.cat([past[1].to(v), v], dim=2)
         mask = windowed_mask(frames, k.shape[2], self.window, x.device)
         # Written out: the fused kernel takes twice as long on a CPU in bfloat16 at these short lengths.
-        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # (B, H, T, P + T)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, P + T)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         seen = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v) @ v
         x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, width))
         x = x + self.down(F.gelu(self.up(self.feedforward_norm(x))))

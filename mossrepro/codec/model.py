@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.audio import whisper_mel
-from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder
+from mossrepro.audio import MelState, streaming_mel, whisper_mel
+from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import STEPS, Recogniser, ctc_text
-from mossrepro.errors import CheckpointError
+from mossrepro.errors import AudioError, CheckpointError
 from mossrepro.spoken import PHONES
 
 RATE = 16_000
@@ -78,7 +78,8 @@ class SpeechCodec(nn.Module):
         return self._narrowed(hidden)
 
     def _narrowed(self, hidden: Tensor) -> Tensor:
-        return F.layer_norm(self.narrow(hidden).float(), (self.config.code_dim,))
+        narrow = self.narrow(hidden)
+        return F.layer_norm(narrow.to(torch.promote_types(narrow.dtype, torch.float32)), (self.config.code_dim,))
 
     def phone_logits(self, frames: Tensor) -> Tensor:
         """Quantised frames (B, T, C) -> (B, 4 T, 40): silence and the phones, every 20 ms, each frame on its own."""
@@ -101,15 +102,24 @@ class SpeechCodec(nn.Module):
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
         mel = whisper_mel(F.pad(wave.to(device), (0, steps * SAMPLES_PER_CODE - wave.shape[1])))
-        state, codes = self.encoder.start(len(wave), device), []
+        state, codes = None, []
         for chunk in mel.split(SEGMENT * MELS_PER_CODE, dim=2):
-            hidden, state = self.encoder(chunk, state)
-            codes.append(self.quantiser(self._narrowed(hidden)).codes)
+            part, state = self._encode_mel(chunk, state)
+            codes.append(part)
         out = torch.cat(codes, dim=1)
         if lengths is not None:
             ends = (lengths.to(device) + SAMPLES_PER_CODE - 1) // SAMPLES_PER_CODE
             out = out.masked_fill(torch.arange(steps, device=device)[None] >= ends[:, None], -1)
         return out
+
+    def _encode_mel(self, mel: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:
+        """The next features of a stream (B, 80, 8 T) -> codes (B, T), and the state after them."""
+        hidden, state = self.encoder(mel, state)
+        return self.quantiser(self._narrowed(hidden)).codes, state
+
+    def listen(self, batch: int = 1) -> "EncoderSession":
+        """A session that encodes `batch` streams side by side, chunk by chunk."""
+        return EncoderSession(self, batch)
 
     @torch.inference_mode()
     def transcribe(self, codes: Tensor | np.ndarray | list[int]) -> list[str]:
@@ -146,3 +156,55 @@ class SpeechCodec(nn.Module):
         except (OSError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: not a speech codec that fits this version ({error})") from error
         return model.eval()
+
+
+class EncoderSession:
+    """Sound as it comes in, codes as soon as they are determined: one for every 1,280 samples, 80 ms.
+
+    Any chunking gives the codes of `SpeechCodec.encode`. Between chunks it keeps fewer than 1,280 samples that make no
+    code yet, the features' state, and the encoder's, which its windows bound: a chunk costs the same after an hour.
+
+        session = codec.listen()
+        for chunk in microphone:  # (n,) float32 at 16 kHz, n as it comes
+            codes = session.push(chunk)
+        codes = session.close()  # the last, partial one, filled up with silence
+    """
+
+    def __init__(self, codec: SpeechCodec, batch: int = 1) -> None:
+        weight = codec.narrow.weight
+        self.codec, self.closed = codec, False
+        self._waiting = weight.new_zeros(batch, 0)
+        self._mel: MelState | None = None
+        self._encoder: EncoderState | None = None
+
+    @torch.inference_mode()
+    def push(self, chunk: Tensor | np.ndarray) -> Tensor:
+        """Samples (n,) or (B, n) at 16 kHz -> the codes that they complete (B, m) int64, m may be 0.
+
+        Raises AudioError for another number of streams, for samples that are no finite numbers, and after `close`.
+        """
+        if self.closed:
+            raise AudioError("this session is closed; open another with `codec.listen()`")
+        chunk = torch.as_tensor(chunk).to(self._waiting)
+        chunk = chunk[None] if chunk.dim() == 1 else chunk
+        if chunk.dim() != 2 or len(chunk) != len(self._waiting):
+            raise AudioError(f"a chunk of shape {tuple(chunk.shape)} for a session of {len(self._waiting)} streams")
+        if not chunk.isfinite().all():
+            raise AudioError("the chunk holds samples that are not finite numbers (NaN or infinity)")
+        wave = torch.cat([self._waiting, chunk], dim=1)
+        whole = wave.shape[1] // SAMPLES_PER_CODE * SAMPLES_PER_CODE
+        self._waiting = wave[:, whole:]
+        parts = [self._codes(part) for part in wave[:, :whole].split(SEGMENT * SAMPLES_PER_CODE, dim=1) if whole]
+        return torch.cat(parts, dim=1) if parts else torch.zeros(len(wave), 0, dtype=torch.int64, device=wave.device)
+
+    def _codes(self, wave: Tensor) -> Tensor:
+        mel, self._mel = streaming_mel(wave, self._mel)
+        codes, self._encoder = self.codec._encode_mel(mel, self._encoder)
+        return codes
+
+    def close(self) -> Tensor:
+        """The code of the samples that were waiting (B, 0 or 1); nothing can be pushed after that."""
+        rest = -self._waiting.shape[1] % SAMPLES_PER_CODE
+        codes = self.push(self._waiting.new_zeros(len(self._waiting), rest))
+        self.closed = True
+        return codes

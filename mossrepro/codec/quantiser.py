@@ -50,7 +50,7 @@ class Quantiser(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
         """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state."""
-        x = x.float()
+        x = x.to(torch.promote_types(x.dtype, self.codebook.dtype))
         codes = nearest_code(x, self.codebook)
         hard = F.embedding(codes, self.codebook)
         gap = (x - hard).square().mean(-1)
