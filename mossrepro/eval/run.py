@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -75,10 +75,9 @@ class Bench:
         """The recording of a line at 16 kHz."""
         return load_clip(self.parts["script"], self.clips[name], RATE)
 
-    def speak(self, codes: list[int]) -> np.ndarray:
-        """Codes -> 16 kHz samples, through flow decoder and vocoder."""
-        wave, rate = self.speaker.speak(codes)
-        return audio.resample(wave, rate, RATE)
+    def speak(self, many: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Codes of several answers -> their 16 kHz samples, through flow decoder and vocoder."""
+        return [audio.resample(wave, self.speaker.vocoder.rate, RATE) for wave in self.speaker.speak_all(many)]
 
     def record(self, fact: facts.Fact) -> None:
         facts.record(self.out, fact)
@@ -145,7 +144,7 @@ def vocoder(bench: Bench) -> None:
     asked = [bench.known[line.fact] for line in lines]
     waves = [bench.wave(line.id) for line in lines]
     truth = [said(f, heard) for f, heard in zip(asked, bench.judge.transcribe(waves), strict=True)]
-    again = [bench.speak(bench.codes[line.id].tolist()) for line in lines]
+    again = bench.speak([bench.codes[line.id] for line in lines])
     heard = bench.judge.transcribe(again)
     kept = [said(f, text) for f, text in zip(asked, heard, strict=True)]
     ceiling = bench.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
@@ -173,12 +172,12 @@ def _deceived(bench: Bench, asked: list[Fact]) -> list[bool]:
     for fact in asked[::2]:
         others = [one.answer for one in asked if one.family == fact.family and not said(fact, one.answer)]
         wrong += [(fact, fact._replace(answer=others[len(wrong) % len(others)]))] if others else []
-    waves = []
+    codes = []
     for _, told in wrong:
         wave, rate = voices.say(told.written, "assistant")
-        codes = bench.codec.encode(torch.from_numpy(audio.resample(wave, rate, RATE))[None])
-        waves.append(bench.speak(codes[0].tolist()))
-    return [said(fact, heard) for (fact, _), heard in zip(wrong, bench.judge.transcribe(waves), strict=True)]
+        codes.append(bench.codec.encode(torch.from_numpy(audio.resample(wave, rate, RATE))[None])[0])
+    heard = bench.judge.transcribe(bench.speak(codes))
+    return [said(fact, text) for (fact, _), text in zip(wrong, heard, strict=True)]
 
 
 def language_model(bench: Bench) -> None:

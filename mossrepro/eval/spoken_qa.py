@@ -41,13 +41,13 @@ def ask(
     facts: Mapping[str, Fact],
     codes: Mapping[str, np.ndarray],
     pairing: str,
-    speak: Callable[[list[int]], np.ndarray] | None = None,
+    speak: Callable[[list[list[int]]], list[np.ndarray]] | None = None,
     transcribe: Callable[[list[np.ndarray]], list[str]] | None = None,
 ) -> list[Asked]:
     """Put questions to the model and judge the answers by free transcription.
 
-    `codes` maps line ids to (n,) arrays; `speak` turns codes into 16 kHz samples; `transcribe` is the judge. The last
-    two are needed for spoken answers only.
+    `codes` maps line ids to (n,) arrays; `speak` turns the codes of several answers into 16 kHz samples; `transcribe`
+    is the judge. The last two are needed for spoken answers only.
     """
     how, out = Sampling(max_rows=ROWS[pairing[2]]), []
     for i in range(0, len(lines), BATCH):
@@ -60,10 +60,9 @@ def ask(
             out.append(Asked(line, facts[line.fact], reply, heard, False))
     if pairing[2] == "S":
         voiced = [one for one in out if one.reply.codes]
-        for one in voiced:
-            one.wave = speak(one.reply.codes)
-        for one, heard in zip(voiced, transcribe([one.wave for one in voiced]) if voiced else [], strict=True):
-            one.heard = heard
+        waves = speak([one.reply.codes for one in voiced]) if voiced else []
+        for one, wave, heard in zip(voiced, waves, transcribe(waves) if voiced else [], strict=True):
+            one.wave, one.heard = wave, heard
     for one in out:
         one.right = (said if pairing[2] == "S" else answered)(one.fact, one.heard)
     return out

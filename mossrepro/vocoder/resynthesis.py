@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mossrepro.errors import ConfigError, DataError
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
@@ -32,12 +33,25 @@ class Speaker:
         """Samples that one code becomes: 1,920 at 24 kHz."""
         return FRAMES * self.vocoder.hop
 
-    @torch.inference_mode()
     def speak(self, codes: Sequence[int]) -> tuple[np.ndarray, int]:
         """T codes -> (float32 samples (T * samples_per_code,) in [-1, 1], rate). DataError when there is no code."""
-        if len(codes) == 0:
+        return self.speak_all([codes])[0], self.vocoder.rate
+
+    @torch.inference_mode()
+    def speak_all(self, many: Sequence[Sequence[int]], batch: int = 16) -> list[np.ndarray]:
+        """Several sequences of codes, decoded side by side -> the samples of each, as `speak` makes them.
+
+        Raises DataError when one of them holds no code.
+        """
+        if not all(len(codes) for codes in many):
             raise DataError("no codes to speak")
-        device = self.flow.mean.device
-        mel = self.flow(torch.as_tensor(codes, dtype=torch.int64, device=device)[None])
-        wave = self.vocoder(mel)[0].float().cpu().numpy()
-        return np.clip(wave, -1.0, 1.0), self.vocoder.rate
+        device, waves = self.flow.mean.device, {}
+        order = sorted(range(len(many)), key=lambda i: len(many[i]))
+        for at in range(0, len(order), batch):
+            rows = [torch.as_tensor(many[i], dtype=torch.int64) for i in order[at : at + batch]]
+            lengths = torch.tensor([len(row) for row in rows], device=device)
+            mels = self.flow(pad_sequence(rows, batch_first=True).to(device), lengths)
+            for i, row, mel in zip(order[at:], rows, mels, strict=False):
+                wave = self.vocoder(mel[None, :, : FRAMES * len(row)])[0]
+                waves[i] = np.clip(wave.float().cpu().numpy(), -1.0, 1.0)
+        return [waves[i] for i in range(len(many))]

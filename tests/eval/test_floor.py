@@ -23,7 +23,8 @@ def spoken(monkeypatch) -> list[str]:
 
 def bench(transcribe) -> SimpleNamespace:
     codec = SimpleNamespace(encode=lambda wave: torch.zeros(1, 3, dtype=torch.int64))
-    return SimpleNamespace(codec=codec, speak=lambda codes: np.zeros(100), judge=SimpleNamespace(transcribe=transcribe))
+    speak = lambda many: [np.zeros(100) for _ in many]  # noqa: E731
+    return SimpleNamespace(codec=codec, speak=speak, judge=SimpleNamespace(transcribe=transcribe))
 
 
 def test_a_judge_that_expects_the_right_answer_is_found_out(spoken) -> None:

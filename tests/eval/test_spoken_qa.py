@@ -55,9 +55,9 @@ def test_spoken_answers_go_through_voice_and_judge() -> None:
     codes = {line.id: np.arange(5) for line in LINES}
     spoken: list[list[int]] = []
 
-    def speak(said: list[int]) -> np.ndarray:
-        spoken.append(said)
-        return np.full(3, len(spoken), np.float32)
+    def speak(many: list[list[int]]) -> list[np.ndarray]:
+        spoken.extend(many)
+        return [np.full(3, i, np.float32) for i in range(len(many))]
 
     def transcribe(waves: list[np.ndarray]) -> list[str]:
         return ["It is Paris." for _ in waves]
@@ -65,6 +65,7 @@ def test_spoken_answers_go_through_voice_and_judge() -> None:
     out = ask(model, grid, LINES, FACTS, codes, "S2S", speak, transcribe)
     assert [one.line.id for one in out] == [line.id for line in LINES]
     assert len(spoken) == len(LINES) and all(one.reply.codes in spoken for one in out)
+    assert [one.wave[0] for one in out] == [*range(len(LINES))]
     assert [one.right for one in out] == [True, True] + [False] * 6
     written = ask(model, grid, LINES[:1], FACTS, codes, "S2T")
     assert written[0].wave is None and not written[0].reply.codes

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mossrepro.errors import CheckpointError, ConfigError, DataError
 from mossrepro.vocoder.flow import FlowDecoder
@@ -27,6 +28,20 @@ def test_every_code_becomes_80_milliseconds(folders, codes):
     assert len(wave) == len(codes) * 1920 == len(codes) * speaker.samples_per_code
     assert np.isfinite(wave).all() and np.abs(wave).max() <= 1
     assert np.array_equal(wave, speaker.speak(codes)[0])
+
+
+def test_side_by_side_sounds_as_alone(folders):
+    speaker = Speaker.from_pretrained(*folders)
+    torch.nn.init.normal_(speaker.flow.estimator.out.weight, std=0.1)  # it starts at zero, where codes do not matter
+    rng = np.random.default_rng(0)
+    many = [rng.integers(0, 16, n).tolist() for n in (7, 2, 12, 2, 5)]
+    together = speaker.speak_all(many, batch=3)
+    for codes, wave in zip(many, together, strict=True):
+        assert wave.shape == (len(codes) * 1920,)
+        np.testing.assert_allclose(wave, speaker.speak(codes)[0], atol=2e-4)
+    assert speaker.speak_all([]) == []
+    with pytest.raises(DataError, match="no codes"):
+        speaker.speak_all([[3], []])
 
 
 def test_bad_input_is_named(folders):
