@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from mossrepro.audio import MelState, streaming_mel, whisper_mel
 from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState
+from mossrepro.codec.finite import FiniteScalarQuantiser
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import STEPS, Recogniser, ctc_text
-from mossrepro.errors import AudioError, CheckpointError
+from mossrepro.errors import AudioError, CheckpointError, ConfigError
 from mossrepro.spoken import PHONES
 
 RATE = 16_000
@@ -37,6 +38,7 @@ class CodecConfig:
 
     codes: int = 1024  # K, rows of the codebook
     code_dim: int = 64  # C, width of a row
+    levels: tuple[int, ...] = ()  # of finite scalar quantisation; their product is `codes`; () for a learnt codebook
     width: int = 512  # D of the encoder
     heads: int = 8
     feedforward: int = 2048
@@ -48,6 +50,15 @@ class CodecConfig:
     reader_layers: int = 4
     reader_kernel: int = 7
     reader_dropout: float = 0.2
+
+
+def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
+    """What snaps latents to codes. ConfigError when levels and codes do not fit."""
+    if not config.levels:
+        return Quantiser(config.codes, config.code_dim)
+    if math.prod(config.levels) != config.codes:
+        raise ConfigError(f"levels {list(config.levels)} make {math.prod(config.levels)} codes, not {config.codes}")
+    return FiniteScalarQuantiser(config.levels, config.code_dim)
 
 
 class SpeechCodec(nn.Module):
@@ -66,7 +77,7 @@ class SpeechCodec(nn.Module):
             config.feedforward,
         )
         self.narrow = nn.Linear(config.width, config.code_dim)
-        self.quantiser = Quantiser(config.codes, config.code_dim)
+        self.quantiser = _quantiser(config)
         self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
         self.recogniser = Recogniser(
             config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel, config.reader_dropout
@@ -150,7 +161,8 @@ class SpeechCodec(nn.Module):
         """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
         folder = Path(folder)
         try:
-            config = CodecConfig(**json.loads((folder / "config.json").read_text()))
+            plain = json.loads((folder / "config.json").read_text())
+            config = CodecConfig(**plain | {"levels": tuple(plain.get("levels", ()))})
             model = cls(config)
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, TypeError, ValueError, RuntimeError) as error:

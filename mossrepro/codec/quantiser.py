@@ -30,7 +30,29 @@ def nearest_code(x: Tensor, codebook: Tensor) -> Tensor:
     return (codebook.square().sum(-1) - 2 * x @ codebook.T).argmin(-1)
 
 
-class Quantiser(nn.Module):
+class Remembering(nn.Module):
+    """A ring of the newest latents, from which a quantiser is started; all state in buffers, so that it resumes."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("recent", torch.zeros(RECENT, dim))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # frames ever written to `recent`
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def remember(self, frames: Tensor) -> None:
+        """Keep the newest latents, frames (N, C), in the ring."""
+        frames = frames.float()[-RECENT:]
+        at = (self.seen + torch.arange(len(frames), device=frames.device)) % RECENT
+        self.recent[at] = frames
+        self.seen += len(frames)
+
+    def remembered(self) -> Tensor:
+        """The latents in the ring (n, C)."""
+        return self.recent[: int(self.seen.clamp(max=RECENT))]
+
+
+class Quantiser(Remembering):
     """Vector quantiser with k-means start, moving-average update, dead-code restart and straight-through gradient.
 
     Translation to the symbols of 1711.00937: `counts` = N_i, `sums` = m_i, `codebook` = e_i = m_i / N_i.
@@ -39,14 +61,11 @@ class Quantiser(nn.Module):
     """
 
     def __init__(self, codes: int, dim: int, decay: float = 0.99) -> None:
-        super().__init__()
+        super().__init__(dim)
         self.decay = decay
         self.register_buffer("codebook", torch.zeros(codes, dim))
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, dim))
-        self.register_buffer("recent", torch.zeros(RECENT, dim))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # frames ever written to `recent`
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
         """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state."""
@@ -57,24 +76,16 @@ class Quantiser(nn.Module):
         commitment = gap.mean() if valid is None else gap[valid].mean()
         return Quantised(x + (hard - x).detach(), codes, commitment)
 
-    @torch.no_grad()
-    def remember(self, frames: Tensor) -> None:
-        """Keep the newest latents, frames (N, C), in a ring."""
-        frames = frames.float()[-RECENT:]
-        at = (self.seen + torch.arange(len(frames), device=frames.device)) % RECENT
-        self.recent[at] = frames
-        self.seen += len(frames)
-
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         """n latents (n, C) from the ring, without repeats as long as it holds enough."""
-        held = int(self.seen.clamp(max=RECENT))
-        order = torch.randperm(held, generator=generator).repeat(-(-n // held))[:n]
-        return self.recent[order.to(self.recent.device)]
+        points = self.remembered()
+        order = torch.randperm(len(points), generator=generator).repeat(-(-n // len(points)))[:n]
+        return points[order.to(points.device)]
 
     @torch.no_grad()
     def start(self, generator: torch.Generator, iterations: int = 10) -> None:
         """Place the codebook by k-means on the remembered latents."""
-        points = self.recent[: int(self.seen.clamp(max=RECENT))]
+        points = self.remembered()
         self.codebook.copy_(self._draw(len(self.codebook), generator))
         for _ in range(iterations):
             counts, sums = self._tally(points, nearest_code(points, self.codebook))

@@ -130,7 +130,7 @@ def tokenise(
     clips = [clip for clip in read_manifest(Path(corpus)) if keep is None or keep(clip)]
     with TokenWriter(out, codec.config.codes) as writer:
         np.save(writer.folder / SOUNDS, codec.code_sounds())
-        np.save(writer.folder / CODEBOOK, codec.quantiser.codebook.cpu().numpy())
+        np.save(writer.folder / CODEBOOK, codec.quantiser.codebook.detach().cpu().numpy())
         todo = sorted((c for c in clips if c.id not in writer.done), key=lambda c: c.seconds)
         with tqdm(total=len(todo), desc="sound to codes", unit="clip", disable=not todo) as bar:
             for group in _batches(todo, batch_seconds):

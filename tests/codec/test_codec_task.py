@@ -1,6 +1,7 @@
 """Training: the loss falls, the quantiser starts on time, and a resumed run equals an uninterrupted one."""
 
 import copy
+import dataclasses
 
 import lightning
 import numpy as np
@@ -36,9 +37,9 @@ class Notes(StepDataModule):
         return [self.train_batch(10_000, 0, 1)]
 
 
-def fit(steps: int, folder=None, ckpt=None, **arguments) -> tuple[CodecTask, lightning.Trainer]:
+def fit(steps: int, folder=None, ckpt=None, network=TINY, **arguments) -> tuple[CodecTask, lightning.Trainer]:
     torch.manual_seed(0)
-    task = CodecTask(TINY, **({"lr": 3e-3, "warmup_steps": 2} | arguments))
+    task = CodecTask(network, **({"lr": 3e-3, "warmup_steps": 2} | arguments))
     trainer = lightning.Trainer(
         max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
@@ -59,9 +60,11 @@ class Stop(lightning.Callback):
             trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    whole, _ = fit(8, folder=tmp_path)
-    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"))
+@pytest.mark.parametrize("levels", [(), (4, 4)])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, levels):
+    network = dataclasses.replace(TINY, levels=levels)
+    whole, _ = fit(8, folder=tmp_path, network=network)
+    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"), network=network)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -77,16 +80,21 @@ def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
     assert (tmp_path / "config.json").exists()
 
 
-def test_phones_can_be_told_from_codes():
-    task, trainer = fit(120, lr=6e-3)
+FINITE = dataclasses.replace(TINY, levels=(4, 2, 2))
+
+
+@pytest.mark.parametrize("network", [TINY, FINITE])
+def test_phones_can_be_told_from_codes(network):
+    task, trainer = fit(120, lr=6e-3, network=network)
     assert trainer.callback_metrics["valid/phone_accuracy"] > 0.6
     assert len(task.codec.encode(Notes().val_batches()[0]["wave"]).unique()) >= 4
 
 
-def test_every_part_gets_a_gradient_through_the_codes():
-    task, _ = fit(2, quantise_after=0.0)
+@pytest.mark.parametrize("network", [TINY, FINITE])
+def test_every_part_gets_a_gradient_through_the_codes(network):
+    task, _ = fit(2, quantise_after=0.0, network=network)
     before = copy.deepcopy(task.codec.state_dict())
-    task, _ = fit(3, quantise_after=0.0)
+    task, _ = fit(3, quantise_after=0.0, network=network)
     same = [name for name, value in task.codec.named_parameters() if torch.equal(value, before[name])]
     assert same and all(name.startswith("recogniser.") for name in same)
 
