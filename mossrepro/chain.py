@@ -114,14 +114,11 @@ class Chain:
 
     def _tokenise(self, corpus: Path, codec: Path) -> Path:
         def build(folder: Path) -> None:
-            from mossrepro.codec.model import SpeechCodec
-            from mossrepro.data.tokens import tokenise
+            flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
+            _stage("tokens", ["predict", "-c", str(sizes.CONFIGS / "tokenise.yaml"), "-c", str(self.overlay), *flags])
 
-            tokenise(corpus, SpeechCodec.from_pretrained(codec), folder)
-
-        return self.link(
-            "tokens", "tokens", {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}, build
-        )
+        spec = {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}
+        return self.link("tokens", "tokens", spec, build)
 
     # --- fits ---------------------------------------------------------------------------------------------------------
 
@@ -140,14 +137,7 @@ class Chain:
         def build(folder: Path) -> None:
             if (folder / "done.json").is_file():
                 return  # interrupted between the export and the renaming of the folder
-            command = [sys.executable, "-m", "mossrepro", "fit", "-c", str(config), "-c", str(self.overlay)]
-            code = _run([*command, "--output", str(folder), *flags])
-            if code in (130, -2):
-                raise KeyboardInterrupt
-            if code:
-                raise MossError(
-                    f"stage {stage} stopped with exit code {code}; what it had done is kept, run the command again"
-                )
+            _stage(stage, ["fit", "-c", str(config), "-c", str(self.overlay), "--output", str(folder), *flags])
 
         return self.link(stage, f"fit-{stage}", spec, build)
 
@@ -213,8 +203,17 @@ class Chain:
         return {name: str(make()) for name, make in makers.items()}
 
 
+def _stage(name: str, arguments: list[str]) -> None:
+    """Run a verb of the door as a stage. MossError if it fails."""
+    code = _run([sys.executable, "-m", "mossrepro", *arguments])
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    if code:
+        raise MossError(f"stage {name} stopped with exit code {code}; what it had done is kept, run the command again")
+
+
 def _run(command: list[str]) -> int:
-    """The exit code of a fit in a process of its own. On Ctrl-C it is left the time to save, then the key goes on."""
+    """The exit code of a verb in a process of its own. On Ctrl-C it is left the time to save, then the key goes on."""
     child = subprocess.Popen(command, env={**os.environ, "MOSSREPRO_CHILD": "1"})
     try:
         return child.wait()

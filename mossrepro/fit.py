@@ -24,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.checkpoint import AtomicCheckpoint, Export, ProgressFile, only_one, write_atomic
-from mossrepro.errors import CheckpointError, ConfigError
+from mossrepro.errors import CheckpointError, ConfigError, MossError
 from mossrepro.sizes import Size
 
 # Without this setting `${...}` keeps the old value when a flag overrides its source.
@@ -154,6 +154,13 @@ def _open(kind: type[Door], args: list[str], run: bool) -> Door:
         raise ConfigError(one_line(str(error))) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(str(error).splitlines()[0])) from error
+    except ValueError as error:  # what a constructor raised, wrapped by the parser
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MossError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
@@ -178,6 +185,8 @@ def _quiet() -> None:
         "`isinstance\\(treespec, LeafSpec\\)`",
         "does not have many workers",
         "have no `validation_step`",
+        "predict returned None",
+        "across ranks is zero",
     )
     for message in unwanted:
         warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -19,7 +19,7 @@ from mossrepro.order import rng
 from mossrepro.vocab import mini_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-STAGES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("smoke", "claims"))
+STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
 OVERLAYS = [*sorted((CONFIGS / "size").glob("*.yaml")), CONFIGS / "smoke.yaml"]
 
 

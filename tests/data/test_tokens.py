@@ -1,40 +1,14 @@
 """The token store: what goes in comes out, by id, also after a kill."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 
-from mossrepro.codec import CodecConfig, SpeechCodec
-from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.tokens import TokenStore, TokenWriter, tokenise
+from mossrepro.data.tokens import TokenStore, TokenWriter, held
 from mossrepro.errors import DataError
 
 
 def rows(*lengths: int) -> list[tuple[str, np.ndarray]]:
     return [(f"clip-{i}", np.arange(i, i + length)) for i, length in enumerate(lengths)]
-
-
-@pytest.fixture
-def codec() -> SpeechCodec:
-    config = CodecConfig(
-        codes=32, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, reader_width=16,
-        reader_layers=1,
-    )  # fmt: skip
-    codec = SpeechCodec(config).eval()
-    codec.quantiser.codebook.normal_()
-    return codec
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    with CorpusWriter(tmp_path / "corpus") as writer:
-        for i in range(7):
-            wave = 0.1 * np.random.default_rng(i).standard_normal(1280 * (i + 2) + i)
-            split = "test" if i == 6 else "train"
-            writer.add(f"clip-{i}", wave.astype(np.float32), 16_000, "some text", "nobody", split)
-    return tmp_path / "corpus"
 
 
 def test_codes_come_back_by_id(tmp_path):
@@ -74,25 +48,14 @@ def test_broken_stores_are_refused(tmp_path):
         TokenStore(tmp_path)
 
 
-def test_tokenise_encodes_every_clip_and_skips_what_is_there(tmp_path, corpus, codec, monkeypatch):
-    part = tokenise(corpus, codec, tmp_path / "store", keep=lambda clip: clip.id < "clip-3")
-    assert sorted(part) == ["clip-0", "clip-1", "clip-2"]
-    encoded = []
-    plain = codec.encode
-    monkeypatch.setattr(codec, "encode", lambda wave, lengths: encoded.append(len(wave)) or plain(wave, lengths))
-    store = tokenise(corpus, codec, tmp_path / "store", batch_seconds=2.0)
-    assert sum(encoded) == 4 and len(encoded) > 1  # only the missing ones, in more than one batch
-    assert [store.length(f"clip-{i}") for i in range(7)] == [2, 4, 5, 6, 7, 8, 9]
-    for clip in (json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()):
-        from mossrepro.audio import load
-
-        wave = torch.from_numpy(load(corpus / clip["audio"], 16_000))[None]
-        assert store[clip["id"]].tolist() == plain(wave)[0].tolist()
-
-
-def test_the_store_says_what_its_codes_sound_like(codec, corpus, tmp_path):
-    tokenise(corpus, codec, tmp_path / "store")
-    sounds = np.load(tmp_path / "store" / "sounds.npy")
-    assert sounds.shape == (32, 40) and np.allclose(sounds.sum(1), 1.0, atol=1e-5)
-    logits = codec.phone_logits(codec.quantiser.codebook[7][None, None])  # a code's four decisions of 20 ms
-    assert np.allclose(sounds[7], logits.softmax(-1).mean((0, 1)).detach().numpy(), atol=1e-6)
+def test_several_writers_make_one_store(tmp_path):
+    for shard, items in ((0, rows(3)), (2, [("b", np.array([9]))]), (1, [("c", np.array([4, 5]))])):
+        with TokenWriter(tmp_path, 64, shard) as writer:
+            assert not writer.done
+            writer.add(items)
+    store = TokenStore(tmp_path)
+    assert list(store) == ["clip-0", "c", "b"] and store["b"].tolist() == [9] and store["c"].tolist() == [4, 5]
+    assert held(tmp_path) == set(store) and held(tmp_path / "nothing") == set()
+    (tmp_path / "codes-1.u16").write_bytes(b"")
+    with pytest.raises(DataError, match="codes-1.u16: is shorter"):
+        TokenStore(tmp_path)
