@@ -82,17 +82,17 @@ def trim(wave: np.ndarray, rate: int, margin: float = 0.08) -> np.ndarray:
     return wave[max(0, loud[0] - kept) : loud[-1] + kept] if len(loud) else wave
 
 
-def whisper_mel(wave: Tensor, causal: bool = True) -> Tensor:
-    """Whisper's log-mel features at 100 frames a second: (B, N) at 16 kHz -> (B, 80, N // 160).
+def whisper_mel(wave: Tensor, causal: bool = True, bands: int = MELS) -> Tensor:
+    """Whisper's log-mel features at 100 frames a second: (B, N) at 16 kHz -> (B, bands, N // 160).
 
-    log10 of 80 slaney bands, clamped to (maximum - 8), then (x + 4) / 4.
+    log10 of slaney bands (80; large-v3 has 128), clamped to (maximum - 8), then (x + 4) / 4.
     causal: frame t sees the 400 samples that end at (t + 1) * 160 and the maximum is a running one, so that a stream
     gives the same numbers (MOSS-Speech makes its codec encoder causal, arXiv 2510.00499, speech tokenizer).
     causal=False: centred frames and the maximum of the whole row, Whisper's own features.
     """
     if causal:
-        return streaming_mel(wave)[0]
-    log = _log_bands(_reflect(wave, WHISPER_FFT // 2))[..., : wave.shape[-1] // WHISPER_HOP]
+        return streaming_mel(wave, bands=bands)[0]
+    log = _log_bands(_reflect(wave, WHISPER_FFT // 2), bands)[..., : wave.shape[-1] // WHISPER_HOP]
     return _levelled(log, log.amax(dim=(1, 2), keepdim=True))
 
 
@@ -103,25 +103,25 @@ class MelState(NamedTuple):
     loudest: Tensor
 
 
-def streaming_mel(wave: Tensor, state: MelState | None = None) -> tuple[Tensor, MelState]:
-    """The causal `whisper_mel` of the next samples of a stream: (B, N) -> (B, 80, N // 160), and the state after them.
+def streaming_mel(wave: Tensor, state: MelState | None = None, bands: int = MELS) -> tuple[Tensor, MelState]:
+    """The causal `whisper_mel` of the next samples of a stream, and the state after them.
 
     A chunk holds at least one hop of 160 samples, and whole hops unless it is the last.
     """
     tail = wave.new_zeros(len(wave), WHISPER_FFT - WHISPER_HOP) if state is None else state.tail
     padded = torch.cat([tail, wave], dim=1)
-    log = _log_bands(padded)
+    log = _log_bands(padded, bands)
     top = log.amax(dim=1, keepdim=True).cummax(dim=-1).values  # (B, 1, T)
     if state is not None:
         top = torch.maximum(top, state.loudest)
     return _levelled(log, top), MelState(padded[:, padded.shape[1] - tail.shape[1] :], top[..., -1:])
 
 
-def _log_bands(padded: Tensor) -> Tensor:
-    """Samples (B, N) -> log10 of 80 slaney bands of power (B, 80, frames)."""
+def _log_bands(padded: Tensor, bands: int) -> Tensor:
+    """Samples (B, N) -> log10 of slaney bands of power (B, bands, frames)."""
     power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
-    bands = _filters(WHISPER_RATE, WHISPER_FFT).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
-    return bands.clamp(min=1e-10).log10()
+    mel = _filters(WHISPER_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
+    return mel.clamp(min=1e-10).log10()
 
 
 def _levelled(log: Tensor, top: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ def _spectrum(padded: Tensor, size: int, hop: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _filters(rate: int, size: int) -> Tensor:
-    """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (80, size // 2 + 1)."""
-    edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(8_000.0), MELS + 2))
+def _filters(rate: int, size: int, count: int = MELS) -> Tensor:
+    """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (count, size // 2 + 1)."""
+    edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(8_000.0), count + 2))
     bins = np.linspace(0.0, rate / 2, size // 2 + 1)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]

@@ -40,14 +40,19 @@ def sinusoids(length: int, width: int) -> Tensor:
 def windowed_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
     """(queries, keys) bool, True = visible; the last key is the last query's own frame.
 
-    A query sees itself and the window - 1 frames before it, nothing later.
+    A query sees itself and the window - 1 frames before it, nothing later. window = 0: everything, the future too.
     """
+    if window == 0:
+        return torch.ones(queries, keys, dtype=torch.bool, device=device)
     at = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)[None]
     return (at >= 0) & (at < window)
 
 
 class CausalBlock(nn.Module):
-    """A Whisper encoder layer (pre-norm attention, GELU feed-forward) that looks back `window` frames at most."""
+    """A Whisper encoder layer (pre-norm attention, GELU feed-forward) that looks back `window` frames at most.
+
+    window = 0: Whisper's own, which sees the whole recording.
+    """
 
     def __init__(self, width: int, heads: int, window: int, feedforward: int) -> None:
         super().__init__()
@@ -87,7 +92,10 @@ class EncoderState:
 
 
 class CausalEncoder(nn.Module):
-    """Log-mel (B, 80, 8 T) -> one vector per code (B, T, D), each from frames up to its own end only."""
+    """Log-mel (B, mels, 8 T) -> one vector per code (B, T, D), each from frames up to its own end only.
+
+    causal=False is the teacher's own way, every frame sees all others, and is there to be compared with.
+    """
 
     def __init__(
         self,
@@ -100,8 +108,11 @@ class CausalEncoder(nn.Module):
         feedforward: int = 2048,
         positions: int = 1500,
         mels: int = 80,
+        causal: bool = True,
     ) -> None:
         super().__init__()
+        self.causal = causal
+        window, slow_window = (window, slow_window) if causal else (0, 0)
         self.conv1 = nn.Conv1d(mels, width, 3)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2)
         self.layers = nn.ModuleList(CausalBlock(width, heads, window, feedforward) for _ in range(layers))
@@ -149,6 +160,14 @@ class CausalEncoder(nn.Module):
             torch.zeros(batch, mels, 2, device=device), torch.zeros(batch, width, 1, device=device), past
         )
 
+    def _convolve(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """mel (B, mels, 8 T) -> 50 Hz frames (B, 4 T, D), and the tails that the next chunk needs."""
+        # Whisper pads both convolutions by one frame on either side; the first one's reaches into the future.
+        padded = torch.cat([state.mel_tail.to(mel), mel], dim=2) if self.causal else F.pad(mel, (1, 1))
+        hidden = F.gelu(self.conv1(padded))  # (B, D, 8 T)
+        joined = torch.cat([state.conv_tail.to(hidden), hidden], dim=2)
+        return F.gelu(self.conv2(joined)).transpose(1, 2), (padded[:, :, -2:], hidden[:, :, -1:])
+
     def forward(
         self, mel: Tensor, state: EncoderState | None = None, offsets: Tensor | None = None
     ) -> tuple[Tensor, EncoderState]:
@@ -158,11 +177,10 @@ class CausalEncoder(nn.Module):
         `offsets` shifts the positions of each clip; training draws them at random, because positions wrap around
         after 30 s and a long stream must not notice.
         """
+        if state is not None and not self.causal:
+            raise ConfigError("an encoder with causal=false hears whole recordings only; nothing can be streamed")
         state = state or self.start(mel.shape[0], mel.device)
-        padded = torch.cat([state.mel_tail.to(mel), mel], dim=2)
-        hidden = F.gelu(self.conv1(padded))  # (B, D, 8 T)
-        joined = torch.cat([state.conv_tail.to(hidden), hidden], dim=2)
-        x = F.gelu(self.conv2(joined)).transpose(1, 2)  # (B, 4 T, D)
+        x, tails = self._convolve(mel, state)
         at = torch.arange(state.position, state.position + x.shape[1], device=mel.device)[None]
         at = at if offsets is None else at + offsets[:, None]
         x = x + self.positions[at % len(self.positions)]
@@ -175,5 +193,4 @@ class CausalEncoder(nn.Module):
         for layer, before in zip(self.slow_layers, state.past[len(self.layers) :], strict=True):
             x, after = layer(x, before)
             past.append(after)
-        tails = padded[:, :, -2:], hidden[:, :, -1:]
         return self.norm(x), EncoderState(*tails, past, state.position + POOL * x.shape[1])

@@ -46,6 +46,8 @@ class CodecConfig:
     slow_layers: int = 2  # at 12.5 Hz
     window: int = 100  # look-back of a 50 Hz layer, frames
     slow_window: int = 50  # look-back of a 12.5 Hz layer, codes
+    mels: int = 80  # bands; Whisper large-v3 has 128
+    causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
     reader_width: int = 384
     reader_layers: int = 4
     reader_kernel: int = 7
@@ -75,6 +77,8 @@ class SpeechCodec(nn.Module):
             config.window,
             config.slow_window,
             config.feedforward,
+            mels=config.mels,
+            causal=config.causal,
         )
         self.narrow = nn.Linear(config.width, config.code_dim)
         self.quantiser = _quantiser(config)
@@ -83,8 +87,13 @@ class SpeechCodec(nn.Module):
             config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel, config.reader_dropout
         )
 
+    def features(self, wave: Tensor) -> Tensor:
+        """wave (B, N) at 16 kHz -> log-mel of whole codes (B, mels, 8 ceil(N / 1280)), silence at the end."""
+        padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
+        return whisper_mel(padded, self.config.causal, self.config.mels)
+
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """mel (B, 80, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C)."""
+        """mel (B, mels, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C)."""
         hidden, _ = self.encoder(mel, offsets=offsets)
         return self._narrowed(hidden)
 
@@ -112,9 +121,9 @@ class SpeechCodec(nn.Module):
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
-        mel = whisper_mel(F.pad(wave.to(device), (0, steps * SAMPLES_PER_CODE - wave.shape[1])))
+        mel = self.features(wave.to(device))
         state, codes = None, []
-        for chunk in mel.split(SEGMENT * MELS_PER_CODE, dim=2):
+        for chunk in mel.split(SEGMENT * MELS_PER_CODE if self.config.causal else mel.shape[2], dim=2):
             part, state = self._encode_mel(chunk, state)
             codes.append(part)
         out = torch.cat(codes, dim=1)
@@ -124,12 +133,14 @@ class SpeechCodec(nn.Module):
         return out
 
     def _encode_mel(self, mel: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:
-        """The next features of a stream (B, 80, 8 T) -> codes (B, T), and the state after them."""
+        """The next features of a stream (B, mels, 8 T) -> codes (B, T), and the state after them."""
         hidden, state = self.encoder(mel, state)
         return self.quantiser(self._narrowed(hidden)).codes, state
 
     def listen(self, batch: int = 1) -> "EncoderSession":
-        """A session that encodes `batch` streams side by side, chunk by chunk."""
+        """A session that encodes `batch` streams side by side, chunk by chunk. ConfigError if it is not causal."""
+        if not self.config.causal:
+            raise ConfigError("this codec has causal=false and hears whole recordings only")
         return EncoderSession(self, batch)
 
     @torch.inference_mode()
@@ -210,7 +221,7 @@ class EncoderSession:
         return torch.cat(parts, dim=1) if parts else torch.zeros(len(wave), 0, dtype=torch.int64, device=wave.device)
 
     def _codes(self, wave: Tensor) -> Tensor:
-        mel, self._mel = streaming_mel(wave, self._mel)
+        mel, self._mel = streaming_mel(wave, self._mel, self.codec.config.mels)
         codes, self._encoder = self.codec._encode_mel(mel, self._encoder)
         return codes
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mossrepro.audio import whisper_mel
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.training import Task
 
@@ -86,7 +85,7 @@ class CodecTask(Task):
     def _latents(self, batch: Batch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latents (B, T, C) and how many of them each clip has (B,)."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            mel = whisper_mel(F.pad(batch["wave"], (0, -batch["wave"].shape[1] % SAMPLES_PER_CODE)))
+            mel = self.codec.features(batch["wave"])
         steps = (batch["lengths"] + SAMPLES_PER_CODE - 1) // SAMPLES_PER_CODE
         return self.codec.latents(mel, offsets), steps
 

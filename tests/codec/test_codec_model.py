@@ -1,5 +1,6 @@
 """The whole tokenizer: any length, no future, save and load."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from mossrepro.codec import CodecConfig, SpeechCodec
 from mossrepro.codec import model as module
-from mossrepro.errors import CheckpointError
+from mossrepro.errors import CheckpointError, ConfigError
 
 TINY = CodecConfig(
     codes=32, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,
@@ -81,3 +82,18 @@ def test_a_folder_that_does_not_fit_is_refused(codec, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"codes": 64}))
     with pytest.raises(CheckpointError, match="codebook"):
         SpeechCodec.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("mels, causal", [(128, True), (80, False)])
+def test_bands_and_causality_are_settings(mels, causal, tmp_path):
+    torch.manual_seed(0)
+    codec = SpeechCodec(dataclasses.replace(TINY, mels=mels, causal=causal)).eval()
+    codec.quantiser.codebook.normal_()
+    wave = 0.1 * torch.randn(1, 30 * 1280)
+    codes, louder = codec.encode(wave), codec.encode(torch.cat([wave, torch.randn(1, 12_800)], 1))
+    assert codes.shape == (1, 30) and torch.equal(louder[:, :30], codes) == causal
+    if not causal:
+        with pytest.raises(ConfigError, match="whole recordings"):
+            codec.listen()
+    codec.save_pretrained(tmp_path)
+    assert torch.equal(SpeechCodec.from_pretrained(tmp_path).encode(wave), codes)

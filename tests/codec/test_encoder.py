@@ -1,9 +1,15 @@
 """The encoder hears nothing of the future, streams, and takes over pretrained weights."""
 
+import json
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mossrepro.codec.encoder import CausalEncoder, sinusoids, windowed_mask
+from mossrepro.codec.whisper import HubEncoder
 from mossrepro.errors import ConfigError
 
 
@@ -93,3 +99,33 @@ def test_pretrained_weights_land_where_they_belong():
 def test_pretrained_weights_of_another_size_are_refused():
     with pytest.raises(ConfigError, match="width"):
         small(width=64).load_whisper(whisper_like(32, 6, 48))
+
+
+@torch.no_grad()
+def test_without_causality_it_is_whispers_encoder():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
+    config = transformers.WhisperConfig(**sizes, num_mel_bins=128, max_source_positions=40)
+    reference = transformers.models.whisper.modeling_whisper.WhisperEncoder(config).eval()
+    for name, parameter in reference.named_parameters():
+        if "embed_positions" not in name:
+            parameter.normal_(std=0.2)
+    encoder = small(layers=3, slow_layers=0, mels=128, causal=False)
+    encoder.load_whisper(hub_names(reference))
+    mel, seen = torch.randn(2, 128, 80), []
+    encoder.pool_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder(mel)
+    torch.testing.assert_close(reference.layer_norm(seen[0]), reference(mel).last_hidden_state, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="causal"):
+        encoder(mel, encoder.start(2))
+    small(layers=3, slow_layers=0, mels=128).load_whisper(hub_names(reference))  # the same weights made causal
+
+
+def hub_names(reference: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as `HubEncoder` reads them, by way of a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = {f"model.encoder.{name}": value for name, value in reference.state_dict().items()}
+        save_file(weights, Path(folder, "model.safetensors"))
+        Path(folder, "config.json").write_text(json.dumps({"encoder_layers": len(reference.layers)}))
+        return HubEncoder(folder)()

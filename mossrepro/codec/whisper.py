@@ -1,0 +1,72 @@
+"""Where the encoder may start: the encoder of a Whisper of any size, from a folder as the Hugging Face hub has it.
+
+The embedded Whisper base is the default (`mossrepro.asr.whisper_encoder_state`); the paper starts from large-v3:
+
+    pretrained:
+      class_path: mossrepro.codec.whisper.HubEncoder
+      init_args: {folder: whisper-large-v3}
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mossrepro.errors import CheckpointError
+
+NAMES = {  # ours: the hub's
+    "attention_norm": "self_attn_layer_norm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.out": "self_attn.out_proj",
+    "mlp_norm": "final_layer_norm",
+    "mlp_in": "fc1",
+    "mlp_out": "fc2",
+}
+
+
+class HubEncoder:
+    """Called, it reads the encoder's weights, float32, named as `CausalEncoder.load_whisper` wants them.
+
+    folder: holds config.json and model.safetensors, or shards with their index. Raises CheckpointError, when called,
+    if it is no Whisper or a tensor is missing. Nothing but the encoder is read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self) -> dict[str, Tensor]:
+        try:
+            config = json.loads((self.folder / "config.json").read_text())
+            depth = int(config["encoder_layers"])
+            files = self._files()
+            prefix = "model.encoder." if "model.encoder.conv1.weight" in files else "encoder."
+            wanted = {f"{conv}.{end}": f"{conv}.{end}" for conv in ("conv1", "conv2") for end in ("weight", "bias")}
+            for i in range(depth):
+                wanted |= {
+                    f"layers.{i}.{ours}.{end}": f"layers.{i}.{theirs}.{end}"
+                    for ours, theirs in NAMES.items()
+                    for end in ("weight", "bias")
+                }
+            return {ours: self._read(files, prefix + theirs) for ours, theirs in wanted.items()}
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{self.folder}: not a Whisper of the hub ({error})") from error
+
+    def _files(self) -> dict[str, Path]:
+        """Tensor name -> the file that holds it."""
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            return {name: self.folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        whole = self.folder / "model.safetensors"
+        with safe_open(whole, "pt") as tensors:
+            return dict.fromkeys(tensors.keys(), whole)
+
+    def _read(self, files: dict[str, Path], name: str) -> Tensor:
+        if name not in files and name.endswith("k_proj.bias"):  # Whisper's keys have none
+            like = name.replace("k_proj", "q_proj")
+            return torch.zeros_like(self._read(files, like))
+        with safe_open(files[name], "pt") as tensors:
+            return tensors.get_tensor(name).float()
