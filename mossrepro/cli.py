@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(verbs)
     _add_talk(verbs)
     _add_reproduce(verbs)
+    _add_bench(verbs)
     _add_report(verbs)
     return parser
 
@@ -115,6 +116,14 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_reproduce)
 
 
+def _add_bench(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("bench", help="measure speed beside what one would use instead")
+    parser.add_argument("what", choices=("codec",))
+    parser.add_argument("--rounds", type=int, default=7, help="times that each runs, turn by turn (default: 7)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/bench"), help="default: runs/bench")
+    parser.set_defaults(run_verb=_bench)
+
+
 def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("report", help="render the facts of a run: table, report.html, Markdown")
     _run_options(parser)
@@ -158,6 +167,15 @@ def _eval(args: argparse.Namespace) -> int:
     from mossrepro import reproduce
 
     return reproduce.evaluate(args)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    import torch
+
+    from mossrepro.eval import speed
+
+    torch.set_num_threads(threads())
+    return speed.main(args)
 
 
 def _talk(args: argparse.Namespace) -> int:

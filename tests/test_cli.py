@@ -23,7 +23,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start < 5  # a tenth of a second on an idle machine
-    for verb in ("fit", "validate", "test", "predict", "data", "eval", "talk", "reproduce", "report"):
+    for verb in ("fit", "validate", "test", "predict", "data", "eval", "talk", "reproduce", "bench", "report"):
         assert f"    {verb}" in done.stdout
 
 
