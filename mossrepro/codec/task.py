@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.errors import ConfigError
 from mossrepro.training import Task
 
 Batch = dict[str, Tensor]
@@ -23,6 +25,9 @@ IGNORE = -100
 
 class CodecTask(Task):
     """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * |z - e|^2 (1711.00937, eq. 3).
+
+    With objective="mel" the frames must give back their own sound instead, squared error of log-mel: what an acoustic
+    codec is after, at the same bit rate and with the same encoder.
 
     Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and
     every frame goes through it.
@@ -35,6 +40,7 @@ class CodecTask(Task):
         warmup_steps: steps of linear warm-up; a cosine to 2 % follows, which ends at the trainer's max_steps.
         quantise_after: share of max_steps after which the quantiser is switched on.
         commitment_weight: beta of 1711.00937.
+        objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
         weight_decay: AdamW's.
     """
 
@@ -48,13 +54,24 @@ class CodecTask(Task):
         quantise_after: float = 0.4,
         commitment_weight: float = 0.25,
         weight_decay: float = 0.01,
+        objective: str = "phones",
     ) -> None:
         super().__init__()
+        if objective not in ("phones", "mel"):
+            raise ConfigError(f"objective={objective!r}: choose phones or mel")
         self.lr, self.pretrained_lr_scale, self.weight_decay = lr, pretrained_lr_scale, weight_decay
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
         self.commitment_weight = commitment_weight
         self.codec = SpeechCodec(network)
         self.codec.recogniser.requires_grad_(False)  # spelling comes later, in `reader_task.py`
+        self.painter = None
+        if objective == "mel":
+            self.codec.phones.requires_grad_(False)
+            self.painter = nn.Sequential(
+                nn.Linear(network.code_dim, network.width),
+                nn.GELU(),
+                nn.Linear(network.width, MELS_PER_CODE * network.mels),
+            )
         self.is_pretrained = pretrained is not None
         if pretrained is not None:
             self.codec.encoder.load_whisper(pretrained())
@@ -67,7 +84,7 @@ class CodecTask(Task):
         quantiser = self.codec.quantiser
         clips = len(batch["wave"])
         offsets = torch.randint(0, len(self.codec.encoder.positions), (clips,), generator=generator)
-        latents, steps = self._latents(batch, offsets.to(self.device))
+        mel, latents, steps = self._latents(batch, offsets.to(self.device))
         valid = torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         frames, commitment = latents, latents.new_zeros(())
         quantiser.remember(latents.detach()[valid])
@@ -77,26 +94,38 @@ class CodecTask(Task):
             frames, codes, commitment = quantiser(latents, valid)
             replaced = quantiser.update(latents.detach()[valid], codes[valid], generator)
             self.log_dict({"train/commitment": commitment, "train/replaced": float(replaced)}, batch_size=clips)
-        logits = self.codec.phone_logits(frames).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), batch["phones"].flatten(), ignore_index=IGNORE)
-        self.log("train/phones", loss.detach(), prog_bar=True, batch_size=clips)
+        name, loss = self._loss(frames, batch["phones"], mel, valid)
+        self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=clips)
         return loss + self.commitment_weight * commitment
 
-    def _latents(self, batch: Batch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Latents (B, T, C) and how many of them each clip has (B,)."""
+    def _loss(self, frames: Tensor, phones: Tensor, mel: Tensor, valid: Tensor) -> tuple[str, Tensor]:
+        """The objective's name and loss on frames (B, T, C)."""
+        if self.painter is None:
+            logits = self.codec.phone_logits(frames).float()
+            return "phones", F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
+        wanted = mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2)  # (B, T, 8 mels)
+        return "mel", F.mse_loss(self.painter(frames).float()[valid], wanted[valid])
+
+    def _latents(self, batch: Batch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-mel (B, mels, 8 T), latents (B, T, C) and how many of them each clip has (B,)."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             mel = self.codec.features(batch["wave"])
         steps = (batch["lengths"] + SAMPLES_PER_CODE - 1) // SAMPLES_PER_CODE
-        return self.codec.latents(mel, offsets), steps
+        return mel, self.codec.latents(mel, offsets), steps
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Share of spoken frames whose phone is read right off the code (off the latent while there is no codebook)."""
-        latents, steps = self._latents(batch)
-        frames = latents
+        """Share of spoken frames whose phone is read right off the code (off the latent while there is no codebook).
+
+        For objective="mel" the loss itself.
+        """
+        mel, latents, steps = self._latents(batch)
+        frames, valid = latents, torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         if self.codec.quantiser.started:
             frames, codes, _ = self.codec.quantiser(latents)
-            valid = torch.arange(codes.shape[1], device=self.device)[None] < steps[:, None]
             self._used += torch.bincount(codes[valid], minlength=len(self._used)).cpu()
+        if self.painter is not None:
+            self.log("valid/mel", self._loss(frames, batch["phones"], mel, valid)[1], batch_size=len(mel))
+            return
         spoken = batch["phones"] > 0
         best = self.codec.phone_logits(frames).argmax(-1)
         self._right[0] += int((best == batch["phones"])[spoken].sum())
@@ -104,7 +133,8 @@ class CodecTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Log the phone accuracy over all validation clips and how the codebook is used."""
-        self.log("valid/phone_accuracy", self._right[0] / max(self._right[1], 1), prog_bar=True)
+        if self.painter is None:
+            self.log("valid/phone_accuracy", self._right[0] / max(self._right[1], 1), prog_bar=True)
         self._right = [0, 0]
         if self._used.any():
             share = self._used / self._used.sum()

@@ -10,10 +10,12 @@ import torch
 from codec_toys import TINY
 
 from mossrepro.checkpoint import AtomicCheckpointIO
+from mossrepro.codec import SpeechCodec
 from mossrepro.codec.encoder import CausalEncoder
 from mossrepro.codec.task import CodecTask
 from mossrepro.data.codec_data import collate
 from mossrepro.data.steps import StepDataModule
+from mossrepro.errors import ConfigError
 from mossrepro.order import rng
 
 ENDS = ("weight", "bias")
@@ -97,6 +99,19 @@ def test_every_part_gets_a_gradient_through_the_codes(network):
     task, _ = fit(3, quantise_after=0.0, network=network)
     same = [name for name, value in task.codec.named_parameters() if torch.equal(value, before[name])]
     assert same and all(name.startswith("recogniser.") for name in same)
+
+
+def test_reconstruction_instead_of_recognition(tmp_path):
+    task, trainer = fit(60, lr=6e-3, objective="mel", quantise_after=0.3)
+    first, _ = fit(1, objective="mel", quantise_after=1.0)
+    before = first.trainer.callback_metrics["valid/mel"]
+    assert trainer.callback_metrics["valid/mel"] < 0.5 * before
+    assert "valid/phone_accuracy" not in trainer.callback_metrics and 1 <= trainer.callback_metrics["valid/perplexity"]
+    task.save_pretrained(tmp_path)
+    wave = Notes().val_batches()[0]["wave"]
+    assert torch.equal(SpeechCodec.from_pretrained(tmp_path).encode(wave), task.codec.eval().encode(wave))
+    with pytest.raises(ConfigError, match="phones or mel"):
+        CodecTask(TINY, objective="waves")
 
 
 def test_pretrained_weights_are_fetched_once_and_learn_slower():
