@@ -194,3 +194,11 @@ class CausalEncoder(nn.Module):
             x, after = layer(x, before)
             past.append(after)
         return self.norm(x), EncoderState(*tails, past, state.position + POOL * x.shape[1])
+
+
+class MelStack(nn.Module):
+    """No encoder at all: the 8 mel frames of a code side by side. mel (B, mels, 8 T) -> (B, T, 8 mels)."""
+
+    def forward(self, mel: Tensor, state: EncoderState | None = None, offsets: Tensor | None = None):
+        """As `CausalEncoder.forward`; there is nothing to remember and no position to shift."""
+        return mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2), state

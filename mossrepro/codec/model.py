@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.audio import MelState, streaming_mel, whisper_mel
-from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState
+from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState, MelStack
 from mossrepro.codec.finite import FiniteScalarQuantiser
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import STEPS, Recogniser, ctc_text
@@ -48,6 +48,7 @@ class CodecConfig:
     slow_window: int = 50  # look-back of a 12.5 Hz layer, codes
     mels: int = 80  # bands; Whisper large-v3 has 128
     causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
+    front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`)
     reader_width: int = 384
     reader_layers: int = 4
     reader_kernel: int = 7
@@ -63,24 +64,33 @@ def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
     return FiniteScalarQuantiser(config.levels, config.code_dim)
 
 
+def _encoder(config: CodecConfig) -> CausalEncoder | MelStack:
+    """What turns mel into one vector a code. ConfigError for an unknown front."""
+    if config.front == "mel":
+        return MelStack()
+    if config.front != "whisper":
+        raise ConfigError(f"front={config.front!r}: choose whisper or mel")
+    return CausalEncoder(
+        config.width,
+        config.heads,
+        config.layers,
+        config.slow_layers,
+        config.window,
+        config.slow_window,
+        config.feedforward,
+        mels=config.mels,
+        causal=config.causal,
+    )
+
+
 class SpeechCodec(nn.Module):
     """Sound to codes, causally, and codes to text."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = CausalEncoder(
-            config.width,
-            config.heads,
-            config.layers,
-            config.slow_layers,
-            config.window,
-            config.slow_window,
-            config.feedforward,
-            mels=config.mels,
-            causal=config.causal,
-        )
-        self.narrow = nn.Linear(config.width, config.code_dim)
+        self.encoder = _encoder(config)
+        self.narrow = nn.Linear(MELS_PER_CODE * config.mels if config.front == "mel" else config.width, config.code_dim)
         self.quantiser = _quantiser(config)
         self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
         self.recogniser = Recogniser(
@@ -99,6 +109,8 @@ class SpeechCodec(nn.Module):
 
     def _narrowed(self, hidden: Tensor) -> Tensor:
         narrow = self.narrow(hidden)
+        if self.config.front == "mel":
+            return narrow
         return F.layer_norm(narrow.to(torch.promote_types(narrow.dtype, torch.float32)), (self.config.code_dim,))
 
     def phone_logits(self, frames: Tensor) -> Tensor:
