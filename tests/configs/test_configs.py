@@ -62,6 +62,7 @@ def flags(stage, corpus, script, start="smollm2"):
     later = {**language, "data.tokens": "oracle", "model.start": start}
     given = {
         "codec": {"data.corpus": corpus / "clips"},
+        "acoustic": {"data.corpus": corpus / "clips"},
         "reader": {"model.codec": corpus / "codec", "data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},

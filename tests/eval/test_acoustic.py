@@ -1,0 +1,91 @@
+"""The acoustic rival: causal, the same rate, and it learns to give back what it hears."""
+
+import lightning
+import pytest
+import torch
+
+from mossrepro.checkpoint import AtomicCheckpointIO
+from mossrepro.data.steps import StepDataModule
+from mossrepro.errors import CheckpointError
+from mossrepro.eval.acoustic import AcousticCodec, AcousticConfig
+from mossrepro.eval.acoustic_task import AcousticTask
+
+SMALL = AcousticConfig(codes=16, books=2, dim=8, filters=4)
+
+
+class Tones(StepDataModule):
+    """Two seconds of tones; any codec learns which."""
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        time = torch.arange(16_000) / 16_000 * 2 * torch.pi
+        generator = torch.Generator().manual_seed(step)
+        hertz = 200.0 * torch.randint(1, 5, (4, 1), generator=generator)
+        return {"wave": 0.3 * (hertz * time[None]).sin()}
+
+    def val_batches(self) -> list[dict[str, torch.Tensor]]:
+        return [self.train_batch(1_000, 0, 1)]
+
+
+class Stop(lightning.Callback):
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
+def fit(steps: int, folder=None, ckpt=None) -> tuple[AcousticTask, lightning.Trainer]:
+    torch.manual_seed(0)
+    task = AcousticTask(SMALL, lr=3e-3, warmup_steps=2)
+    trainer = lightning.Trainer(
+        max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
+        check_val_every_n_epoch=None, callbacks=[Stop(folder)] if folder else [], plugins=[AtomicCheckpointIO()],
+    )  # fmt: skip
+    trainer.fit(task, Tones(), ckpt_path=ckpt)
+    return task, trainer
+
+
+@pytest.fixture
+def codec() -> AcousticCodec:
+    torch.manual_seed(0)
+    codec = AcousticCodec(SMALL)
+    codec(0.1 * torch.randn(4, 1280 * 20))  # places the codebooks
+    return codec.eval()
+
+
+@pytest.mark.parametrize("samples, codes", [(1, 1), (1280, 1), (1281, 2), (16_000, 13)])
+def test_the_rate_is_ours(codec, samples, codes) -> None:
+    out = codec.encode(0.1 * torch.randn(2, samples))
+    assert out.shape == (2, codes, 2) and ((out >= 0) & (out < 16)).all()
+    assert codec.frames(out).shape == (2, codes, 8) and codec.decode(out).shape == (2, 1280 * codes)
+    assert codec.bits_per_second == 12.5 * 2 * 4
+
+
+def test_it_hears_no_future(codec) -> None:
+    wave = 0.1 * torch.randn(1, 1280 * 12)
+    louder = torch.cat([wave, torch.randn(1, 1280 * 3)], 1)
+    codes = codec.encode(wave)
+    assert len(codes.unique()) > 3 and torch.equal(codec.encode(louder)[:, :12], codes)
+
+
+def test_it_learns_and_is_kept(tmp_path) -> None:
+    first, before = fit(1)
+    task, trainer = fit(40)
+    assert trainer.callback_metrics["valid/spectral"] < 0.8 * before.callback_metrics["valid/spectral"]
+    task.save_pretrained(tmp_path)
+    wave, codec = Tones().val_batches()[0]["wave"], AcousticCodec.from_pretrained(tmp_path)
+    codes = codec.encode(wave)
+    assert torch.equal(codes, task.codec.eval().encode(wave)) and codec.config == SMALL
+    padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % 1280))
+    torch.testing.assert_close(codec.decode(codes), codec(padded)[0])
+    with pytest.raises(CheckpointError, match="nowhere"):
+        AcousticCodec.from_pretrained(tmp_path / "nowhere")
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path) -> None:
+    whole, _ = fit(6, folder=tmp_path)
+    resumed, _ = fit(6, ckpt=str(tmp_path / "last.ckpt"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
