@@ -1,0 +1,57 @@
+"""What codes mean: how well they tell phones apart, and how many of them are in use.
+
+Phone purity, cluster purity and phone-normalised mutual information as in HuBERT (arXiv 2106.07447, section 4.3).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mossrepro.codec.recogniser import STEPS
+
+
+def contingency(pairs: Iterable[tuple[np.ndarray, np.ndarray]], codes: int, phones: int) -> np.ndarray:
+    """How often a code met a phone: (codes, phones) int64.
+
+    `pairs` holds, for every clip, its codes (T,) and its phones at 50 Hz (4 T,), negative where nothing counts.
+    """
+    counts = np.zeros((codes, phones), np.int64)
+    for row, spoken in pairs:
+        each = np.repeat(np.asarray(row), STEPS)[: len(spoken)]
+        counted = spoken[: len(each)] >= 0
+        np.add.at(counts, (each[counted], spoken[: len(each)][counted]), 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Units:
+    """phone_purity: accuracy of the most frequent phone of each code; cluster_purity: of the most frequent code of each
+    phone; pnmi: share of the phones' entropy that the codes tell; used: share of codes in use; perplexity: of them.
+    """
+
+    phone_purity: float
+    cluster_purity: float
+    pnmi: float
+    used: float
+    perplexity: float
+
+
+def describe(counts: np.ndarray) -> Units:
+    """Numbers of a contingency table (codes, phones) with at least one count."""
+    joint = counts / counts.sum()
+    code, phone = joint.sum(1), joint.sum(0)
+    mutual = _entropy(code) + _entropy(phone) - _entropy(joint.ravel())
+    return Units(
+        phone_purity=float(joint.max(1).sum()),
+        cluster_purity=float(joint.max(0).sum()),
+        pnmi=float(mutual / _entropy(phone)) if (phone > 0).sum() > 1 else 1.0,
+        used=float((code > 0).mean()),
+        perplexity=float(np.exp(_entropy(code))),
+    )
+
+
+def _entropy(shares: np.ndarray) -> float:
+    """Nats."""
+    seen = shares[shares > 0]
+    return float(-(seen * np.log(seen)).sum())
