@@ -90,7 +90,7 @@ class Chain:
         recipe = ScriptRecipe(**data)
         known = self.known()
         lines = write_script(known, recipe)
-        return record_script(lines, known, recipe.aligned, link=self._data_link)
+        return record_script(lines, known, link=self._data_link)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""

@@ -10,6 +10,8 @@ is summed. A spoken turn of n codes takes n + 2 rows:
 so that SOSP (start of speech) is a text token and EOSP (end of speech) a speech token.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,12 +105,20 @@ class Grid:
         ids = np.array(self.tokens(text), dtype=np.int64)
         return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
-    def spoken(self, codes: np.ndarray, supervise: bool = False, thought: str = "", ahead: int = 0) -> Rows:
+    def spoken(
+        self,
+        codes: np.ndarray,
+        supervise: bool = False,
+        thought: str = "",
+        ahead: int = 0,
+        starts: Sequence[float] = (),
+    ) -> Rows:
         """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
 
         `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
-        of it, as if every letter took as long as any other. `ahead` 0: the piece that this code belongs to; 1: the one
-        that follows the piece of the code before, which is what a text LLM would write next; and so on.
+        of it. `ahead` 0: the piece that this code belongs to; 1: the one that follows the piece of the code before,
+        which is what a text LLM would write next; and so on. `starts`: the code with which each word of the thought
+        begins; between two starts, and all through a thought without them, every letter takes as long as any other.
         """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
@@ -118,15 +128,20 @@ class Grid:
         flags[0] = False
         thoughts = np.full(n + 2, -1)
         if thought:
-            thoughts[:n] = self._spread(thought, n, ahead)
+            thoughts[:n] = self._spread(thought, n, ahead, starts)
         return Rows(text, speech, flags, thoughts)
 
-    def _spread(self, text: str, rows: int, ahead: int) -> np.ndarray:
+    def _spread(self, text: str, rows: int, ahead: int, starts: Sequence[float]) -> np.ndarray:
         """The thought at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
         pieces = [*self.tokens(text), self.ids.im_end]
-        lengths = np.cumsum([len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1]])
-        said = np.searchsorted(lengths / lengths[-1], np.arange(rows) / max(rows, 1), "right")
-        said = np.minimum(said, len(pieces) - 2)
+        lengths = np.cumsum([0, *(len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1])])
+        if len(starts) != len(text.split()):
+            letters, times = [0, lengths[-1]], [0.0, rows]
+        else:  # a word's space is said with it
+            letters = [0, *(match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)), lengths[-1]]
+            times = [0.0, *starts[1:], rows]
+        begins = np.interp(lengths[:-1], letters, times)
+        said = np.searchsorted(begins, np.arange(rows) + 1e-6, "right") - 1
         if ahead:
             said = np.concatenate(([-1], said))[:rows] + ahead
         return np.array(pieces)[np.minimum(said, len(pieces) - 1)]
@@ -146,15 +161,17 @@ class Grid:
         text: str | None = None,
         codes: np.ndarray | None = None,
         supervise: bool = False,
-        thought: str = "",
-        ahead: int = 0,
+        **thoughts,
     ) -> Rows:
-        """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it."""
+        """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
+
+        `thoughts` are those of `spoken`: thought, ahead, starts.
+        """
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
             parts.append(self.text(text, supervise))
         if codes is not None:
-            parts.append(self.spoken(codes, supervise, thought, ahead))
+            parts.append(self.spoken(codes, supervise, **thoughts))
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 

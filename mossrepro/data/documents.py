@@ -33,8 +33,9 @@ _PRACTISED = {"S2S": 0.4, "T2S": 0.6, "S2T": 0.2}  # share of the dialogues that
 class Documents:
     """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
 
-    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved. A conversation goes
-    on with exchanges of its kind while it has no more than `fill` rows (0: one exchange). `think`: all through a
+    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their thoughts
+    are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than `fill` rows (0:
+    one exchange). `think`: all through a
     spoken reply the text head is asked for the text that is being said, `ahead` pieces early (`Grid.spoken`). Nothing
     is written; it only teaches the trunk, by a loss that a text LLM knows, to have the answer ready when the mouth
     opens.
@@ -112,8 +113,11 @@ class Documents:
 
     def _reply(self, name: str, text: str) -> Rows:
         """A spoken turn of the assistant."""
-        thought = text if self.think else ""
-        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, thought=thought, ahead=self.ahead)
+        thoughts = {}
+        if self.think:
+            starts = [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
+            thoughts = {"thought": text, "ahead": self.ahead, "starts": starts}
+        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, **thoughts)
 
     def _speech(self, random: np.random.Generator) -> Rows:
         line = self._pick(self.by_role["say"], random)

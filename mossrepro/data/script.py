@@ -8,21 +8,21 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from rich.progress import track
-
 from mossrepro import assets, voices
-from mossrepro.data.corpus import load_clip, read_manifest
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import FAMILIES, Fact, plain
 from mossrepro.data.sentences import random_sentence, vocabulary
-from mossrepro.data.speak import Utterance, synthesise
+from mossrepro.data.speak import Utterance, in_processes, progress, synthesise
 from mossrepro.order import rng
 from mossrepro.sphinx import align
 
 RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
 _SHORT = (1, 3, 1)  # of the assistant's, all but every fourth: a mouth learns words before it learns to line them up
+_CHUNK = 64  # clips aligned by one process at a time
 _OFTEN = 3  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
 
 
@@ -52,8 +52,7 @@ class ScriptRecipe:
     voice and its pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are
     Kokoro's. tests: questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts:
     tested facts of a set, at most. words: so many of the most frequent words, and those of all questions, fill the
-    sentences up; few, because every word has to be learnt by ear. aligned: sentences of the assistant that get word
-    times, to interleave.
+    sentences up; few, because every word has to be learnt by ear.
     """
 
     hear: int = 4000
@@ -65,7 +64,6 @@ class ScriptRecipe:
     tests: int = 3
     test_facts: int = 1000
     words: int = 40
-    aligned: int = 600
 
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
@@ -214,34 +212,39 @@ def _told(hidden: list[tuple[str, str]], words: list[str]) -> bool:
 
 
 def record_script(
-    lines: list[Line], facts: list[Fact], aligned: int, workers: int | None = None, link: Callable = assets.cached
+    lines: list[Line], facts: list[Fact], workers: int | None = None, link: Callable = assets.cached
 ) -> Path:
     """Synthesise all lines into a cached corpus folder (24 kHz) with script.jsonl, facts.json and words.json.
 
-    words.json holds the word times of the first `aligned` sentences of the assistant: id -> [[word, start, end], ...].
+    words.json holds the word times of all that the assistant says for training: id -> [[word, start, end], ...].
     `link` caches the folder.
     """
-    spec = {"lines": [asdict(line) for line in lines], "facts": facts, "aligned": aligned, "rate": RATE}
+    spec = {"lines": [asdict(line) for line in lines], "facts": facts, "rate": RATE}
     spec["voices"] = voices.VERSION
 
     def build(folder: Path) -> None:
         synthesise([Utterance(line.id, line.text, line.voice, line.split) for line in lines], folder, workers)
-        chosen = [line for line in lines if line.role == "say" and len(line.text.split()) >= _LONG[0]][:aligned]
-        (folder / "words.json").write_text(json.dumps(_word_times(folder, {line.id for line in chosen})))
+        said = {line.id for line in lines if line.voice == "assistant" and line.split == "train"}
+        (folder / "words.json").write_text(json.dumps(_word_times(folder, said, workers)))
         (folder / "facts.json").write_text(json.dumps(facts))
         (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
     return link("script", spec, build)
 
 
-def _word_times(folder: Path, ids: set[str]) -> dict[str, list[tuple[str, float, float]]]:
+def _word_times(folder: Path, ids: set[str], workers: int | None) -> dict[str, list[tuple[str, float, float]]]:
     """Forced alignment of some clips; a clip that cannot be aligned is left out."""
-    times = {}
-    for clip in track([c for c in read_manifest(folder) if c.id in ids], "aligning", transient=True):
-        words = align(load_clip(folder, clip, 16_000), clip.text)
-        if words:
-            times[clip.id] = [tuple(word) for word in words]
+    clips = [clip for clip in read_manifest(folder) if clip.id in ids]
+    tasks, times = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)], {}
+    with progress("aligning", len(clips)) as advance:
+        for chunk, rows in zip(tasks, in_processes(partial(_align, folder), tasks, workers), strict=True):
+            times |= {clip.id: words for clip, words in zip(chunk, rows, strict=True) if words}
+            advance(len(chunk))
     return times
+
+
+def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float]]]:
+    return [align(load_clip(folder, clip, 16_000), clip.text) for clip in clips]
 
 
 def read_script(folder: Path) -> list[Line]:

@@ -56,10 +56,13 @@ class LMConfig:
 
 
 class Hidden(NamedTuple):
-    """What the two tails say at every row, after their norms: (B, L, D) each; None for a tail that was not run."""
+    """What the two tails say at every row, after their norms, and what they were given, after the text half's norm:
+    (B, L, D) each; None for a tail that was not run.
+    """
 
     text: Tensor | None
     speech: Tensor | None
+    trunk: Tensor
 
 
 @dataclass
@@ -126,7 +129,7 @@ class LayerSplitLM(nn.Module):
             text = self.text_norm(self._run(self.text_tail, x, table, mask, cache and cache.text_tail))
         if "speech" in tails:
             speech = self.speech_norm(self._run(self.speech_tail, x, table, mask, cache and cache.speech_tail))
-        return Hidden(text, speech)
+        return Hidden(text, speech, self.text_norm(x))
 
     @staticmethod
     def _run(

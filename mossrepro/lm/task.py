@@ -32,6 +32,8 @@ class LayerSplitTask(Task):
         lr: peak rate of the text half. speech_lr: of the speech tail and norm.
         head_lr, embed_lr: of the speech head and embedding, which start from nothing and can take more.
         warmup: steps of linear warm-up; a cosine to `final` x peak follows.
+        thought_at: where the text head is asked for thoughts: after the "text" tail, or at the end of the "trunk",
+            where the speech tail begins.
         tail: "copy" or "random" start of the speech tail.
         sounds: for Stage 1: a token store that says what its codes sound like; they then start as a spelling of that.
             None: they start at random, with the text embedding's statistics.
@@ -53,6 +55,7 @@ class LayerSplitTask(Task):
         text_weight: float = 1.0,
         speech_weight: float = 1.0,
         thought_weight: float = 0.5,
+        thought_at: str = "text",
         tail: str = "copy",
         sounds: str | None = None,
         seed: int = 0,
@@ -60,6 +63,9 @@ class LayerSplitTask(Task):
         super().__init__()
         if tail not in ("copy", "random"):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
+        if thought_at not in ("text", "trunk"):
+            raise ConfigError(f"thought_at={thought_at!r}: choose text or trunk")
+        self.thought_at = thought_at
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
@@ -77,19 +83,19 @@ class LayerSplitTask(Task):
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of rows of each kind: text, thought, speech, n_text, ... (scalars)."""
         model: LayerSplitLM = self.model
-        kinds = {"text": ("text", model.text_head), "thought": ("text", model.text_head)}
+        kinds = {"text": ("text", model.text_head), "thought": (self.thought_at, model.text_head)}
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
-        tails = tuple({kinds[kind][0] for kind, rows in wanted.items() if rows.any()})
-        hidden = model(batch["grid"], tails=tails)
+        places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
+        hidden = model(batch["grid"], tails=tuple(places - {"trunk"}))
         out = {}
-        for kind, (tail, head) in kinds.items():
+        for kind, (place, head) in kinds.items():
             rows = wanted[kind]
             out[f"n_{kind}"] = rows.sum()
-            if tail not in tails:
+            if place not in places:
                 out[kind] = rows.new_zeros((), dtype=torch.float32)
                 continue
-            logits = head(getattr(hidden, tail)[rows]).float()
+            logits = head(getattr(hidden, place)[rows]).float()
             out[kind] = F.cross_entropy(logits, batch[f"{kind}_target"][rows], reduction="sum")
         return out
 

@@ -280,6 +280,26 @@ def test_a_thought_runs_ahead_of_the_voice_by_pieces(grid, ahead) -> None:
     assert grid.spoken(np.arange(0), thought="a", ahead=ahead).thought.tolist() == [-1, -1]
 
 
+def test_a_thought_follows_the_words_where_their_times_are_known(grid) -> None:
+    text, codes = "a bicycle falls.", np.arange(30)
+    pieces, words = grid.tokens(text), text.split()
+    owner = np.concatenate([[i] * len(grid.tokens(w if i == 0 else f" {w}")) for i, w in enumerate(words)])
+    for starts in ([0, 3, 20], [0, 15, 16], [2.4, 10, 29]):
+        thought = grid.spoken(codes, thought=text, starts=starts).thought[:30]
+        said = [owner[pieces.index(piece)] for piece in thought]
+        assert said == [max(sum(start <= row for start in starts) - 1, 0) for row in range(30)]
+    plain_ = grid.spoken(codes, thought=text).thought
+    assert np.array_equal(grid.spoken(codes, thought=text, starts=[0, 3]).thought, plain_)  # not one for each word
+
+
+def test_documents_take_the_times_of_words(facts, lines, grid) -> None:
+    texts = {line.id: line.text for line in lines}
+    words = {line.id: [(w, 2.0 + 0.1 * i, 0) for i, w in enumerate(line.text.split())] for line in lines}
+    timed, even = (Documents(grid, lines, OracleStore(texts, 64), facts, w, think=True) for w in (words, {}))
+    late, early = (source.draw("T2S", rng(5, "T2S")) for source in (timed, even))
+    assert np.array_equal(late.speech, early.speech) and not np.array_equal(late.thought, early.thought)
+
+
 def test_thoughts_of_documents_run_ahead_as_they_are_told(facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
     now, then = (Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True, ahead=n) for n in (0, 1))

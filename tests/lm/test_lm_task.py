@@ -115,3 +115,15 @@ def test_other_codebook_and_other_words_are_refused(backbone) -> None:
         LayerSplitTask(str(backbone), codes=128)
     with pytest.raises(ConfigError, match="copy or random"):
         LayerSplitTask(str(backbone), codes=64, tail="mirror")
+
+
+@pytest.mark.parametrize("place", ["text", "trunk"])
+def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64, thought_at=place).eval()
+    batch = module(folder, mix={"T2S": 1.0}, think=True).train_batch(0, 0, 1)
+    task.losses(batch)["thought"].backward()
+    moved = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"trunk", "text_norm"} <= moved and ("text_tail" in moved) == (place == "text")
+    assert not moved & {"speech_tail", "speech_head", "speech_norm"}
+    with pytest.raises(ConfigError, match="text or trunk"):
+        LayerSplitTask(str(backbone), codes=64, thought_at="tail")
