@@ -21,9 +21,8 @@ from mossrepro.sphinx import align
 
 RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
-_SHORT = (1, 3, 1)  # of the assistant's, all but every fourth: a mouth learns words before it learns to line them up
 _CHUNK = 64  # clips aligned by one process at a time
-_OFTEN = 3  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
+_OFTEN = 4  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,8 @@ def _sentences(
     slow = recipe.hear_kokoro if role == "hear" else 0
     for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
         generator = rng(seed, role, i)
-        low, high, count = _SHORT if role == "say" and i % 4 else _LONG
+        # Three of four of the assistant's are one, two or three such words: a mouth learns them before their order.
+        low, high, count = (1, 1, i % 4) if role == "say" and i % 4 else _LONG
         if len(pool) < count:
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
         must: list[str] = []

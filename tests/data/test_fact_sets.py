@@ -97,23 +97,25 @@ def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts)
     assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
 
 
-def test_words_that_are_tested_are_said_three_times_as_often_as_practice(facts) -> None:
+def test_words_that_are_tested_are_said_four_times_as_often_as_practice(facts) -> None:
     said = Counter(script._special(facts, "say"))
     tested = {word for fact in facts if fact.set != "P" for word in (fact.subject, fact.answer)}
-    assert {said[word] for word in tested} == {3} and {said[word] for word in set(said) - tested} == {1}
+    assert {said[word] for word in tested} == {4} and {said[word] for word in set(said) - tested} == {1}
     assert set(said) == tested | {fact.answer for fact in facts}
     heard = script._special(facts, "hear")
     assert sorted(heard) == sorted({fact.subject for fact in facts if fact.set != "P"})
 
 
-def test_all_but_every_fourth_sentence_of_the_assistant_are_short(facts) -> None:
+def test_three_of_four_sentences_of_the_assistant_are_words_that_matter(facts) -> None:
     recipe = ScriptRecipe(hear=20, say=3000, state=0, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12)
     lines = write_script(facts, recipe)
-    sentences = {role: [line.text for line in lines if line.role == role] for role in ("say", "hear")}
-    spaces = {role: [len(text.split()) for text in texts] for role, texts in sentences.items()}
-    short = [n for i, n in enumerate(spaces["say"]) if i % 4]
-    assert min(spaces["say"][::4]) >= 5 and max(short) <= 4  # "Mexico City" counts as two here
-    assert min(spaces["hear"]) >= 5  # nothing to repeat but with statements
+    said, heard = ([line.text for line in lines if line.role == role] for role in ("say", "hear"))
+    special = set(script._special(facts, "say"))
+    assert {text for i, text in enumerate(said) if i % 4 == 1} <= special
+    pairs = [text.split() for i, text in enumerate(said) if i % 4 == 2]
+    assert all(any({" ".join(w[:k]), " ".join(w[k:])} <= special for k in range(1, len(w) + 1)) or
+               " ".join(w) in special for w in pairs)  # fmt: skip
+    assert min(len(text.split()) for text in said[::4] + heard) >= 5  # no statements: nothing is heard again
 
 
 def test_users_repeat_short_sentences_and_statements_in_turn(facts, lines) -> None:
@@ -123,7 +125,7 @@ def test_users_repeat_short_sentences_and_statements_in_turn(facts, lines) -> No
     kinds = ["say" if text in said["say"] else "state" for text in again]
     assert set(again) < said["say"] | said["state"] and len(again) > 6
     assert all(a != b for a, b in zip(kinds, kinds[1:], strict=False))
-    assert max(len(text.split()) for text, kind in zip(again, kinds, strict=True) if kind == "say") <= 4
+    assert max(len(text.split()) for text, kind in zip(again, kinds, strict=True) if kind == "say") <= 4  # short ones
 
 
 def test_statements_are_false_and_about_tested_families_every_second_time(facts) -> None:
