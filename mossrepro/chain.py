@@ -71,7 +71,7 @@ class Chain:
         Facts for practice are not asked beforehand.
         """
         candidates = all_facts(keep=_first_facts(self.size.data.facts))
-        practice = practice_facts(self.size.data.facts)
+        practice = practice_facts(self.size.data.facts, self.size.data.recall)
         if self.size.backbone.source == "mini":
             return candidates + practice
         spec = {"facts": candidates, "model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["known"]}
@@ -86,7 +86,7 @@ class Chain:
 
     def _record_script(self) -> Path:
         data = asdict(self.size.data)
-        del data["facts"]
+        del data["facts"], data["recall"]
         recipe = ScriptRecipe(**data)
         known = self.known()
         lines = write_script(known, recipe)

@@ -85,6 +85,7 @@ class Data:
     """What is spoken for the language model."""
 
     facts: int  # facts of a family, at most
+    recall: bool  # practice facts that ask for knowledge too, not only for forms and orders of words
     hear: int  # sentences in user voices, to be recognised
     say: int  # sentences in the assistant's voice
     state: int  # statements in the assistant's voice

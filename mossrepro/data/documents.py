@@ -7,7 +7,7 @@ interleaved  one sentence, spans of text and of speech in turn     (paper, secti
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
 facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
-S2S S2T T2S T2T  dialogues about facts of A in the four pairings, but T2T of P too   (paper, section on SFT)
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
 All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
 """
@@ -27,7 +27,7 @@ _LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataMo
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("recognise", "say", "echo", "text", "facts", "repeat", *PAIRINGS)
 SPOKEN = ("say", "echo", "S2S", "T2S")  # conversations in which the assistant answers by voice
-_PRACTISED = {"S2S": 0.4, "T2S": 0.6, "S2T": 0.2}  # share of the dialogues that are about facts for practice
+_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
 
 
 class Documents:

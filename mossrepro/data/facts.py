@@ -134,6 +134,9 @@ PRACTICE = {
 }
 
 
+RECALL = ("more capitals", "more opposites", "more languages", "kind", "currency", "continent")  # of PRACTICE
+
+
 class Fact(NamedTuple):
     """One fact with its set, "A", "B", "C", "V" or "P"."""
 
@@ -194,11 +197,12 @@ def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> l
     return facts
 
 
-def practice_facts(limit: int) -> list[Fact]:
-    """The first `limit` facts of every practice family, all of set P."""
+def practice_facts(limit: int, recall: bool = True) -> list[Fact]:
+    """The first `limit` facts of every practice family, all of set P; without `recall` none of RECALL."""
     return [
         Fact(family.name, subject, answer, "P")
         for family in PRACTICE.values()
+        if recall or family.name not in RECALL
         for subject, answer in list(family.table.items())[:limit]
     ]
 

@@ -69,7 +69,8 @@ def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list
     """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
     said, stated = _sentences(facts, recipe, seed, "say"), _statements(facts, recipe, seed)
     short = [line for line in said if len(line.text.split()) < _LONG[0]]
-    again = [line.text for pair in zip(short, stated, strict=False) for line in pair]
+    pairs = zip(short, stated, strict=False) if stated else zip(short, strict=True)
+    again = [line.text for pair in pairs for line in pair]
     return [
         *_tests(facts, recipe),
         *_asked(facts, recipe, seed),
