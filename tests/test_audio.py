@@ -94,3 +94,14 @@ def test_trim_keeps_a_margin_of_quiet() -> None:
     assert len(audio.trim(wave, 16_000, margin=0.0)) < 8001
     assert np.array_equal(audio.trim(np.zeros(50, np.float32), 16_000), np.zeros(50))
     assert np.array_equal(audio.trim(short, 16_000), short) and len(audio.trim(np.zeros(0, np.float32), 16_000)) == 0
+
+
+def test_features_of_a_stream_remember_the_loudest_moment() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wave = torch.randn(1, 16_000, generator=generator)
+    wave[:, 6_400:] *= 1e-6  # far more than 80 dB below what came before
+    whole, parts, state = audio.whisper_mel(wave), [], None
+    for chunk in wave.split([160, 6_400, 1_280, 8_160], dim=1):
+        part, state = audio.streaming_mel(chunk, state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-5, rtol=0)
