@@ -15,7 +15,7 @@ Facts that share a word inside a family (hot/cold, cold/hot; start/stop, begin/s
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mossrepro.data import fact_tables
@@ -70,6 +70,11 @@ FAMILIES = {
 }
 
 
+def _more(name: str, table: dict[str, str]) -> Family:
+    """A tested family's questions about other subjects, for practice."""
+    return replace(FAMILIES[name], name=f"more {name}s", table=table, unseen=())
+
+
 PRACTICE = {
     family.name: family
     for family in (
@@ -87,7 +92,7 @@ PRACTICE = {
             (),
             "The comparative of {s} is {a}.",
         ),
-        Family("more plurals", fact_tables.MORE_PLURALS, FAMILIES["plural"].asked, (), FAMILIES["plural"].written),
+        _more("plural", fact_tables.MORE_PLURALS),
         Family(
             "participle",
             fact_tables.PARTICIPLES,
@@ -102,13 +107,9 @@ PRACTICE = {
             (),
             "After {s} comes {a}.",
         ),
-        Family("more capitals", fact_tables.MORE_CAPITALS, FAMILIES["capital"].asked, (), FAMILIES["capital"].written),
-        Family(
-            "more opposites", fact_tables.MORE_OPPOSITES, FAMILIES["opposite"].asked, (), FAMILIES["opposite"].written
-        ),
-        Family(
-            "more languages", fact_tables.MORE_LANGUAGES, FAMILIES["language"].asked, (), FAMILIES["language"].written
-        ),
+        _more("capital", fact_tables.MORE_CAPITALS),
+        _more("opposite", fact_tables.MORE_OPPOSITES),
+        _more("language", fact_tables.MORE_LANGUAGES),
         Family(
             "kind",
             fact_tables.KINDS,

@@ -56,13 +56,13 @@ class LMConfig:
 
 
 class Hidden(NamedTuple):
-    """What the two tails say at every row, after their norms, and what they were given, after the text half's norm:
-    (B, L, D) each; None for a tail that was not run.
+    """What the two tails say at every row, after their norms, and what they were given ("trunk"), after the text half's
+    norm: (B, L, D) each; None for what was not asked for.
     """
 
     text: Tensor | None
     speech: Tensor | None
-    trunk: Tensor
+    trunk: Tensor | None = None
 
 
 @dataclass
@@ -118,7 +118,8 @@ class LayerSplitLM(nn.Module):
         """Run trunk and tails.
 
         Shapes: grid (B, L, 2) int64; positions (B, L), default 0..L-1; mask (B, 1, L, keys) bool, default causal.
-        `tails` names those to run: training a batch without text targets can leave the text tail out.
+        `tails` names those to run, and "trunk" where its end is wanted: training a batch without text targets can leave
+        the text tail out.
         """
         if positions is None:
             positions = torch.arange(grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
@@ -129,7 +130,7 @@ class LayerSplitLM(nn.Module):
             text = self.text_norm(self._run(self.text_tail, x, table, mask, cache and cache.text_tail))
         if "speech" in tails:
             speech = self.speech_norm(self._run(self.speech_tail, x, table, mask, cache and cache.speech_tail))
-        return Hidden(text, speech, self.text_norm(x))
+        return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None)
 
     @staticmethod
     def _run(

@@ -87,7 +87,7 @@ class LayerSplitTask(Task):
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
-        hidden = model(batch["grid"], tails=tuple(places - {"trunk"}))
+        hidden = model(batch["grid"], tails=tuple(places))
         out = {}
         for kind, (place, head) in kinds.items():
             rows = wanted[kind]

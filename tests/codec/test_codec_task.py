@@ -7,9 +7,8 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from codec_toys import TINY
+from codec_toys import TINY, train
 
-from mossrepro.checkpoint import AtomicCheckpointIO
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec.encoder import CausalEncoder
 from mossrepro.codec.task import CodecTask
@@ -42,24 +41,8 @@ class Notes(StepDataModule):
 def fit(steps: int, folder=None, ckpt=None, network=TINY, **arguments) -> tuple[CodecTask, lightning.Trainer]:
     torch.manual_seed(0)
     task = CodecTask(network, **({"lr": 3e-3, "warmup_steps": 2} | arguments))
-    trainer = lightning.Trainer(
-        max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
-        check_val_every_n_epoch=None, callbacks=[Stop(folder)] if folder else [], plugins=[AtomicCheckpointIO()],
-    )  # fmt: skip
-    trainer.fit(task, Notes(), ckpt_path=ckpt)
+    trainer = train(task, Notes(), steps, folder, ckpt, at=5)
     return task, trainer
-
-
-class Stop(lightning.Callback):
-    """Saves after step 5 of 8 (the quantiser runs since step 4)."""
-
-    def __init__(self, folder) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_) -> None:
-        if trainer.global_step == 5:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
 @pytest.mark.parametrize("levels", [(), (4, 4)])

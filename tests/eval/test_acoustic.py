@@ -3,8 +3,8 @@
 import lightning
 import pytest
 import torch
+from codec_toys import train
 
-from mossrepro.checkpoint import AtomicCheckpointIO
 from mossrepro.data.steps import StepDataModule
 from mossrepro.errors import CheckpointError
 from mossrepro.eval.acoustic import AcousticCodec, AcousticConfig
@@ -26,24 +26,10 @@ class Tones(StepDataModule):
         return [self.train_batch(1_000, 0, 1)]
 
 
-class Stop(lightning.Callback):
-    def __init__(self, folder) -> None:
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer, *_) -> None:
-        if trainer.global_step == 3:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
-
-
 def fit(steps: int, folder=None, ckpt=None) -> tuple[AcousticTask, lightning.Trainer]:
     torch.manual_seed(0)
     task = AcousticTask(SMALL, lr=3e-3, warmup_steps=2)
-    trainer = lightning.Trainer(
-        max_epochs=-1, max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=steps,
-        check_val_every_n_epoch=None, callbacks=[Stop(folder)] if folder else [], plugins=[AtomicCheckpointIO()],
-    )  # fmt: skip
-    trainer.fit(task, Tones(), ckpt_path=ckpt)
+    trainer = train(task, Tones(), steps, folder, ckpt, at=3)
     return task, trainer
 
 
