@@ -264,7 +264,7 @@ if assistant:
     codes = assistant.listen(audio.resample(asked, rate, RATE))
     again, new_rate = assistant.speaker.speak(codes)
     print(f"{len(codes)} codes: {codes.tolist()}")
-    print(f"what a reader of the codes spells: {assistant.codec.transcribe(codes)[0]!r}")
+    print(f"what a reader hears in the codes: {assistant.codec.transcribe(codes)[0]!r}")
     display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
 
 # %% [markdown]

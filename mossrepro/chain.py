@@ -30,6 +30,8 @@ VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 3}
 class Chain:
     """Makes the links of a size on demand. `costs` collects what each took: stage -> {minutes, cached, hardware}."""
 
+    share = 1.0  # of the language model's steps that are taken; controls take fewer
+
     def __init__(self, size: str) -> None:
         self.size = sizes.load(size)
         self.overlay = sizes.CONFIGS / ("smoke.yaml" if size == "smoke" else f"size/{size}.yaml")
@@ -130,9 +132,13 @@ class Chain:
         config = sizes.CONFIGS / f"{stage}.yaml"
         text = config.read_text()
         numbers = {name: self._number(name) for name in sorted(set(re.findall(r"\$\{(size\.[\w.]+)\}", text)))}
+        flags = [f"--{key.replace('__', '.init_args.')}={value}" for key, value in inputs.items()]
+        steps = f"size.lm.{stage}.steps"
+        if steps in numbers and self.share != 1.0:
+            numbers[steps] = max(1, round(self.share * numbers[steps]))
+            flags.append(f"--{steps}={numbers[steps]}")
         spec = {"config": text, "numbers": numbers, "version": VERSIONS["fit"]}
         spec["inputs"] = {key: _content_name(value) for key, value in inputs.items()}
-        flags = [f"--{key.replace('__', '.init_args.')}={value}" for key, value in inputs.items()]
 
         def build(folder: Path) -> None:
             if (folder / "done.json").is_file():

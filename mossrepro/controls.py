@@ -2,7 +2,8 @@
 
 The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
 (`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
-codes, and are asked the same questions on C:
+codes, and are asked the same questions on C. All three take a share of the run's steps (`size.control.share`): enough
+to tell who answers with what, not to compare percentages with the run's own.
 
     random           SmolLM2 with random weights: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mossrepro import facts
 from mossrepro.chain import Chain
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 class OracleChain(Chain):
     """A chain whose language model learns from oracle codes."""
 
+    def __init__(self, size: str) -> None:
+        super().__init__(size)
+        self.share = self.size.control.share
+
     def spoken_codes(self) -> str:
         return "oracle"
 
@@ -38,7 +42,7 @@ class ControlChain(Chain):
 
     def __init__(self, size: str, kind: str) -> None:
         super().__init__(size)
-        self.kind = kind
+        self.kind, self.share = kind, self.size.control.share
 
     def backbone(self) -> Path:
         """Folder of the control backbone."""
@@ -100,28 +104,32 @@ def measure_oracle(size: str, bench: "Bench", lines: list[Line]) -> None:
 
 
 def measure_controls(size: str, run: Path) -> None:
-    """Train the controls and record S2T and S2S on C: right answers for each, its own answers for the second."""
-    from mossrepro.eval import spoken_qa
+    """Train the controls, the proof first, and record what they answer on C: right answers, the second also its own."""
     from mossrepro.eval.run import Bench
-    from mossrepro.lm import checkpoint
-    from mossrepro.vocab import Grid
 
     parts = json.loads((run / "parts.json").read_text())
     bench = Bench(parts, run)
     lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    for kind in ("counterfactual", "random"):
+        _measure(kind, size, bench, lines)
     measure_oracle(size, bench, lines)
+
+
+def _measure(kind: str, size: str, bench: "Bench", lines: list[Line]) -> None:
+    """Ask one control backbone in the pairings that it can answer by itself."""
+    from mossrepro.eval import spoken_qa
+    from mossrepro.lm import checkpoint
+    from mossrepro.vocab import Grid
+
     changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
-    for kind in ("random", "counterfactual"):
-        folder = ControlChain(size, kind).language_model("sft")
-        model, tokenizer = checkpoint.from_pretrained(folder)
-        grid = Grid(tokenizer, model.config.codes)
-        for pairing in ("S2T", "S2S"):
-            for name, truth in (("", bench.known), ("_own", changed)):
-                if name and kind == "random":
-                    continue
-                voice = (bench.speak, bench.judge.transcribe) if pairing == "S2S" else (None, None)
-                asked = spoken_qa.ask(model.eval(), grid, lines, truth, bench.codes, pairing, *voice)
-                fact = spoken_qa.score("C", pairing, asked)
-                fact.id = f"control_{kind}{name}_{fact.id}"
-                fact.name = f"{kind} backbone{', its own answers' if name else ''}: {fact.name}"
-                facts.record(run, fact)
+    truths = [("", bench.known)] + ([("_own", changed)] if kind == "counterfactual" else [])
+    model, tokenizer = checkpoint.from_pretrained(ControlChain(size, kind).language_model("sft"))
+    grid = Grid(tokenizer, model.config.codes)
+    for pairing in ("T2T", "S2T", "S2S"):
+        voice = (bench.speak, bench.judge.transcribe) if pairing == "S2S" else (None, None)
+        for name, truth in truths:
+            asked = spoken_qa.ask(model.eval(), grid, lines, truth, bench.codes, pairing, *voice)
+            fact = spoken_qa.score("C", pairing, asked)
+            fact.id = f"control_{kind}{name}_{fact.id}"
+            fact.name = f"{kind} backbone{', its own answers' if name else ''}: {fact.name}"
+            bench.record(fact)

@@ -97,6 +97,13 @@ class Data:
 
 
 @dataclass
+class Control(Stage):
+    """The counterfactual backbone, and how the controls learn to speak."""
+
+    share: float  # of the language model's steps in every stage
+
+
+@dataclass
 class Size:
     """One rung of the ladder."""
 
@@ -108,7 +115,7 @@ class Size:
     flow: Flow
     vocoder: Vocoder
     data: Data
-    control: Stage  # the counterfactual backbone
+    control: Control
 
 
 def load(name: str) -> Size:

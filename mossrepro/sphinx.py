@@ -57,12 +57,32 @@ def _spelling() -> Any:
     return G2P()
 
 
+@functools.lru_cache(maxsize=1)
+def _dictionary() -> dict[str, list[list[str]]]:
+    """Word -> its pronunciations, as pocketsphinx's file has them ("read" and "read(2)" are one word)."""
+    found: dict[str, list[list[str]]] = {}
+    for line in Path(_package("cmudict-en-us.dict")).read_text("utf-8").splitlines():
+        word, *phones = line.split()
+        found.setdefault(word.partition("(")[0], []).append(phones)
+    return found
+
+
+def pronunciations(words: Iterable[str]) -> dict[str, list[list[str]]]:
+    """The ways in which each word is spoken, in PHONES: the dictionary's, for a word that it lacks hibari's."""
+    known = _dictionary()
+    return {word: known.get(word) or [_sounds(word)] for word in words}
+
+
+def _sounds(word: str) -> list[str]:
+    """A word's phones by hibari's rules."""
+    return [_PHONES[symbol] for symbol in _spelling()(word) if symbol in _PHONES] or ["AH"]
+
+
 def _learn(decoder: Any, words: Iterable[str]) -> None:
     """Give the dictionary the words that it lacks, pronounced by hibari's rules."""
     for word in words:
         if decoder.lookup_word(word) is None:
-            phones = [_PHONES[symbol] for symbol in _spelling()(word) if symbol in _PHONES]
-            decoder.add_word(word, " ".join(phones) or "AH", True)
+            decoder.add_word(word, " ".join(_sounds(word)), True)
 
 
 class SphinxJudge:

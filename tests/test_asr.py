@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mossrepro import asr, audio, sphinx, voices
-from mossrepro.spoken import normalise, word_error_rate
+from mossrepro.spoken import PHONES, normalise, word_error_rate
 
 TEXTS = ("the capital of france is paris", "the weather will be cold tomorrow", "which day comes after monday")
 
@@ -68,6 +68,12 @@ def test_words_missing_from_the_dictionary_are_aligned():
     wave = audio.resample(*voices.say("the zorblax is green", "assistant"), 16_000)
     assert [word for word, _, _ in sphinx.align(wave, "The zorblax is green.")] == ["the", "zorblax", "is", "green"]
     assert sphinx.align(wave, "") == []
+
+
+def test_words_are_pronounced_by_the_dictionary_and_else_by_rule():
+    ways = sphinx.pronunciations(["read", "zorblax"])
+    assert ways["read"] == [["R", "EH", "D"], ["R", "IY", "D"]]
+    assert ways["zorblax"][0][:3] == ["Z", "AO", "R"] and set(ways["zorblax"][0]) <= set(PHONES)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mossrepro import audio, cli, voices
+from mossrepro import chain as chain_module
 from mossrepro.chain import STAGES, Chain
-from mossrepro.controls import OracleChain, counterfactual
+from mossrepro.controls import ControlChain, OracleChain, counterfactual
 from mossrepro.data.facts import FAMILIES, all_facts
 from mossrepro.errors import CheckpointError
 from mossrepro.pipeline import Assistant, newest_run
@@ -161,3 +162,24 @@ def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:
     assert chain.language_model("sft") == Path("sft")
     assert [stage for stage, _ in asked] == ["stage1", "stage2", "sft"]
     assert all(inputs["data__tokens"] == "oracle" and "model__sounds" not in inputs for _, inputs in asked)
+
+
+def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch, tmp_path) -> None:
+    """The steps stand in the key and in the command alike."""
+    made = []
+    monkeypatch.setattr(chain_module, "_stage", lambda stage, command: made[-1].append(command))
+    for chain in (Chain("smoke"), ControlChain("smoke", "random")):
+        chain.size.lm.sft.steps = 10
+
+        def link(stage, kind, spec, build) -> Path:
+            made.append([spec["numbers"]])
+            build(tmp_path)
+            return tmp_path
+
+        chain.link = link
+        chain.fit("sft", model__start="x")
+        chain.fit("flow")
+    whole, flow, half, same = made
+    assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
+    assert half[0]["size.lm.sft.steps"] == 5 and "--size.lm.sft.steps=5" in half[1]
+    assert flow == same

@@ -1,7 +1,7 @@
-"""The speech tokenizer: 16 kHz sound -> 12.5 codes a second -> text, trained for recognition only.
+"""The speech tokenizer: 16 kHz sound -> 12.5 codes a second -> phones and words, trained for recognition only.
 
-    wave -> log-mel -> CausalEncoder -> linear map, norm -> Quantiser -> phones      (linear, the training signal)
-            100 Hz      12.5 Hz, D       12.5 Hz, C         12.5 Hz   -> Recogniser -> characters (50 Hz, CTC)
+    wave -> log-mel -> CausalEncoder -> linear map, norm -> Quantiser -> phones     (linear, the training signal)
+            100 Hz      12.5 Hz, D       12.5 Hz, C         12.5 Hz   -> Recogniser -> phones -> Lexicon -> words
 
 arXiv 2510.00499, section on the speech tokenizer: causal Whisper encoder, one codebook, recognition as the only
 objective. Sizes differ (Whisper-base instead of large-v3, fewer codes), roles do not.
@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from mossrepro.audio import MelState, streaming_mel, whisper_mel
 from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState, MelStack
 from mossrepro.codec.finite import FiniteScalarQuantiser
+from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.quantiser import Quantiser
-from mossrepro.codec.recogniser import STEPS, Recogniser, ctc_text
+from mossrepro.codec.recogniser import LABELS, STEPS, Recogniser, ctc_labels
 from mossrepro.errors import AudioError, CheckpointError, ConfigError
 from mossrepro.spoken import PHONES
 
@@ -156,16 +157,22 @@ class SpeechCodec(nn.Module):
         return EncoderSession(self, batch)
 
     @torch.inference_mode()
-    def transcribe(self, codes: Tensor | np.ndarray | list[int]) -> list[str]:
-        """Codes (B, T) or (T,), -1 = padding -> one lower-case text per row, from the codes alone."""
+    def transcribe(self, codes: Tensor | np.ndarray | list[int], lexicon: Lexicon | None = None) -> list[str]:
+        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone.
+
+        With a lexicon its words, lower case; without one the phones ("HH AH L OW").
+        """
         rows = torch.as_tensor(codes, dtype=torch.int64, device=self.narrow.weight.device)
         rows = rows[None] if rows.dim() == 1 else rows
         if rows.shape[1] == 0:
             return [""] * len(rows)
         lengths = (rows >= 0).sum(1)
         frames = F.embedding(rows.clamp(min=0), self.quantiser.codebook)
-        best = self.recogniser(frames, lengths).argmax(-1)  # (B, 4 T)
-        return [ctc_text(row[: int(n) * STEPS]) for row, n in zip(best, lengths, strict=True)]
+        scores = self.recogniser(frames, lengths)  # (B, 4 T, 40)
+        heard = [row[: int(n) * STEPS].cpu() for row, n in zip(scores, lengths, strict=True)]
+        if lexicon is None:
+            return [" ".join(LABELS[label] for label in ctc_labels(row.argmax(-1))) for row in heard]
+        return [" ".join(lexicon.read(row.numpy())) for row in heard]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`, each in one atomic step."""

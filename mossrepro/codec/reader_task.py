@@ -1,7 +1,8 @@
-"""Training of the recogniser: spelling from codes alone, which measures what the codes still hold.
+"""Training of the recogniser: phones from codes alone, which measures what the codes still hold.
 
-Codes are 12.5 a second, so hours of speech pass in seconds and the reader can see every sentence many times,
-which is what English spelling needs. The codes themselves do not change here.
+Codes are 12.5 a second, so hours of speech pass in seconds and the reader can see every sentence many times. It learns
+phones and not letters: English spelling would take it far more sentences than there are, and is no matter of sound.
+The codes themselves do not change here.
 """
 
 from pathlib import Path
@@ -12,21 +13,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mossrepro.codec.model import SpeechCodec
-from mossrepro.codec.recogniser import ALPHABET, BLANK, STEPS, ctc_text
+from mossrepro.codec.recogniser import BLANK, LABELS, STEPS, ctc_labels
 from mossrepro.training import Task
 
 Batch = dict[str, Tensor]
 
 
 class ReaderTask(Task):
-    """CTC on characters (Graves et al. 2006), in nats per character, through `SpeechCodec.recogniser`.
+    """CTC on phones (Graves et al. 2006), in nats per phone, through `SpeechCodec.recogniser`.
 
-    A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed ().
+    A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed (); for validation also
+    text, a list of B strings. Phone errors need nothing else; words are looked up in the data module's `lexicon`, if it
+    has one.
 
     Args:
         codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
         lr: peak rate. warmup_steps: linear warm-up; a cosine to 2 % follows.
-        hide: share of codes hidden at random, so that a word is also read from its neighbours' sounds.
+        hide: share of codes hidden at random, so that a sound is also read from its neighbours.
         weight_decay: AdamW's.
     """
 
@@ -38,10 +41,10 @@ class ReaderTask(Task):
         self.codec.requires_grad_(False)
         self.codec.recogniser.requires_grad_(True)
         self.lr, self.warmup_steps, self.hide, self.weight_decay = lr, warmup_steps, hide, weight_decay
-        self._errors = {"wer": [0, 0], "cer": [0, 0]}  # (mistakes, reference words or characters)
+        self._errors = {"per": [0, 0], "wer": [0, 0]}  # (mistakes, phones or words that were said)
 
     def _read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B, 4 T, 29) of codes (B, T), and the length of each row in codes (B,)."""
+        """Log-probabilities (B, 4 T, 40) of codes (B, T), and the length of each row in codes (B,)."""
         frames = F.embedding(codes.clamp(min=0), self.codec.quantiser.codebook)
         if hidden is not None:
             frames = frames.masked_fill(hidden[..., None], 0.0)
@@ -68,23 +71,26 @@ class ReaderTask(Task):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Greedy transcripts from the codes."""
+        """Phones, and words where there is a lexicon, from the codes."""
         log_probs, lengths = self._read(batch["codes"])
-        best = log_probs.argmax(-1)
-        heard = [ctc_text(row[: int(n) * STEPS]) for row, n in zip(best, lengths, strict=True)]
-        said = [
-            "".join(ALPHABET[label] for label in row[:n].tolist())
-            for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)
-        ]
-        for name, compare in (("wer", jiwer.process_words), ("cer", jiwer.process_characters)):
-            result = compare(said, heard)
-            self._errors[name][0] += result.substitutions + result.deletions + result.insertions
-            self._errors[name][1] += result.substitutions + result.deletions + result.hits
+        rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
+        said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
+        self._count("per", [_spell(row) for row in said], [_spell(ctc_labels(row.argmax(-1))) for row in rows])
+        lexicon = getattr(self.trainer.datamodule, "lexicon", None)
+        if lexicon is not None:
+            self._count("wer", batch["text"], [" ".join(lexicon.read(row.numpy())) for row in rows])
+
+    def _count(self, name: str, said: list[str], heard: list[str]) -> None:
+        """Add up the mistakes of one batch."""
+        result = jiwer.process_words(said, heard)
+        self._errors[name][0] += result.substitutions + result.deletions + result.insertions
+        self._errors[name][1] += result.substitutions + result.deletions + result.hits
 
     def on_validation_epoch_end(self) -> None:
         """Log the error rates over all validation clips."""
         for name, (wrong, total) in self._errors.items():
-            self.log(f"valid/{name}", wrong / max(total, 1), prog_bar=name == "wer")
+            if total:
+                self.log(f"valid/{name}", wrong / total, prog_bar=True)
             self._errors[name] = [0, 0]
 
     def configure_optimizers(self) -> dict:
@@ -95,3 +101,7 @@ class ReaderTask(Task):
     def save_pretrained(self, folder: str | Path) -> None:
         """The whole codec with its trained recogniser."""
         self.codec.save_pretrained(folder)
+
+
+def _spell(row: list[int]) -> str:
+    return " ".join(LABELS[label] for label in row)

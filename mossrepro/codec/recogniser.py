@@ -1,28 +1,29 @@
-"""Character recogniser on codes alone: what is left of the words after quantisation.
+"""Phone recogniser on codes alone: what is left of the words after quantisation.
 
 A connectionist temporal classification head (CTC, Graves et al. 2006) whose view ends a second away: it can undo
-blurred letters, but has no room for a language model.
+blurred sounds, but has no room for a language model. Words are then looked up (`lexicon.py`).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mossrepro.spoken import PHONES
+
 BLANK = 0
-ALPHABET = "_ 'abcdefghijklmnopqrstuvwxyz"  # index = label; "_" stands for CTC's blank
+LABELS = ("_", *PHONES)  # index = label; "_" stands for CTC's blank
 STEPS = 4  # CTC steps per code: 50 a second, enough for the fastest speech
-_LABELS = {letter: label for label, letter in enumerate(ALPHABET) if label != BLANK}
+_INDEX = {phone: label for label, phone in enumerate(LABELS)}
 
 
-def labels(text: str) -> list[int]:
-    """Lower-case text -> CTC labels; characters outside a-z, apostrophe and space are dropped."""
-    return [_LABELS[letter] for letter in " ".join(text.lower().split()) if letter in _LABELS]
+def labels(phones: list[str]) -> list[int]:
+    """Phones of PHONES -> CTC labels."""
+    return [_INDEX[phone] for phone in phones]
 
 
-def ctc_text(best: Tensor) -> str:
-    """The most likely label of every step, best (S,) int64 -> text: repeats merged, blanks removed."""
-    merged = torch.unique_consecutive(best)
-    return " ".join("".join(ALPHABET[label] for label in merged.tolist() if label != BLANK).split())
+def ctc_labels(best: Tensor) -> list[int]:
+    """The most likely label of every step, best (S,) int64 -> labels: repeats merged, blanks removed."""
+    return [label for label in torch.unique_consecutive(best).tolist() if label != BLANK]
 
 
 class ConvBlock(nn.Module):
@@ -43,17 +44,17 @@ class ConvBlock(nn.Module):
 
 
 class Recogniser(nn.Module):
-    """Quantised frames (B, T, C) -> CTC log-probabilities (B, 4 T, 29)."""
+    """Quantised frames (B, T, C) -> CTC log-probabilities of blank and the 39 phones (B, 4 T, 40)."""
 
     def __init__(self, dim: int, width: int = 384, layers: int = 4, kernel: int = 7, dropout: float = 0.2) -> None:
         super().__init__()
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(ConvBlock(width, kernel, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, STEPS * len(ALPHABET))
+        self.head = nn.Linear(width, STEPS * len(LABELS))
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """frames (B, T, C), lengths (B,) in codes -> log-probabilities (B, 4 T, 29)."""
+        """frames (B, T, C), lengths (B,) in codes -> log-probabilities (B, 4 T, 40)."""
         batch, steps, _ = frames.shape
         lengths = torch.full((batch,), steps, device=frames.device) if lengths is None else lengths
         x = self.enter(frames)

@@ -1,4 +1,4 @@
-"""Batches of codes with their text, for the recogniser."""
+"""Batches of codes with the phones that were spoken, for the recogniser."""
 
 from pathlib import Path
 
@@ -6,18 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.recogniser import labels
 from mossrepro.data.corpus import Clip, read_manifest
+from mossrepro.data.phones import phone_times, read_phones
 from mossrepro.data.steps import StepDataModule
 from mossrepro.data.tokens import TokenStore
 from mossrepro.errors import DataError
 from mossrepro.order import rng
+from mossrepro.sphinx import pronunciations
+from mossrepro.spoken import normalise
 
 _JITTER = 6.0  # codes; regroups clips of similar length in every pass
 
 
 class ReaderDataModule(StepDataModule):
     """Clips of a tokenised corpus, of similar length in a batch; a pure function of the step.
+
+    `lexicon` holds the corpus's words, those of all splits: it is complete, and large enough to be no help.
 
     Args:
         corpus: corpus folder. tokens: its token store.
@@ -30,11 +36,13 @@ class ReaderDataModule(StepDataModule):
     ) -> None:
         super().__init__(seed, num_workers)
         self.store, self.batch = TokenStore(tokens), batch
-        clips = [clip for clip in read_manifest(Path(corpus)) if clip.id in self.store and labels(clip.text)]
+        self.phones = read_phones(phone_times(corpus))
+        clips = [clip for clip in read_manifest(corpus) if clip.id in self.store and self.phones.get(clip.id)]
         self.train = [clip for clip in clips if clip.split == "train"]
         self.valid = [clip for clip in clips if clip.split == "valid"][:valid_clips]
         if not self.train:
             raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
+        self.lexicon = corpus_lexicon(corpus)
         self._pass: tuple[int, list[np.ndarray]] = (-1, [])
 
     def groups(self, number: int) -> list[np.ndarray]:
@@ -53,13 +61,21 @@ class ReaderDataModule(StepDataModule):
         return self._collate([self.train[i] for i in self.groups(number)[index]])
 
     def val_batches(self) -> list[dict[str, Tensor]]:
-        return [self._collate(self.valid[i : i + 16]) for i in range(0, len(self.valid), 16)]
+        """As `train_batch`, with text, a list of B strings."""
+        parts = [self.valid[i : i + 16] for i in range(0, len(self.valid), 16)]
+        return [{**self._collate(part), "text": [normalise(clip.text) for clip in part]} for part in parts]
 
     def _collate(self, clips: list[Clip]) -> dict[str, Tensor]:
         codes = [torch.from_numpy(self.store[clip.id]) for clip in clips]
-        targets = [torch.tensor(labels(clip.text)) for clip in clips]
+        targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip in clips]
         return {
             "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
             "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
             "label_lengths": torch.tensor([len(target) for target in targets]),
         }
+
+
+def corpus_lexicon(corpus: str | Path) -> Lexicon:
+    """The words of a corpus's transcripts, with their pronunciations."""
+    words = sorted({word for clip in read_manifest(corpus) for word in normalise(clip.text).split()})
+    return Lexicon(pronunciations(words))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import torch
 from rich.console import Console
@@ -15,6 +16,8 @@ from mossrepro.asr import WhisperJudge
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact
+from mossrepro.data.phones import phone_times, read_phones
+from mossrepro.data.reader_data import corpus_lexicon
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.script import Line, read_script
 from mossrepro.data.tokens import TokenStore
@@ -115,26 +118,30 @@ def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES)
 
 
 def codec(bench: Bench) -> None:
-    """Word error rate of the recogniser that sees only the codes: random words, unseen sentences, held-out voices."""
+    """What the recogniser, which sees only the codes, makes of random words: unseen sentences, held-out voices."""
     size = json.loads((bench.parts["codec"] / "spec.json").read_text())["numbers"]["size.name"]
     corpus = codec_corpus(size)
-    test = [clip for clip in read_manifest(corpus) if clip.split == "test"]
+    spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
+    test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]
     used: set[int] = set()
-    for name, held_out in (("codec_wer", True), ("codec_wer_assistant", False)):
+    for end, held_out in (("", True), ("_assistant", False)):
         clips = [clip for clip in test if (clip.speaker != "assistant") == held_out]
-        what = f"word error rate, unseen sentences{' and voices' if held_out else ', the assistant'}"
-        heard = []
-        for clip in clips:
-            with torch.inference_mode():
-                codes = bench.codec.encode(torch.from_numpy(load_clip(corpus, clip, RATE))[None])
-            used.update(codes[0].tolist())
-            heard += bench.codec.transcribe(codes)
+        what = f"unseen sentences{' and voices' if held_out else ', the assistant'}"
+        waves = [load_clip(corpus, clip, RATE) for clip in clips]
+        codes = [bench.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
+        used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
         words = sum(len(text.split()) for text in texts)
-        bench.record(facts.Fact(name, f"codec: {what}", 100 * word_error_rate(texts, heard), "%", n=words))
-        judged = bench.judge.transcribe([load_clip(corpus, clip, RATE) for clip in clips])
-        whole = f"Whisper base, whole and unquantised: {what}"
-        bench.record(facts.Fact(name + "_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words))
+        title = f"codec: word error rate, {what}, one of {len(lexicon.words)} words as likely as another"
+        heard = [bench.codec.transcribe(row, lexicon)[0] for row in codes]
+        bench.record(facts.Fact(f"codec_wer{end}", title, 100 * word_error_rate(texts, heard), "%", n=words))
+        said = [" ".join(phone for phone, _, _ in spoken[clip.id]) for clip in clips]
+        errors = 100 * jiwer.wer(said, [bench.codec.transcribe(row)[0] for row in codes])
+        phones = sum(len(row.split()) for row in said)
+        bench.record(facts.Fact(f"codec_per{end}", f"codec: phone error rate, {what}", errors, "%", n=phones))
+        judged = bench.judge.transcribe(waves)
+        whole = f"Whisper base, whole and unquantised: word error rate, {what}"
+        bench.record(facts.Fact(f"codec_wer{end}_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words))
     bench.record(facts.Fact("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
 
 

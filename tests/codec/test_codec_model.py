@@ -8,7 +8,9 @@ import torch
 
 from mossrepro.codec import CodecConfig, SpeechCodec
 from mossrepro.codec import model as module
+from mossrepro.codec.lexicon import Lexicon
 from mossrepro.errors import CheckpointError, ConfigError
+from mossrepro.spoken import PHONES
 
 TINY = CodecConfig(
     codes=32, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,
@@ -60,8 +62,11 @@ def test_clips_of_a_batch_end_where_they_end(codec):
 
 
 def test_text_comes_from_the_codes_alone(codec):
-    texts = codec.transcribe([3, 1, 4, 1, 5])
-    assert len(texts) == 1 and isinstance(texts[0], str)
+    codes = [3, 1, 4, 1, 5]
+    (phones,) = codec.transcribe(codes)
+    assert phones and set(phones.split()) <= set(PHONES)
+    (words,) = codec.transcribe(codes, Lexicon({phone.lower(): [[phone]] for phone in PHONES}))
+    assert words == words.lower() and words.split()
     assert codec.transcribe(torch.zeros(1, 0, dtype=torch.int64)) == [""]
 
 
