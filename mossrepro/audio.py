@@ -120,7 +120,7 @@ def streaming_mel(wave: Tensor, state: MelState | None = None, bands: int = MELS
 def _log_bands(padded: Tensor, bands: int) -> Tensor:
     """Samples (B, N) -> log10 of slaney bands of power (B, bands, frames)."""
     power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
-    mel = _filters(WHISPER_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
+    mel = mel_filters(WHISPER_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
     return mel.clamp(min=1e-10).log10()
 
 
@@ -137,7 +137,7 @@ def mel24(wave: Tensor) -> Tensor:
     """
     padded = _reflect(wave, (VOICE_FFT - VOICE_HOP) // 2)
     magnitude = _spectrum(padded, VOICE_FFT, VOICE_HOP)
-    bands = _filters(VOICE_RATE, VOICE_FFT).to(magnitude) @ magnitude
+    bands = mel_filters(VOICE_RATE, VOICE_FFT).to(magnitude) @ magnitude
     return bands.clamp(min=1e-5).log()
 
 
@@ -156,7 +156,7 @@ def _spectrum(padded: Tensor, size: int, hop: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _filters(rate: int, size: int, count: int = MELS) -> Tensor:
+def mel_filters(rate: int, size: int, count: int = MELS) -> Tensor:
     """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (count, size // 2 + 1)."""
     edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(8_000.0), count + 2))
     bins = np.linspace(0.0, rate / 2, size // 2 + 1)

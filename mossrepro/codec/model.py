@@ -49,7 +49,8 @@ class CodecConfig:
     slow_window: int = 50  # look-back of a 12.5 Hz layer, codes
     mels: int = 80  # bands; Whisper large-v3 has 128
     causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
-    front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`)
+    front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`); "none": can only read codes
+    books: int = 1  # codes that make one frame together, in turn: the residual stack of a rival (`eval/acoustic.py`)
     reader_width: int = 384
     reader_layers: int = 4
     reader_kernel: int = 7
@@ -65,12 +66,14 @@ def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
     return FiniteScalarQuantiser(config.levels, config.code_dim)
 
 
-def _encoder(config: CodecConfig) -> CausalEncoder | MelStack:
+def _encoder(config: CodecConfig) -> CausalEncoder | MelStack | nn.Identity:
     """What turns mel into one vector a code. ConfigError for an unknown front."""
     if config.front == "mel":
         return MelStack()
+    if config.front == "none":
+        return nn.Identity()
     if config.front != "whisper":
-        raise ConfigError(f"front={config.front!r}: choose whisper or mel")
+        raise ConfigError(f"front={config.front!r}: choose whisper, mel or none")
     return CausalEncoder(
         config.width,
         config.heads,
@@ -130,6 +133,8 @@ class SpeechCodec(nn.Module):
         A code depends on no sample after its own 1,280. The last partial code is filled up with silence; past a
         clip's own `lengths` every code is -1.
         """
+        if self.config.front == "none":
+            raise ConfigError("this codec can only read codes; whoever wrote them must encode")
         device = self.narrow.weight.device
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
@@ -152,13 +157,27 @@ class SpeechCodec(nn.Module):
 
     def listen(self, batch: int = 1) -> "EncoderSession":
         """A session that encodes `batch` streams side by side, chunk by chunk. ConfigError if it is not causal."""
+        if self.config.front == "none":
+            raise ConfigError("this codec can only read codes; whoever wrote them must encode")
         if not self.config.causal:
             raise ConfigError("this codec has causal=false and hears whole recordings only")
         return EncoderSession(self, batch)
 
+    def read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the recogniser hears in codes (B, T), -1 = padding: log-probabilities (B, 4 T, 40), and lengths (B,).
+
+        With several books T counts frames and codes are (B, T books). hidden (B, T): frames that it must do without.
+        """
+        frames = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
+        frames = frames.unflatten(1, (-1, self.config.books)).sum(2)
+        if hidden is not None:
+            frames = frames.masked_fill(hidden[..., None], 0.0)
+        lengths = (codes >= 0).sum(1) // self.config.books
+        return self.recogniser(frames, lengths), lengths
+
     @torch.inference_mode()
     def transcribe(self, codes: Tensor | np.ndarray | list[int], lexicon: Lexicon | None = None) -> list[str]:
-        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone.
+        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone; see `read` for several books.
 
         With a lexicon its words, lower case; without one the phones ("HH AH L OW").
         """
@@ -166,9 +185,7 @@ class SpeechCodec(nn.Module):
         rows = rows[None] if rows.dim() == 1 else rows
         if rows.shape[1] == 0:
             return [""] * len(rows)
-        lengths = (rows >= 0).sum(1)
-        frames = F.embedding(rows.clamp(min=0), self.quantiser.codebook)
-        scores = self.recogniser(frames, lengths)  # (B, 4 T, 40)
+        scores, lengths = self.read(rows)
         heard = [row[: int(n) * STEPS].cpu() for row, n in zip(scores, lengths, strict=True)]
         if lexicon is None:
             return [" ".join(LABELS[label] for label in ctc_labels(row.argmax(-1))) for row in heard]

@@ -29,7 +29,7 @@ class ReaderTask(Task):
     Args:
         codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
         lr: peak rate. warmup_steps: linear warm-up; a cosine to 2 % follows.
-        hide: share of codes hidden at random, so that a sound is also read from its neighbours.
+        hide: share of frames hidden at random, so that a sound is also read from its neighbours.
         weight_decay: AdamW's.
     """
 
@@ -43,20 +43,13 @@ class ReaderTask(Task):
         self.lr, self.warmup_steps, self.hide, self.weight_decay = lr, warmup_steps, hide, weight_decay
         self._errors = {"per": [0, 0], "wer": [0, 0]}  # (mistakes, phones or words that were said)
 
-    def _read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B, 4 T, 40) of codes (B, T), and the length of each row in codes (B,)."""
-        frames = F.embedding(codes.clamp(min=0), self.codec.quantiser.codebook)
-        if hidden is not None:
-            frames = frames.masked_fill(hidden[..., None], 0.0)
-        lengths = (codes >= 0).sum(1)
-        return self.codec.recogniser(frames, lengths), lengths
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of them hidden."""
         generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
         codes = batch["codes"]
-        hidden = (torch.rand(codes.shape, generator=generator) < self.hide).to(codes.device)
-        log_probs, lengths = self._read(codes, hidden)
+        frames = (len(codes), codes.shape[1] // self.codec.config.books)
+        hidden = (torch.rand(frames, generator=generator) < self.hide).to(codes.device)
+        log_probs, lengths = self.codec.read(codes, hidden)
         total = F.ctc_loss(
             log_probs.transpose(0, 1),
             batch["labels"],
@@ -72,7 +65,7 @@ class ReaderTask(Task):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Phones, and words where there is a lexicon, from the codes."""
-        log_probs, lengths = self._read(batch["codes"])
+        log_probs, lengths = self.codec.read(batch["codes"])
         rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
         said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
         self._count("per", [_spell(row) for row in said], [_spell(ctc_labels(row.argmax(-1))) for row in rows])

@@ -8,7 +8,7 @@ High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discrimin
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
+from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.errors import CheckpointError
 
 RATIOS = (4, 8, 5, 8)  # of the decoder, in encodec's order; their product is one code
@@ -65,6 +65,26 @@ class AcousticCodec(nn.Module):
     def frames(self, codes: Tensor) -> Tensor:
         """Codes (B, T, books) -> the vectors that they stand for (B, T, dim)."""
         return self.quantiser.vq.decode(codes.permute(2, 0, 1)).transpose(1, 2)
+
+    def flat(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> (B, T books) of one alphabet of books * codes, for a token store and `reader`."""
+        return (codes + self.config.codes * torch.arange(self.config.books, device=codes.device)).flatten(1)
+
+    def reader(self, like: CodecConfig) -> SpeechCodec:
+        """A codec that can only read this one's `flat` codes, its recogniser untrained and shaped as that of `like`.
+
+        Its codebook holds the tables of all books, so that the sum over a frame's codes is `frames`.
+        """
+        config = self.config
+        books = replace(
+            like, front="none", codes=config.codes * config.books, books=config.books, code_dim=config.dim, levels=()
+        )
+        shell = SpeechCodec(books).eval()
+        tables = [layer._codebook.embed for layer in self.quantiser.vq.layers[: config.books]]
+        with torch.no_grad():
+            shell.quantiser.codebook.copy_(torch.cat(tables))
+            shell.quantiser.started.fill_(True)
+        return shell
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:

@@ -45,5 +45,5 @@ def test_the_same_seed_gives_the_same_codes() -> None:
 def test_what_cannot_be_fitted_is_named() -> None:
     with pytest.raises(DataError, match="too few"):
         fit_mel(torch.zeros(3, 640), MEL)
-    with pytest.raises(ConfigError, match="whisper or mel"):
+    with pytest.raises(ConfigError, match="whisper, mel or none"):
         SpeechCodec(dataclasses.replace(TINY, front="wave"))

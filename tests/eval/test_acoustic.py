@@ -3,10 +3,11 @@
 import lightning
 import pytest
 import torch
-from codec_toys import train
+from codec_toys import TINY, train
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.steps import StepDataModule
-from mossrepro.errors import CheckpointError
+from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.eval.acoustic import AcousticCodec, AcousticConfig
 from mossrepro.eval.acoustic_task import AcousticTask
 
@@ -47,6 +48,25 @@ def test_the_rate_is_ours(codec, samples, codes) -> None:
     assert out.shape == (2, codes, 2) and ((out >= 0) & (out < 16)).all()
     assert codec.frames(out).shape == (2, codes, 8) and codec.decode(out).shape == (2, 1280 * codes)
     assert codec.bits_per_second == 12.5 * 2 * 4
+
+
+def test_one_recogniser_reads_all_books_and_nothing_else(codec, tmp_path) -> None:
+    codes = codec.encode(0.1 * torch.randn(2, 1280 * 9))
+    shell, flat = codec.reader(TINY), codec.flat(codes)
+    assert flat.shape == (2, 18) and flat[:, 1::2].min() >= 16 > flat[:, ::2].max()
+    seen = []
+    shell.recogniser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    shell.save_pretrained(tmp_path)
+    scores, lengths = shell.read(flat)
+    torch.testing.assert_close(seen[0], codec.frames(codes))
+    assert scores.shape == (2, 36, 40) and lengths.tolist() == [9, 9]
+    again = SpeechCodec.from_pretrained(tmp_path)
+    assert again.transcribe(flat) == shell.transcribe(flat)
+    padded = torch.nn.functional.pad(flat[:1, :8], (0, 10), value=-1)
+    assert again.transcribe(padded) == again.transcribe(flat[0, :8])
+    for refused in (lambda: again.encode(torch.zeros(1, 1280)), again.listen):
+        with pytest.raises(ConfigError, match="only read codes"):
+            refused()
 
 
 def test_it_hears_no_future(codec) -> None:

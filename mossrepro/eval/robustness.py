@@ -1,0 +1,67 @@
+"""What happens to speech on its way to a microphone: seven ways to make a recording worse, each reproducible."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import soxr
+from scipy.signal import butter, fftconvolve, sosfilt
+
+from mossrepro.audio import WHISPER_RATE, resample
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+_TELEPHONE = 8_000  # Hz
+
+
+def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) -> np.ndarray:
+    """Pink noise (power falls with frequency, as in rooms and streets), `decibels` below the wave's mean power."""
+    spectrum = np.fft.rfft(random.standard_normal(len(wave)))
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    noise = np.fft.irfft(spectrum, len(wave))
+    gain = np.sqrt(np.mean(np.square(wave)) / max(np.mean(np.square(noise)), 1e-12)) * 10.0 ** (-decibels / 20.0)
+    return _fit(wave + gain * noise)
+
+
+def telephone(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """300 to 3,400 Hz, 8,000 samples a second, 8 bits after the mu-law of G.711 (mu = 255). `random` is not used."""
+    narrow = resample(wave, WHISPER_RATE, _TELEPHONE)
+    narrow = sosfilt(butter(4, (300.0, 3_400.0), "bandpass", fs=_TELEPHONE, output="sos"), narrow)
+    peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-9)
+    bent = np.sign(narrow) * np.log1p(255 * np.abs(narrow) / peak) / np.log(256)
+    bent = np.round(bent * 127) / 127
+    flat = peak * np.sign(bent) * np.expm1(np.abs(bent) * np.log(256)) / 255
+    return _fit(resample(flat, _TELEPHONE, WHISPER_RATE), len(wave))
+
+
+def reverberate(wave: np.ndarray, random: np.random.Generator, seconds: float = 0.5) -> np.ndarray:
+    """A room: noise that dies away by 60 dB in `seconds` and holds as much power as the direct sound."""
+    time = np.arange(int(seconds * WHISPER_RATE)) / WHISPER_RATE
+    tail = random.standard_normal(len(time)) * 10.0 ** (-3.0 * time / seconds)
+    tail[: WHISPER_RATE // 200] = 0.0  # the first wall is further away than 5 ms
+    response = tail / np.sqrt(np.sum(np.square(tail)))
+    response[0] = 1.0
+    return _fit(fftconvolve(wave, response)[: len(wave)])
+
+
+def change_speed(wave: np.ndarray, random: np.random.Generator, factor: float) -> np.ndarray:
+    """Played `factor` times as fast, pitch and all. `random` is not used."""
+    return _fit(soxr.resample(np.asarray(wave, np.float32), factor, 1.0))
+
+
+def _fit(wave: np.ndarray, length: int | None = None) -> np.ndarray:
+    """float32 that does not clip, cut or filled to `length`."""
+    wave = wave / max(1.0, float(np.abs(wave).max(initial=0.0)))
+    if length is not None:
+        wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]
+    return wave.astype(np.float32)
+
+
+CONDITIONS: dict[str, Change] = {
+    "noise at 20 dB": partial(add_noise, decibels=20.0),
+    "noise at 10 dB": partial(add_noise, decibels=10.0),
+    "noise at 5 dB": partial(add_noise, decibels=5.0),
+    "telephone band": telephone,
+    "reverberation, 0.5 s": reverberate,
+    "speed 0.9": partial(change_speed, factor=0.9),
+    "speed 1.1": partial(change_speed, factor=1.1),
+}
