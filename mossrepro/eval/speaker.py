@@ -14,7 +14,7 @@ from mossrepro import assets
 from mossrepro.audio import WHISPER_FFT, WHISPER_HOP, WHISPER_RATE, mel_filters
 
 BANDS, FRAMES, STRIDE = 40, 160, 80  # a window of 1.6 s, every 0.8 s
-LOUDNESS = -30.0  # dB of full scale; quieter recordings are made louder
+LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resemblyzer only makes quiet ones louder)
 
 
 class SpeakerEncoder(nn.Module):
@@ -50,7 +50,7 @@ class SpeakerEncoder(nn.Module):
 def _mel(wave: Tensor) -> Tensor:
     """Power in 40 slaney bands, 100 frames a second, centred: (n,) -> (frames, 40)."""
     level = 10 * torch.log10(wave.square().mean().clamp(min=1e-12))
-    wave = wave * 10 ** (max(0.0, LOUDNESS - float(level)) / 20)
+    wave = wave * 10 ** ((LOUDNESS - float(level)) / 20)
     window = torch.hann_window(WHISPER_FFT)
     spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, pad_mode="constant", return_complex=True)
     return (mel_filters(WHISPER_RATE, WHISPER_FFT, BANDS) @ spectrum.abs().square()).T
