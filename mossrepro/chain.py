@@ -124,15 +124,16 @@ class Chain:
 
     # --- fits ---------------------------------------------------------------------------------------------------------
 
-    def fit(self, stage: str, **inputs: str | Path) -> Path:
-        """Run one stage through `mossrepro fit`. `inputs` are init args: model__start=..., data__script=...
+    def fit(self, stage: str, **inputs: str | int | Path) -> Path:
+        """Run one stage through `mossrepro fit`. `inputs` are init args: model__start=..., model__network__books=...
 
         The key holds the stage's YAML, the numbers of the size that it refers to, and the names of the input folders.
         """
         config = sizes.CONFIGS / f"{stage}.yaml"
         text = config.read_text()
         numbers = {name: self._number(name) for name in sorted(set(re.findall(r"\$\{(size\.[\w.]+)\}", text)))}
-        flags = [f"--{key.replace('__', '.init_args.')}={value}" for key, value in inputs.items()]
+        names = {key: key.replace("__", ".init_args.", 1).replace("__", ".") for key in inputs}
+        flags = [f"--{names[key]}={value}" for key, value in inputs.items()]
         steps = f"size.lm.{stage}.steps"
         if steps in numbers and self.share != 1.0:
             numbers[steps] = max(1, round(self.share * numbers[steps]))
@@ -233,9 +234,9 @@ def _first_facts(limit: int) -> list[tuple[str, str]]:
     return [(family.name, subject) for family in FAMILIES.values() for subject in list(family.table)[:limit]]
 
 
-def _content_name(value: str | Path) -> str:
+def _content_name(value: str | int | Path) -> str:
     """The part of a path that says what is inside: the cache's folder name, or a plain word such as "smollm2"."""
-    path = Path(value)
+    path = Path(str(value))
     return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 

@@ -92,10 +92,16 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_eval(verbs: argparse._SubParsersAction) -> None:
-    parser = verbs.add_parser("eval", help="measure a run again and record the facts")
-    parser.add_argument("what", choices=("lm", "codec", "vocoder", "all"))
-    _run_options(parser)
-    parser.set_defaults(run_verb=_eval)
+    parser = verbs.add_parser("eval", help="measure a run again, or its codec beside rivals, and record the facts")
+    kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    rivals = kinds.add_parser("codec", help="train the speech tokenizer's rivals and compare")
+    rivals.add_argument("--encodec", type=Path, metavar="FILE", help="EnCodec's 24 kHz weights, to be compared with")
+    rivals.set_defaults(run_verb=_rivals)
+    for name, text in (("lm", "the four pairings"), ("vocoder", "what comes back from codes"), ("all", "everything")):
+        part = kinds.add_parser(name, help=f"measure a finished run again: {text}")
+        part.set_defaults(run_verb=_eval)
+    for part in kinds.choices.values():
+        _run_options(part)
 
 
 def _add_talk(verbs: argparse._SubParsersAction) -> None:
@@ -167,6 +173,12 @@ def _eval(args: argparse.Namespace) -> int:
     from mossrepro import reproduce
 
     return reproduce.evaluate(args)
+
+
+def _rivals(args: argparse.Namespace) -> int:
+    from mossrepro import rivals
+
+    return rivals.main(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

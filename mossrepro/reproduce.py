@@ -18,7 +18,7 @@ RUNS = Path("runs")
 
 def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
-    _set_threads()
+    set_threads()
     chain, run = Chain(args.size), RUNS / (args.name or args.size)
     steps = [
         ("known facts and recorded script", chain.script),
@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> int:
     return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
 
 
-def _set_threads() -> None:
+def set_threads() -> None:
+    """Let torch compute with as many threads as `cli.threads` says."""
     import torch
 
     from mossrepro.cli import threads
@@ -58,7 +59,7 @@ def make_data(args: argparse.Namespace) -> int:
     """`mossrepro data make`: only the corpora; prints their folders."""
     from mossrepro.data.recipes import codec_corpus
 
-    _set_threads()
+    set_threads()
     print(codec_corpus(args.size))
     print(Chain(args.size).script())
     return 0
@@ -68,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """`mossrepro eval WHAT`: measure the finished parts of a run afresh and record the facts."""
     from mossrepro.eval.run import MEASURES, measure
 
-    _set_threads()
+    set_threads()
     run = RUNS / (args.name or args.size)
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")

@@ -109,6 +109,7 @@ class Size:
 
     name: str
     codec: Codec
+    acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
     reader: Stage  # text from codes
     backbone: Backbone
     lm: LM

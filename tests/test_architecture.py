@@ -13,7 +13,8 @@ RANK = {
     **dict.fromkeys(["codec", "lm", "vocoder", "asr", "sphinx", "voices"], 1),
     **dict.fromkeys(["data", "pipeline"], 2),
     **dict.fromkeys(["eval", "chat"], 3),
-    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "plan", "report", "page", "__main__"], 4),
+    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "rivals"], 4),
+    **dict.fromkeys(["plan", "report", "page", "__main__"], 4),
 }
 
 

@@ -163,13 +163,17 @@ class SpeechCodec(nn.Module):
             raise ConfigError("this codec has causal=false and hears whole recordings only")
         return EncoderSession(self, batch)
 
+    def frames(self, codes: Tensor) -> Tensor:
+        """The vectors that codes stand for: (B, T) -> (B, T, C); of several books (B, T books) -> their sums."""
+        rows = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
+        return rows.unflatten(1, (-1, self.config.books)).sum(2)
+
     def read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the recogniser hears in codes (B, T), -1 = padding: log-probabilities (B, 4 T, 40), and lengths (B,).
 
         With several books T counts frames and codes are (B, T books). hidden (B, T): frames that it must do without.
         """
-        frames = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
-        frames = frames.unflatten(1, (-1, self.config.books)).sum(2)
+        frames = self.frames(codes)
         if hidden is not None:
             frames = frames.masked_fill(hidden[..., None], 0.0)
         lengths = (codes >= 0).sum(1) // self.config.books

@@ -75,7 +75,7 @@ class ReaderDataModule(StepDataModule):
         }
 
 
-def corpus_lexicon(corpus: str | Path) -> Lexicon:
-    """The words of a corpus's transcripts, with their pronunciations."""
-    words = sorted({word for clip in read_manifest(corpus) for word in normalise(clip.text).split()})
-    return Lexicon(pronunciations(words))
+def corpus_lexicon(*corpora: str | Path) -> Lexicon:
+    """The words of corpora's transcripts, with their pronunciations."""
+    clips = [clip for corpus in corpora for clip in read_manifest(corpus)]
+    return Lexicon(pronunciations(sorted({word for clip in clips for word in normalise(clip.text).split()})))

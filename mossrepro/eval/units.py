@@ -3,10 +3,12 @@
 Phone purity, cluster purity and phone-normalised mutual information as in HuBERT (arXiv 2106.07447, section 4.3).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from mossrepro.codec.recogniser import STEPS
 
@@ -55,3 +57,16 @@ def _entropy(shares: np.ndarray) -> float:
     """Nats."""
     seen = shares[shares > 0]
     return float(-(seen * np.log(seen)).sum())
+
+
+def spread(texts: Sequence[str], rows: Sequence[np.ndarray]) -> tuple[float, float]:
+    """How far apart the codes of two recordings are: (the same text in two voices, two different texts).
+
+    Normalised edit distance of the codes (T,), repeats merged: 0 the same, 1 nothing in common. A tokenizer that hears
+    words and not voices makes the first small and leaves the second near 1.
+    """
+    merged = [row[np.flatnonzero(np.diff(row, prepend=-1))].tolist() for row in map(np.asarray, rows)]
+    same, different = [], []
+    for i, j in combinations(range(len(texts)), 2):
+        (same if texts[i] == texts[j] else different).append(Levenshtein.normalized_distance(merged[i], merged[j]))
+    return float(np.mean(same)), float(np.mean(different))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mossrepro.eval.units import contingency, describe
+from mossrepro.eval.units import contingency, describe, spread
 
 
 def test_a_code_meets_the_four_phones_of_its_80_milliseconds() -> None:
@@ -28,3 +28,9 @@ def test_twice_as_many_codes_keep_the_information_and_lose_cluster_purity() -> N
     one, two = describe(np.diag([4, 4])), describe(np.array([[2, 0], [2, 0], [0, 2], [0, 2]]))
     assert one.pnmi == pytest.approx(two.pnmi) and two.cluster_purity == 0.5 and two.phone_purity == 1
     assert describe(np.array([[3], [1]])).pnmi == 1.0  # one phone has nothing to tell
+
+
+def test_voices_spread_by_what_differs_and_not_by_how_long_a_sound_lasts() -> None:
+    slow, fast, other = np.array([4, 4, 4, 7, 7, 9, 9]), np.array([4, 7, 9]), np.array([1, 2, 3])
+    assert spread(["a", "a", "b"], [slow, fast, other]) == (0.0, 1.0)
+    assert spread(["a", "a", "b"], [slow, np.array([4, 7, 8]), other])[0] == pytest.approx(1 / 3)

@@ -1,0 +1,260 @@
+"""`mossrepro eval codec`: the speech tokenizer beside its rivals, each trained for about the same minutes.
+
+    ours             causal encoder started from Whisper, one codebook, trained to tell phones
+    reconstruction   the same network and bits, trained to give back the mel instead
+    kmeans           no network: k-means on mel, the same bits
+    acoustic         a small SEANet codec of encodec's parts, one codebook, the same bits
+    acoustic_stack   the same with eight codebooks in a residual stack: eight times the bits
+    encodec          EnCodec at 24 kHz, where the user has its weights (`--encodec FILE`)
+    adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
+
+All but EnCodec get the same recogniser on their codes. Everything is a link of the chain: cached, resumable.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mossrepro import facts
+from mossrepro.chain import Chain
+from mossrepro.data import human
+from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
+from mossrepro.data.phones import phone_times
+from mossrepro.data.speak import progress
+from mossrepro.data.tokens import TokenWriter
+from mossrepro.order import rng
+
+if TYPE_CHECKING:
+    from mossrepro.eval.tokenizers import Tokenizer
+
+STACK = 8  # books of the residual stack: 1,000 bit/s, near Mimi's 1,100
+REPEATS = 6  # the recorded speech's share of a pass is small; each time it is varied anew
+VERSION = 1  # raised when what is measured changes
+FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
+
+
+class RivalChain(Chain):
+    """The chain of a size with its rivals beside it."""
+
+    def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
+        """A tokenizer's recogniser, trained as `Chain.reader` trains ours."""
+        return self.fit("reader", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens)
+
+    def reconstruction(self) -> Path:
+        """Our network after another objective."""
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__objective="mel")
+
+    def kmeans(self) -> Path:
+        """k-means on the mel frames of the training clips."""
+        corpus = self.codec_corpus()
+        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 1}
+        return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
+
+    def acoustic(self, books: int) -> tuple[Path, Path, Path]:
+        """The SEANet rival, its codes of the corpus, and its recogniser."""
+        corpus = self.codec_corpus()
+        codec = self.fit("acoustic", data__corpus=corpus, model__network__books=books)
+        spec = {"codec": codec.name, "corpus": corpus.name, "version": 1}
+        tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
+        shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
+        return codec, tokens, self.read(shell, tokens)
+
+    def human(self) -> Path | None:
+        """The recorded human speech as a corpus, or None where there is none."""
+        source = human.find()
+        if source is None:
+            return None
+        spec = {"transcripts": (source / "transcripts.tsv").read_text(), "version": 1}
+        return self.link("human", "human", spec, lambda folder: human.make_corpus(folder))
+
+    def joined(self, recorded: Path) -> Path:
+        """The codec's corpus with the training half of the recorded speech in it, several times."""
+        corpus = self.codec_corpus()
+        spec = {"corpora": [corpus.name, recorded.name], "repeats": REPEATS, "version": 1}
+        joined = self.link("human", "joined-corpus", spec, lambda folder: _join(corpus, recorded, folder))
+        phone_times(joined, link=self._data_link)
+        return joined
+
+    def adapted(self, recorded: Path) -> tuple[Path, Path]:
+        """Ours, trained on the joined corpus: its recogniser and its codes."""
+        joined = self.joined(recorded)
+        codec = self.fit("codec", data__corpus=joined)
+        tokens = self._tokenise(joined, codec)
+        return self.read(codec, tokens, joined), tokens
+
+
+def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
+    """Everybody, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
+    from mossrepro.eval import tokenizers
+    from mossrepro.vocoder.resynthesis import Speaker
+
+    late = [tokenizers.encodec(encodec)] if encodec else []
+    ours = chain.codec()
+    speaker = Speaker.from_pretrained(chain.flow(), chain.vocoder())
+    corpus = chain.codec_corpus()
+    found = [tokenizers.semantic("ours", "ours", chain.reader(), chain._tokenise(corpus, ours), speaker)]
+    for name, title, codec in (
+        ("reconstruction", "ours, trained by reconstruction", chain.reconstruction()),
+        ("kmeans", "k-means on mel", chain.kmeans()),
+    ):
+        tokens = chain._tokenise(corpus, codec)
+        found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
+    for name, books in (("acoustic", 1), ("acoustic_stack", STACK)):
+        codec, tokens, reader = chain.acoustic(books)
+        title = f"SEANet codec, {books} codebook{'s' if books > 1 else ''}"
+        found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
+    return found + late
+
+
+def compare(size: str, run: Path, encodec: Path | None = None) -> None:
+    """Train what is missing, measure everybody (cached), and put the facts and the picture into the run's folder."""
+    chain = RivalChain(size)
+    console = Console(stderr=True)
+    rivals, recorded = contestants(chain, encodec), chain.human()
+    adapted = chain.adapted(recorded) if recorded else None
+    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else ""] for r in rivals]}
+    spec |= {"readers": [chain.reader().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
+    spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
+
+    def measure(folder: Path) -> None:
+        from mossrepro.eval import codec, tokenizers
+        from mossrepro.eval.picture import picture
+
+        contest = codec.Contest(chain.codec_corpus(), folder, recorded)
+        for rival in rivals:
+            console.print(f"  measuring {rival.title}")
+            codec.measure(contest, rival)
+        _ratios(folder)
+        worst = codec.robustness(contest, rivals[0])
+        console.print(f"  robustness: the worst condition is {worst}")
+        if adapted:
+            late = tokenizers.semantic("adapted", "ours, with recorded speech in training", *adapted)
+            _adaptation(contest, codec, late)
+        shown, wave = contest.assistant.clips[0], contest.assistant.waves[0]
+        figure = picture(wave, contest.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
+        figure.savefig(folder / "codes.png", dpi=130)
+
+    measured = chain.link("evaluation", "codec-comparison", spec, measure)
+    (run / "facts").mkdir(parents=True, exist_ok=True)
+    for path in (measured / "facts").glob("*.json"):
+        shutil.copy(path, run / "facts")
+    shutil.copy(measured / "codes.png", run)
+    Console().print(table(facts.load(run)))
+
+
+def _ratios(folder: Path) -> None:
+    """How many times fewer words ours gets wrong than the rivals at the same bit rate."""
+    found = facts.load(folder)
+    ours = found["rival_ours_wer_strangers"].value
+    for name in ("kmeans", "reconstruction", "acoustic"):
+        ratio = found[f"rival_{name}_wer_strangers"].value / max(ours, 1e-9)
+        title = f"word errors of {name} for each of ours, held-out voices"
+        facts.record(folder, facts.Fact(f"rival_{name}_ratio", title, ratio, "x"))
+
+
+def _adaptation(contest, codec, late: "Tokenizer") -> None:
+    """Recorded speech of a speaker who is in the training now, other sentences: relative fall of the WER."""
+    codes = [late.encode(wave) for wave in contest.human.waves]
+    after = codec.words(contest, late, "recorded speech", contest.human, codes)
+    before = facts.load(contest.out)["rival_ours_wer_recorded_speech"].value
+    title = "recorded speech: relative fall of the word error rate with its speaker in training"
+    facts.record(contest.out, facts.Fact("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
+
+
+ROWS = {  # fact: heading
+    "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER, assistant", "per_strangers": "PER",
+    "used": "codes used", "perplexity": "perplexity", "pnmi": "PNMI", "purity": "purity", "spread": "spread",
+    "pitch": "pitch", "melody": "melody", "energy": "loudness", "back_wer": "WER back", "similarity": "voice",
+    "stoi": "STOI", "pesq": "PESQ", "mos": "MOS", "streams": "streams", "speed": "x real time",
+}  # fmt: skip
+
+
+def table(found: dict[str, facts.Fact]) -> Table:
+    """Everybody beside everybody; a dash where something cannot be measured."""
+    names = [n for n in ("ours", "reconstruction", "kmeans", "acoustic", "acoustic_stack", "encodec")
+             if f"rival_{n}_bits" in found]  # fmt: skip
+    view = Table(title="speech tokenizers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    view.add_column("")
+    for name in names:
+        view.add_column(name.replace("_", " "), justify="right")
+    for row, heading in ROWS.items():
+        cells = [found.get(f"rival_{name}_{row}") for name in names]
+        view.add_row(heading, *(f"{cell.value:.3g}" if cell else "–" for cell in cells))
+    return view
+
+
+def _fit_kmeans(corpus: Path, codes: int, folder: Path) -> None:
+    from mossrepro.codec import CodecConfig, SpeechCodec
+    from mossrepro.codec.kmeans import fit_mel
+    from mossrepro.codec.model import RATE
+
+    config = CodecConfig(codes=codes, front="mel")
+    empty, frames = SpeechCodec(config), []
+    clips = [clip for clip in read_manifest(corpus) if clip.split == "train"]
+    for i in rng(0, "k-means").permutation(len(clips)):
+        wave = torch.from_numpy(load_clip(corpus, clips[i], RATE))[None]
+        frames.append(empty.encoder(empty.features(wave))[0][0])
+        if sum(map(len, frames)) >= FRAMES:
+            break
+    fit_mel(torch.cat(frames)[:FRAMES], config).save_pretrained(folder)
+
+
+def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
+    from mossrepro.eval.acoustic import AcousticCodec
+    from mossrepro.eval.tokenizers import acoustic_encoder
+
+    model, clips = AcousticCodec.from_pretrained(codec), read_manifest(corpus)
+    encode = acoustic_encoder(model)
+    with TokenWriter(folder, model.config.codes * model.config.books) as writer, progress("codes", len(clips)) as on:
+        for clip in clips:
+            if clip.id not in writer.done:
+                writer.add([(clip.id, encode(load_clip(corpus, clip, 16_000)))])
+            on(1)
+
+
+def _acoustic_reader(codec: Path, folder: Path) -> None:
+    from mossrepro.codec import CodecConfig
+    from mossrepro.eval.acoustic import AcousticCodec
+
+    AcousticCodec.from_pretrained(codec).reader(CodecConfig()).save_pretrained(folder)
+
+
+def _join(corpus: Path, recorded: Path, folder: Path) -> None:
+    """All clips of `corpus`, and REPEATS times those of `recorded`'s training half. Files are linked, not copied."""
+    clips = [(corpus, clip, clip.id) for clip in read_manifest(corpus)]
+    train = [clip for clip in read_manifest(recorded) if clip.split == "train"]
+    clips += [(recorded, clip, f"human-{clip.id}-{i}") for i in range(REPEATS) for clip in train]
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    with CorpusWriter(folder) as writer:
+        for source, clip, name in clips:
+            target = folder / "audio" / f"{name}{Path(clip.audio).suffix}"
+            if not target.exists():
+                _link(source / clip.audio, target)
+            plain = {**json.loads(clip.line()), "id": name, "audio": f"audio/{target.name}"}
+            writer.append(Clip(**plain))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def main(args: argparse.Namespace) -> int:
+    """`mossrepro eval codec`."""
+    from mossrepro.reproduce import RUNS, set_threads
+
+    set_threads()
+    compare(args.size, RUNS / (args.name or args.size), args.encodec)
+    return 0
+

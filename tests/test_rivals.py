@@ -1,0 +1,90 @@
+"""The comparison of tokenizers through its real door, at smoke size: everybody is trained, read and measured."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mossrepro import chain as chain_module
+from mossrepro import cli, rivals
+from mossrepro.data.corpus import CorpusWriter, read_manifest
+from mossrepro.errors import CheckpointError, DataError
+from mossrepro.eval import tokenizers
+
+
+@pytest.fixture
+def in_process(monkeypatch) -> None:
+    """Stages run in this process: a new one imports for ten seconds."""
+
+    def stage(name: str, command: list[str]) -> None:
+        assert cli.main(command) == 0, name
+
+    monkeypatch.setattr(chain_module, "_stage", stage)
+
+
+def record(folder, count: int = 12) -> None:
+    """A few prompts in the layout of the recorded speech."""
+    from mossrepro import voices
+
+    folder.mkdir()
+    rows = ["file\tseconds\ttext"]
+    for i in range(count):
+        wave, rate = voices.say(f"please press button number {i}", "hibari+p2")
+        soundfile.write(folder / f"prompt-{i}.flac", wave, rate)
+        rows.append(f"prompt-{i}.flac\t{len(wave) / rate:.2f}\tplease press button number {i}")
+    (folder / "transcripts.tsv").write_text("\n".join(rows) + "\n")
+
+
+def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeypatch, in_process, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "prompts")
+    monkeypatch.setenv("MOSSREPRO_HUMAN", str(tmp_path / "prompts"))
+    from encodec import EncodecModel
+
+    torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), "encodec.th")
+    command = ["eval", "codec", "--size", "smoke", "--encodec", "encodec.th"]
+    assert cli.main(command) == 0
+    run = tmp_path / "runs" / "smoke"
+    found = {path.stem: json.loads(path.read_text())["value"] for path in (run / "facts").glob("*.json")}
+    assert all(np.isfinite(value) for value in found.values())
+    read, back = ("wer_strangers", "per_assistant", "used", "pnmi", "melody"), ("back_wer", "similarity", "stoi", "mos")
+    for name in ("ours", "reconstruction", "kmeans", "acoustic", "acoustic_stack"):
+        assert {f"rival_{name}_{what}" for what in read} <= set(found)
+    for name in ("ours", "acoustic", "acoustic_stack", "encodec"):
+        assert {f"rival_{name}_{what}" for what in back} <= set(found)
+    assert found["rival_ours_bits"] == found["rival_kmeans_bits"] == found["rival_acoustic_bits"] == 75
+    assert found["rival_acoustic_stack_bits"] == 600 and found["rival_encodec_bits"] == 1500
+    assert {"rival_ours_wer_noise_at_5_dB", "rival_ours_wer_recorded_speech", "adaptation"} <= set(found)
+    assert "rival_kmeans_ratio" in found
+    assert (run / "codes.png").stat().st_size > 10_000
+    assert "k means" not in capsys.readouterr().err
+    monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
+    assert cli.main(command) == 0
+    assert "kmeans" in capsys.readouterr().out
+
+
+def test_recorded_speech_joins_a_corpus_without_its_test_half(tmp_path) -> None:
+    for name, split in (("base", "train"), ("human", "train"), ("human", "test")):
+        with CorpusWriter(tmp_path / name) as writer:
+            writer.add(f"{name}-{split}", np.ones(1600, np.float32) * 0.1, 16_000, "one", "x", split)
+    rivals._join(tmp_path / "base", tmp_path / "human", tmp_path / "joined")
+    rivals._join(tmp_path / "base", tmp_path / "human", tmp_path / "joined")  # interrupted and begun again
+    clips = read_manifest(tmp_path / "joined")
+    assert [clip.id for clip in clips] == ["base-train", *(f"human-human-train-{i}" for i in range(rivals.REPEATS))]
+    assert all((tmp_path / "joined" / clip.audio).is_file() for clip in clips)
+
+
+def test_weights_that_are_not_encodecs_are_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        tokenizers.encodec(tmp_path / "none.th")
+
+    class Malicious:
+        def __reduce__(self):
+            return (pytest.fail, ("code in a pickle was run",))
+
+    for content in ({"a": torch.zeros(1)}, Malicious()):
+        torch.save(content, tmp_path / "bad.th")
+        with pytest.raises(CheckpointError, match="bad.th"):
+            tokenizers.encodec(tmp_path / "bad.th")
