@@ -35,7 +35,7 @@ from mossrepro.order import rng
 if TYPE_CHECKING:
     from mossrepro.eval.tokenizers import Tokenizer
 
-STACK = 8  # books of the residual stack: 1,000 bit/s, near Mimi's 1,100
+ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # books; the stack's 1,000 bit/s are near Mimi's 1,100
 REPEATS = 6  # the recorded speech's share of a pass is small; each time it is varied anew
 VERSION = 1  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
@@ -107,7 +107,7 @@ def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
     ):
         tokens = chain._tokenise(corpus, codec)
         found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
-    for name, books in (("acoustic", 1), ("acoustic_stack", STACK)):
+    for name, books in ACOUSTIC.items():
         codec, tokens, reader = chain.acoustic(books)
         title = f"SEANet codec, {books} codebook{'s' if books > 1 else ''}"
         found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
@@ -147,6 +147,8 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
     for path in (measured / "facts").glob("*.json"):
         shutil.copy(path, run / "facts")
     shutil.copy(measured / "codes.png", run)
+    sounding = {name: str(chain.acoustic(books)[0]) for name, books in ACOUSTIC.items()}
+    (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
     Console().print(table(facts.load(run)))
 
 

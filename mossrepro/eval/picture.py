@@ -1,6 +1,5 @@
 """An utterance as the tokenizer sees it: mel spectrogram, phones, and the codes with their numbers."""
 
-
 import matplotlib
 import numpy as np
 import torch
@@ -9,8 +8,6 @@ from matplotlib.figure import Figure
 from mossrepro.audio import whisper_mel
 from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
 from mossrepro.data.phones import Phone
-
-matplotlib.use("Agg", force=False)
 
 
 def picture(wave: np.ndarray, phones: list[Phone], codes: np.ndarray, text: str) -> Figure:
