@@ -91,10 +91,26 @@ class EncoderState:
     position: int = 0  # 50 Hz frames seen so far
 
 
+class _Average(nn.Module):
+    """Four frames side by side (B, T, 4 D) -> their mean (B, T, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (POOL, -1)).mean(-2)
+
+
+@torch.no_grad()
+def _first_average(pool: nn.Linear) -> nn.Linear:
+    """A linear map of four frames side by side that starts as their mean."""
+    pool.weight.copy_(torch.eye(pool.out_features).repeat(1, POOL) / POOL)
+    pool.bias.zero_()
+    return pool
+
+
 class CausalEncoder(nn.Module):
     """Log-mel (B, mels, 8 T) -> one vector per code (B, T, D), each from frames up to its own end only.
 
-    causal=False is the teacher's own way, every frame sees all others, and is there to be compared with.
+    causal=False is the teacher's own way, every frame sees all others, and is there to be compared with. plain=True is
+    the released tokenizer's: four frames are averaged and that is all, no norms and no layers at 12.5 Hz.
     """
 
     def __init__(
@@ -109,23 +125,23 @@ class CausalEncoder(nn.Module):
         positions: int = 1500,
         mels: int = 80,
         causal: bool = True,
+        plain: bool = False,
     ) -> None:
         super().__init__()
-        self.causal = causal
+        if plain and slow_layers:
+            raise ConfigError(f"plain=true has no layers at 12.5 Hz, but slow_layers is {slow_layers}")
+        self.causal, self.plain = causal, plain
         window, slow_window = (window, slow_window) if causal else (0, 0)
         self.conv1 = nn.Conv1d(mels, width, 3)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2)
         self.layers = nn.ModuleList(CausalBlock(width, heads, window, feedforward) for _ in range(layers))
-        self.pool_norm = nn.LayerNorm(width)
-        self.pool = nn.Linear(POOL * width, width)
+        self.pool_norm = nn.Identity() if plain else nn.LayerNorm(width)
+        self.pool = _Average() if plain else _first_average(nn.Linear(POOL * width, width))
         self.slow_layers = nn.ModuleList(
             CausalBlock(width, heads, slow_window, feedforward) for _ in range(slow_layers)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.Identity() if plain else nn.LayerNorm(width)
         self.register_buffer("positions", sinusoids(positions, width), persistent=False)
-        with torch.no_grad():  # pooling starts as the plain average
-            self.pool.weight.copy_(torch.eye(width).repeat(1, POOL) / POOL)
-            self.pool.bias.zero_()
 
     @torch.no_grad()
     def load_whisper(self, state: dict[str, Tensor]) -> None:

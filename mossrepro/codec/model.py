@@ -48,6 +48,7 @@ class CodecConfig:
     window: int = 100  # look-back of a 50 Hz layer, frames
     slow_window: int = 50  # look-back of a 12.5 Hz layer, codes
     mels: int = 80  # bands; Whisper large-v3 has 128
+    plain: bool = False  # the released tokenizer's way: averages of four frames, quantised as wide as they are
     causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
     front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`); "none": can only read codes
     books: int = 1  # codes that make one frame together, in turn: the residual stack of a rival (`eval/acoustic.py`)
@@ -84,7 +85,18 @@ def _encoder(config: CodecConfig) -> CausalEncoder | MelStack | nn.Identity:
         config.feedforward,
         mels=config.mels,
         causal=config.causal,
+        plain=config.plain,
     )
+
+
+def _narrow(config: CodecConfig) -> nn.Module:
+    """From the encoder's vectors to those that are quantised. ConfigError when a plain codec wants another width."""
+    if not config.plain:
+        wide = MELS_PER_CODE * config.mels if config.front == "mel" else config.width
+        return nn.Linear(wide, config.code_dim)
+    if config.code_dim != config.width:
+        raise ConfigError(f"plain=true quantises {config.width} numbers as they are, but code_dim is {config.code_dim}")
+    return nn.Identity()
 
 
 class SpeechCodec(nn.Module):
@@ -94,7 +106,7 @@ class SpeechCodec(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = _encoder(config)
-        self.narrow = nn.Linear(MELS_PER_CODE * config.mels if config.front == "mel" else config.width, config.code_dim)
+        self.narrow = _narrow(config)
         self.quantiser = _quantiser(config)
         self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
         self.recogniser = Recogniser(
@@ -107,13 +119,13 @@ class SpeechCodec(nn.Module):
         return whisper_mel(padded, self.config.causal, self.config.mels)
 
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """mel (B, mels, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C)."""
+        """mel (B, mels, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C) unless the codec is plain."""
         hidden, _ = self.encoder(mel, offsets=offsets)
         return self._narrowed(hidden)
 
     def _narrowed(self, hidden: Tensor) -> Tensor:
         narrow = self.narrow(hidden)
-        if self.config.front == "mel":
+        if self.config.front == "mel" or self.config.plain:
             return narrow
         return F.layer_norm(narrow.to(torch.promote_types(narrow.dtype, torch.float32)), (self.config.code_dim,))
 
@@ -135,7 +147,7 @@ class SpeechCodec(nn.Module):
         """
         if self.config.front == "none":
             raise ConfigError("this codec can only read codes; whoever wrote them must encode")
-        device = self.narrow.weight.device
+        device = self.phones.weight.device
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
@@ -185,7 +197,7 @@ class SpeechCodec(nn.Module):
 
         With a lexicon its words, lower case; without one the phones ("HH AH L OW").
         """
-        rows = torch.as_tensor(codes, dtype=torch.int64, device=self.narrow.weight.device)
+        rows = torch.as_tensor(codes, dtype=torch.int64, device=self.phones.weight.device)
         rows = rows[None] if rows.dim() == 1 else rows
         if rows.shape[1] == 0:
             return [""] * len(rows)
@@ -234,7 +246,7 @@ class EncoderSession:
     """
 
     def __init__(self, codec: SpeechCodec, batch: int = 1) -> None:
-        weight = codec.narrow.weight
+        weight = codec.phones.weight
         self.codec, self.closed = codec, False
         self._waiting = weight.new_zeros(batch, 0)
         self._mel: MelState | None = None

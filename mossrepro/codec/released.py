@@ -1,0 +1,125 @@
+"""The released tokenizer's files (fnlp/MOSS-Speech-Codec): its encoder in, and ours out in the same layout.
+
+A Whisper-VQ encoder: `encoder.conv1`, `encoder.conv2`, `encoder.layers.{i}.*` as the hub's Whisper names them (keys
+have no bias) and `encoder.codebook.weight`, as wide as the layers. Known from ports of the released weights; we have
+not seen the files themselves, and what else may be in them is left aside.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mossrepro.codec.encoder import POOL, WHISPER_NAMES
+from mossrepro.codec.model import CodecConfig, SpeechCodec
+from mossrepro.codec.whisper import NAMES
+from mossrepro.errors import CheckpointError, ConfigError
+
+HEAD = 64  # width of a Whisper head, at every size
+CONTEXT = 1_500  # frames that a layer looks back: 30 s, all that Whisper has positions for
+_CODEBOOK = "encoder.codebook.weight"
+
+
+def load(folder: str | Path) -> SpeechCodec:
+    """The released encoder as a codec of ours, in evaluation mode; sizes are read off the tensors.
+
+    It can encode and stream; its phone head and recogniser are untrained. CheckpointError when a tensor is missing or
+    has another shape.
+    """
+    folder = Path(folder)
+    try:
+        held = _tensors(folder)
+        width, mels, _ = held["encoder.conv1.weight"].shape
+        layers = 1 + max(int(name.split(".")[2]) for name in held if name.startswith("encoder.layers."))
+        config = CodecConfig(
+            codes=len(held[_CODEBOOK]),
+            code_dim=width,
+            width=width,
+            heads=max(1, width // HEAD),
+            feedforward=len(held["encoder.layers.0.fc1.weight"]),
+            layers=layers,
+            slow_layers=0,
+            window=CONTEXT,
+            mels=mels,
+            plain=True,
+        )
+        codec = SpeechCodec(config)
+        codec.encoder.load_whisper({ours: _get(held, theirs, width) for ours, theirs in _names(layers).items()})
+        codec.quantiser.codebook.copy_(held[_CODEBOOK])
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: not the released tokenizer's encoder ({error})") from error
+    codec.quantiser.started.fill_(True)
+    return codec.eval()
+
+
+def save(codec: SpeechCodec, folder: str | Path) -> None:
+    """Write a codec with plain=true in the released layout. ConfigError for another one: it has parts without a name.
+
+    Keys lose their bias, which no softmax over keys can see.
+    """
+    if not codec.config.plain or codec.config.levels:
+        raise ConfigError("only a codec with plain=true and a learnt codebook fits the released layout")
+    folder, state, out = Path(folder), codec.state_dict(), {}
+    for conv in ("conv1", "conv2"):
+        for end in ("weight", "bias"):
+            out[f"encoder.{conv}.{end}"] = state[f"encoder.{conv}.{end}"]
+    for i in range(codec.config.layers):
+        for ours, parts in WHISPER_NAMES.items():
+            for end in ("weight", "bias"):
+                pieces = state[f"encoder.layers.{i}.{ours}.{end}"].chunk(len(parts))
+                for part, piece in zip(parts, pieces, strict=True):
+                    if (part, end) != ("attention.k", "bias"):
+                        out[f"encoder.layers.{i}.{NAMES[part]}.{end}"] = piece
+    out[_CODEBOOK] = state["quantiser.codebook"]
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".model.partial"
+    save_file({name: value.contiguous() for name, value in out.items()}, partial)
+    os.replace(partial, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(_about(codec.config), indent=2) + "\n")
+
+
+def _about(config: CodecConfig) -> dict:
+    """The sizes under the names that Whisper's and the tokenizer's configurations give them."""
+    return {
+        "d_model": config.width,
+        "encoder_layers": config.layers,
+        "encoder_attention_heads": config.heads,
+        "encoder_ffn_dim": config.feedforward,
+        "num_mel_bins": config.mels,
+        "pooling_kernel_size": POOL,
+        "quantize_vocab_size": config.codes,
+        "encoder_causal_attention": config.causal,
+        "encoder_causal_convolution": config.causal,
+    }
+
+
+def _names(layers: int) -> dict[str, str]:
+    """`CausalEncoder.load_whisper`'s names -> the file's."""
+    ends = ("weight", "bias")
+    names = {f"{conv}.{end}": f"encoder.{conv}.{end}" for conv in ("conv1", "conv2") for end in ends}
+    for i in range(layers):
+        for ours, theirs in NAMES.items():
+            names |= {f"layers.{i}.{ours}.{end}": f"encoder.layers.{i}.{theirs}.{end}" for end in ends}
+    return names
+
+
+def _get(held: dict[str, Tensor], name: str, width: int) -> Tensor:
+    if name.endswith("k_proj.bias") and name not in held:
+        return torch.zeros(width)
+    return held[name]
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors whose names begin with "encoder.", float32, from every safetensors file of the folder."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError("there is no .safetensors file in it")
+    held = {}
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            held |= {name: tensors.get_tensor(name).float() for name in tensors.keys() if name.startswith("encoder.")}
+    return held

@@ -1,0 +1,73 @@
+"""The released layout: out and in again gives the same codes, and what is missing is named."""
+
+import dataclasses
+
+import pytest
+import torch
+from codec_toys import TINY
+from safetensors.torch import load_file, save_file
+
+from mossrepro.codec import SpeechCodec, released
+from mossrepro.errors import CheckpointError, ConfigError
+
+PLAIN = dataclasses.replace(
+    TINY, plain=True, width=128, heads=2, code_dim=128, layers=2, slow_layers=0, window=released.CONTEXT
+)
+
+
+@pytest.fixture
+def codec() -> SpeechCodec:
+    codec = SpeechCodec(PLAIN).eval()
+    for parameter in codec.encoder.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    wave = torch.randn(1, 1280 * 40)
+    codec.quantiser.codebook.copy_(codec.latents(codec.features(wave))[0, ::2][:16])
+    codec.quantiser.started.fill_(True)
+    return codec
+
+
+def test_out_and_in_again_gives_the_same_codes(codec, tmp_path) -> None:
+    released.save(codec, tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    assert held["encoder.codebook.weight"].shape == (16, 128)
+    assert held["encoder.layers.1.self_attn.q_proj.weight"].shape == (128, 128)
+    assert "encoder.layers.0.self_attn.k_proj.bias" not in held
+    assert len(held) == 4 + 2 * 15 + 1
+    again, wave = released.load(tmp_path), torch.randn(1, 1280 * 30)
+    wanted = codec.encode(wave)
+    assert len(wanted.unique()) > 4 and torch.equal(again.encode(wave), wanted)
+    assert again.config.plain and again.config.layers == 2 and again.config.heads == 2
+    session = again.listen()
+    parts = [session.push(chunk) for chunk in wave.split(777, dim=1)]
+    assert torch.equal(torch.cat([*parts, session.close()], 1), wanted)
+
+
+def test_plain_is_the_average_of_four_frames(codec) -> None:
+    mel = codec.features(torch.randn(1, 1280 * 3))
+    latents = codec.latents(mel)
+    codec.encoder.pool = torch.nn.Identity()
+    frames, _ = codec.encoder(mel)  # (1, 3, 4 x 128): not averaged yet
+    torch.testing.assert_close(latents, frames.view(1, 3, 4, 128).mean(2))
+
+
+def test_only_what_fits_the_layout_is_written(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="plain=true"):
+        released.save(SpeechCodec(TINY), tmp_path)
+    with pytest.raises(ConfigError, match="slow_layers"):
+        SpeechCodec(dataclasses.replace(PLAIN, slow_layers=1))
+    with pytest.raises(ConfigError, match="code_dim"):
+        SpeechCodec(dataclasses.replace(PLAIN, code_dim=8))
+
+
+def test_what_is_missing_or_does_not_fit_is_named(codec, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="no .safetensors"):
+        released.load(tmp_path)
+    released.save(codec, tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    missing = {name: value for name, value in held.items() if "layers.0.fc2.weight" not in name}
+    save_file(missing, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="layers.0.fc2.weight"):
+        released.load(tmp_path)
+    save_file(held | {"encoder.layers.0.fc2.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="layers.0.down.weight"):
+        released.load(tmp_path)
