@@ -232,6 +232,11 @@ class Whisper(nn.Module):
         return [[token for token in row if token != _END] for row in table]
 
 
+def whisper_teacher() -> Whisper:
+    """Whisper base, for its encoder to be distilled (`codec/task.py`)."""
+    return Whisper.pretrained()
+
+
 class WhisperJudge:
     """What was said, by Whisper base: the mel is cut to the utterance instead of padded to 30 seconds.
 

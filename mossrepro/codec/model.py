@@ -121,9 +121,10 @@ class SpeechCodec(nn.Module):
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
         """mel (B, mels, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C) unless the codec is plain."""
         hidden, _ = self.encoder(mel, offsets=offsets)
-        return self._narrowed(hidden)
+        return self.narrowed(hidden)
 
-    def _narrowed(self, hidden: Tensor) -> Tensor:
+    def narrowed(self, hidden: Tensor) -> Tensor:
+        """The encoder's output (B, T, D) -> vectors to be quantised (B, T, C)."""
         narrow = self.narrow(hidden)
         if self.config.front == "mel" or self.config.plain:
             return narrow
@@ -165,7 +166,7 @@ class SpeechCodec(nn.Module):
     def _encode_mel(self, mel: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:
         """The next features of a stream (B, mels, 8 T) -> codes (B, T), and the state after them."""
         hidden, state = self.encoder(mel, state)
-        return self.quantiser(self._narrowed(hidden)).codes, state
+        return self.quantiser(self.narrowed(hidden)).codes, state
 
     def listen(self, batch: int = 1) -> "EncoderSession":
         """A session that encodes `batch` streams side by side, chunk by chunk. ConfigError if it is not causal."""

@@ -97,6 +97,36 @@ def test_reconstruction_instead_of_recognition(tmp_path):
         CodecTask(TINY, objective="waves")
 
 
+class Teacher(torch.nn.Module):
+    """Hears three numbers in every 20 ms: the loudness of low, middle and high bands."""
+
+    def encode(self, mel: torch.Tensor) -> torch.Tensor:
+        bands = mel.unfold(2, 2, 2).mean(-1)  # (B, 80, 4 T)
+        return torch.stack([bands[:, a : a + 20].mean(1) for a in (0, 20, 40)], -1)
+
+
+def test_a_teacher_who_hears_the_future_can_be_distilled(tmp_path):
+    apart = []
+    for distil in (0.0, 1.0):
+        task, _ = fit(60, lr=6e-3, teacher=Teacher, distil=1e-9 if distil == 0 else distil)
+        batch = Notes().val_batches()[0]
+        valid = torch.ones(4, 8, dtype=torch.bool)
+        hidden = task._hidden(batch)[1]
+        apart.append(float(task._apart(hidden, batch["wave"], valid)))
+    assert apart[1] < 0.5 * apart[0]
+    assert not any("teacher" in name.lower() for name in task.state_dict())
+    assert not hasattr(fit(1, teacher=Teacher, distil=0.0)[0], "pupil")
+    with pytest.raises(ConfigError, match="needs a teacher"):
+        CodecTask(TINY, distil=0.5)
+
+
+def test_distillation_resumes_bit_for_bit(tmp_path):
+    whole, _ = fit(8, folder=tmp_path, teacher=Teacher, distil=0.5)
+    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"), teacher=Teacher, distil=0.5)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 def test_pretrained_weights_are_fetched_once_and_learn_slower():
     calls = []
 
