@@ -26,7 +26,7 @@ from mossrepro.codec.model import RATE
 from mossrepro.codec.quantiser import Quantiser, nearest_code
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.errors import CheckpointError
-from mossrepro.eval.picture import picture
+from mossrepro.eval.picture import draw
 from mossrepro.eval.prosody import centred, explained, measure
 from mossrepro.eval.units import spread
 from mossrepro.order import rng
@@ -112,7 +112,8 @@ simple = fit_mel(torch.cat(stacked), config)
 wave = said["assistant"]
 heard = simple.encode(torch.from_numpy(wave)[None])[0].numpy()
 print(f"{len(wave):,} samples became {len(heard)} codes: {heard.tolist()}")
-picture(wave, align_phones(wave, sentence), heard, "k-means on mel")
+draw(plt.figure(), wave, align_phones(wave, sentence), heard, "k-means on mel")
+plt.show()
 
 # %% [markdown]
 # Look at the strip: one code for each 80 ms. Long vowels keep the same code for a while; a stop such as T is over

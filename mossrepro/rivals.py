@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -126,7 +127,7 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
 
     def measure(folder: Path) -> None:
         from mossrepro.eval import codec, tokenizers
-        from mossrepro.eval.picture import picture
+        from mossrepro.eval.picture import draw
 
         contest = codec.Contest(chain.codec_corpus(), folder, recorded)
         for rival in rivals:
@@ -139,7 +140,8 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
             late = tokenizers.semantic("adapted", "ours, with recorded speech in training", *adapted)
             _adaptation(contest, codec, late)
         shown, wave = contest.assistant.clips[0], contest.assistant.waves[0]
-        figure = picture(wave, contest.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
+        figure = Figure()
+        draw(figure, wave, contest.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
         figure.savefig(folder / "codes.png", dpi=130)
 
     measured = chain.link("evaluation", "codec-comparison", spec, measure)

@@ -10,9 +10,9 @@ from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
 from mossrepro.data.phones import Phone
 
 
-def picture(wave: np.ndarray, phones: list[Phone], codes: np.ndarray, text: str) -> Figure:
-    """wave (n,) at 16 kHz, its phones in seconds, its codes (T,): each code gets 80 ms and a colour of its own."""
-    figure = Figure(figsize=(max(6.0, 0.42 * len(codes)), 3.6), layout="constrained")
+def draw(figure: Figure, wave: np.ndarray, phones: list[Phone], codes: np.ndarray, text: str) -> None:
+    """Into an empty figure: wave (n,) at 16 kHz, its phones in seconds, its codes (T,), each in a colour of its own."""
+    figure.set(size_inches=(max(6.0, 0.32 * len(codes)), 3.6), layout_engine="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     mel = whisper_mel(torch.from_numpy(wave)[None])[0].numpy()
     seconds = len(codes) * SAMPLES_PER_CODE / RATE
@@ -20,7 +20,7 @@ def picture(wave: np.ndarray, phones: list[Phone], codes: np.ndarray, text: str)
     for name, start, end in phones:
         top.axvline(start, color="white", linewidth=0.4, alpha=0.6)
         top.text((start + end) / 2, 84, name, ha="center", va="bottom", fontsize=7)
-    top.set_title(text, fontsize=10, pad=16)
+    top.set_title(text, fontsize=10, pad=22)
     top.set_ylabel("mel band")
     step = SAMPLES_PER_CODE / RATE
     for i, code in enumerate(codes.tolist()):

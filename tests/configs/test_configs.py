@@ -5,11 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from codec_toys import TINY
 
 from mossrepro import cli, fit, sizes, voices
-from mossrepro.codec.model import SpeechCodec
+from mossrepro.codec import released
+from mossrepro.codec.model import CodecConfig, SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -103,6 +105,22 @@ def test_every_stage_resolves_at_every_size(stage, overlay, corpus, script):
     assert "${" not in json.dumps(config)
     pretrained = stage == "backbone" and config["size"]["backbone"]["source"] != "mini"
     assert config["size"]["name"] == overlay.stem and (config["trainer"]["max_steps"] > 0 or pretrained)
+
+
+def test_the_papers_tokenizer_has_the_papers_shape(corpus, script):
+    """Parsed through the door and built without memory: the shapes of the released file."""
+    experiment = CONFIGS / "experiment" / "paper_codec.yaml"
+    files = [CONFIGS / "codec.yaml", CONFIGS / "size" / "small.yaml", experiment]
+    options = [word for file in files for word in ("-c", str(file))]
+    config = fit.parse([*options, *flags("codec", corpus, script)])["model"]["init_args"]
+    assert config["pretrained"]["class_path"].endswith("HubEncoder")
+    with torch.device("meta"):
+        codec = SpeechCodec(CodecConfig(**config["network"]))
+    shapes = {name: tuple(value.shape) for name, value in codec.state_dict().items()}
+    assert shapes["quantiser.codebook"] == (16_384, 1280) and shapes["encoder.conv1.weight"] == (1280, 128, 3)
+    assert shapes["encoder.layers.15.up.weight"] == (5120, 1280) and "encoder.layers.16.up.weight" not in shapes
+    layers = sum(parameter.numel() for parameter in codec.encoder.layers.parameters())
+    assert layers == 16 * 19_677_440 and codec.config.heads * released.HEAD == 1280
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
