@@ -102,17 +102,26 @@ def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
     speaker = Speaker.from_pretrained(chain.flow(), chain.vocoder())
     corpus = chain.codec_corpus()
     found = [tokenizers.semantic("ours", "ours", chain.reader(), chain._tokenise(corpus, ours), speaker)]
+    found[0].minutes = _minutes(ours)
     for name, title, codec in (
         ("reconstruction", "ours, trained by reconstruction", chain.reconstruction()),
         ("kmeans", "k-means on mel", chain.kmeans()),
     ):
         tokens = chain._tokenise(corpus, codec)
         found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
+        found[-1].minutes = _minutes(codec)
     for name, books in ACOUSTIC.items():
         codec, tokens, reader = chain.acoustic(books)
         title = f"SEANet codec, {books} codebook{'s' if books > 1 else ''}"
         found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
+        found[-1].minutes = _minutes(codec)
     return found + late
+
+
+def _minutes(link: Path) -> float | None:
+    """What a link took to make."""
+    clock = link / "cost.json"
+    return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
 
 
 def compare(size: str, run: Path, encodec: Path | None = None) -> None:
@@ -177,7 +186,7 @@ ROWS = {  # fact: heading
     "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER, assistant", "per_strangers": "PER",
     "used": "codes used", "perplexity": "perplexity", "pnmi": "PNMI", "purity": "purity", "spread": "spread",
     "pitch": "pitch", "melody": "melody", "energy": "loudness", "back_wer": "WER back", "similarity": "voice",
-    "stoi": "STOI", "pesq": "PESQ", "mos": "MOS", "streams": "streams", "speed": "x real time",
+    "stoi": "STOI", "pesq": "PESQ", "mos": "MOS", "streams": "streams", "speed": "x real time", "minutes": "minutes",
 }  # fmt: skip
 
 

@@ -118,6 +118,8 @@ def measure(contest: Contest, tokenizer: Tokenizer) -> None:
     """Everything that can be measured of one tokenizer."""
     note = lambda *fact, **more: contest.record(tokenizer, *fact, **more)  # noqa: E731
     note("bits", "bits a second", tokenizer.bits, "bit/s")
+    if tokenizer.minutes is not None:
+        note("minutes", "training", tokenizer.minutes, "min")
     note("streams", "streams (1 yes, 0 no)", float(tokenizer.streams))
     started = time.perf_counter()
     codes = [tokenizer.encode(wave) for wave in contest.test.waves]

@@ -36,6 +36,7 @@ class Tokenizer:
     store: TokenStore | None = None
     decode: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
     voices: str = "any"
+    minutes: float | None = None  # that its training took, where it was trained here
 
     @property
     def books(self) -> int:
