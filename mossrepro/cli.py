@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reproduce(verbs)
     _add_bench(verbs)
     _add_report(verbs)
+    _add_convert(verbs)
     return parser
 
 
@@ -130,6 +131,21 @@ def _add_bench(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_bench)
 
 
+def _add_convert(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("import", help="take over the released checkpoint or tokenizer, or split a text LLM")
+    parser.add_argument("folder", type=Path, help="as the Hugging Face hub has it: config.json, safetensors, tokenizer")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the imported model")
+    parser.add_argument("--codes", type=int, default=16_384, help="a text LLM's new codebook (default: 16384)")
+    parser.add_argument("--tail-layers", type=int, default=4, help="depth of a text LLM's split (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of a text LLM's new speech embedding and head")
+    parser.set_defaults(run_verb=_import)
+    parser = verbs.add_parser("export", help="write a finished stage or a plain codec in the released layout")
+    parser.add_argument("folder", type=Path, help="folder of a finished stage or codec")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the exported model")
+    parser.add_argument("--shard", default="5GB", help="size of a file of weights, at most (default: 5GB)")
+    parser.set_defaults(run_verb=_export)
+
+
 def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("report", help="render the facts of a run: table, report.html, Markdown")
     _run_options(parser)
@@ -179,6 +195,18 @@ def _rivals(args: argparse.Namespace) -> int:
     from mossrepro import rivals
 
     return rivals.main(args)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from mossrepro import convert
+
+    return convert.bring_in(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from mossrepro import convert
+
+    return convert.take_out(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

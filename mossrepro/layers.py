@@ -6,6 +6,7 @@ names equal those of the Hugging Face checkpoints, so that weights load without 
 B batch, L rows, D model width, H query heads, G key-value heads, E width of one head.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +30,24 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def stretched(rates: Tensor, scaling: dict[str, float]) -> Tensor:
+    """Llama 3's rotary scaling (arXiv 2407.21783, context extension): slow rotations are divided by `factor`.
+
+    rates (E/2,) in radians a row. Waves shorter than original_max_position_embeddings / high_freq_factor stay, those
+    longer than original_max_position_embeddings / low_freq_factor are stretched, and what lies between is blended.
+    """
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * rates / (2 * math.pi)  # within the original context
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return rates * (kept + (1 - kept) / scaling["factor"])
+
+
+def rotary_table(
+    positions: Tensor, head_dim: int, theta: float, scaling: dict[str, float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions: positions (B, L) -> two of (B, 1, L, E), halves repeated."""
     rates = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)  # (E/2,)
+    rates = rates if scaling is None else stretched(rates, scaling)
     angles = (positions[:, None, :, None].float() * rates).repeat(1, 1, 1, 2)  # (B, 1, L, E)
     return angles.cos(), angles.sin()
 

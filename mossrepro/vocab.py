@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from mossrepro.errors import ConfigError
 from mossrepro.gguf_file import GGUFFile
 
 # System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
@@ -48,7 +49,10 @@ class SpecialIds:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, codes: int) -> "SpecialIds":
-        """Look the roles up in a tokenizer; `codes` is the codec's codebook size (EOSP follows the last code)."""
+        """Look the roles up in a tokenizer; `codes` is the codec's codebook size (EOSP follows the last code).
+
+        Raises ConfigError for a tokenizer without them.
+        """
         names = (
             ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|object_ref_start|>", "<|reserved_pad|>")
             if tokenizer.token_to_id("<|object_ref_start|>") is not None
@@ -57,6 +61,8 @@ class SpecialIds:
         ids = [tokenizer.token_to_id(name) for name in names]
         if names[3] == "<|object_ref_start|>":
             ids[4] = 151667  # Qwen3 has no name for this row; the released checkpoint uses it as modality pad
+        if None in ids:
+            raise ConfigError(f"the tokenizer has no {names[ids.index(None)]}: only ChatML's special tokens are known")
         return cls(*ids, eosp=codes, speech_pad=codes // 32)
 
 

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "mossrepro"
 FILES = sorted(PACKAGE.rglob("*.py"))
 RANK = {
     **dict.fromkeys(["errors", "assets", "audio", "layers", "vocab", "order", "facts", "sizes", "checkpoint"], 0),
-    **dict.fromkeys(["gguf_file", "spoken", "training"], 0),
+    **dict.fromkeys(["gguf_file", "spoken", "training", "shards"], 0),
     **dict.fromkeys(["codec", "lm", "vocoder", "asr", "sphinx", "voices"], 1),
     **dict.fromkeys(["data", "pipeline"], 2),
     **dict.fromkeys(["eval", "chat"], 3),
-    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "rivals"], 4),
+    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "rivals", "convert"], 4),
     **dict.fromkeys(["plan", "report", "page", "__main__"], 4),
 }
 

@@ -6,18 +6,13 @@ not seen the files themselves, and what else may be in them is left aside.
 """
 
 import json
-import os
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from mossrepro.codec.encoder import POOL, WHISPER_NAMES
 from mossrepro.codec.model import CodecConfig, SpeechCodec
-from mossrepro.codec.whisper import NAMES
+from mossrepro.codec.whisper import NAMES, read
 from mossrepro.errors import CheckpointError, ConfigError
+from mossrepro.shards import Shards, write
 
 HEAD = 64  # width of a Whisper head, at every size
 CONTEXT = 1_500  # frames that a layer looks back: 30 s, all that Whisper has positions for
@@ -32,15 +27,15 @@ def load(folder: str | Path) -> SpeechCodec:
     """
     folder = Path(folder)
     try:
-        held = _tensors(folder)
-        width, mels, _ = held["encoder.conv1.weight"].shape
-        layers = 1 + max(int(name.split(".")[2]) for name in held if name.startswith("encoder.layers."))
+        held = Shards(folder)
+        width, mels, _ = held.shape("encoder.conv1.weight")
+        layers = 1 + max(int(name.split(".")[2]) for name in held.names if name.startswith("encoder.layers."))
         config = CodecConfig(
-            codes=len(held[_CODEBOOK]),
+            codes=held.shape(_CODEBOOK)[0],
             code_dim=width,
             width=width,
             heads=max(1, width // HEAD),
-            feedforward=len(held["encoder.layers.0.fc1.weight"]),
+            feedforward=held.shape("encoder.layers.0.fc1.weight")[0],
             layers=layers,
             slow_layers=0,
             window=CONTEXT,
@@ -48,9 +43,9 @@ def load(folder: str | Path) -> SpeechCodec:
             plain=True,
         )
         codec = SpeechCodec(config)
-        codec.encoder.load_whisper({ours: _get(held, theirs, width) for ours, theirs in _names(layers).items()})
-        codec.quantiser.codebook.copy_(held[_CODEBOOK])
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, ConfigError) as error:
+        codec.encoder.load_whisper({ours: read(held, theirs) for ours, theirs in _names(layers).items()})
+        codec.quantiser.codebook.copy_(held[_CODEBOOK].float())
+    except (ValueError, RuntimeError, CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder}: not the released tokenizer's encoder ({error})") from error
     codec.quantiser.started.fill_(True)
     return codec.eval()
@@ -75,10 +70,7 @@ def save(codec: SpeechCodec, folder: str | Path) -> None:
                     if (part, end) != ("attention.k", "bias"):
                         out[f"encoder.layers.{i}.{NAMES[part]}.{end}"] = piece
     out[_CODEBOOK] = state["quantiser.codebook"]
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".model.partial"
-    save_file({name: value.contiguous() for name, value in out.items()}, partial)
-    os.replace(partial, folder / "model.safetensors")
+    write(out, folder)
     (folder / "config.json").write_text(json.dumps(_about(codec.config), indent=2) + "\n")
 
 
@@ -105,21 +97,3 @@ def _names(layers: int) -> dict[str, str]:
         for ours, theirs in NAMES.items():
             names |= {f"layers.{i}.{ours}.{end}": f"encoder.layers.{i}.{theirs}.{end}" for end in ends}
     return names
-
-
-def _get(held: dict[str, Tensor], name: str, width: int) -> Tensor:
-    if name.endswith("k_proj.bias") and name not in held:
-        return torch.zeros(width)
-    return held[name]
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors whose names begin with "encoder.", float32, from every safetensors file of the folder."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError("there is no .safetensors file in it")
-    held = {}
-    for file in files:
-        with safe_open(file, "pt") as tensors:
-            held |= {name: tensors.get_tensor(name).float() for name in tensors.keys() if name.startswith("encoder.")}
-    return held

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mossrepro.errors import CheckpointError
+from mossrepro.shards import Shards
 
 NAMES = {  # ours: the hub's
     "attention_norm": "self_attn_layer_norm",
@@ -42,8 +42,8 @@ class HubEncoder:
         try:
             config = json.loads((self.folder / "config.json").read_text())
             depth = int(config["encoder_layers"])
-            files = self._files()
-            prefix = "model.encoder." if "model.encoder.conv1.weight" in files else "encoder."
+            shards = Shards(self.folder)
+            prefix = "model.encoder." if "model.encoder.conv1.weight" in shards.names else "encoder."
             wanted = {f"{conv}.{end}": f"{conv}.{end}" for conv in ("conv1", "conv2") for end in ("weight", "bias")}
             for i in range(depth):
                 wanted |= {
@@ -51,22 +51,13 @@ class HubEncoder:
                     for ours, theirs in NAMES.items()
                     for end in ("weight", "bias")
                 }
-            return {ours: self._read(files, prefix + theirs) for ours, theirs in wanted.items()}
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            return {ours: read(shards, prefix + theirs) for ours, theirs in wanted.items()}
+        except (OSError, ValueError, KeyError, CheckpointError) as error:
             raise CheckpointError(f"{self.folder}: not a Whisper of the hub ({error})") from error
 
-    def _files(self) -> dict[str, Path]:
-        """Tensor name -> the file that holds it."""
-        index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            return {name: self.folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-        whole = self.folder / "model.safetensors"
-        with safe_open(whole, "pt") as tensors:
-            return dict.fromkeys(tensors.keys(), whole)
 
-    def _read(self, files: dict[str, Path], name: str) -> Tensor:
-        if name not in files and name.endswith("k_proj.bias"):  # Whisper's keys have none
-            like = name.replace("k_proj", "q_proj")
-            return torch.zeros_like(self._read(files, like))
-        with safe_open(files[name], "pt") as tensors:
-            return tensors.get_tensor(name).float()
+def read(shards: Shards, name: str) -> Tensor:
+    """A tensor in float32; Whisper's keys have no bias."""
+    if name not in shards.names and name.endswith("k_proj.bias"):
+        return torch.zeros(shards.shape(name.replace("k_proj", "q_proj")))
+    return shards[name].float()

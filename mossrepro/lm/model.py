@@ -35,6 +35,7 @@ class LMConfig:
     text_vocab: int = 49152
     codes: int = 1024
     theta: float = 100_000.0
+    rope_scaling: dict[str, float] | None = None  # Llama 3's, see `layers.stretched`
     eps: float = 1e-5
     qk_norm: bool = False
     tied: bool = True
@@ -123,7 +124,7 @@ class LayerSplitLM(nn.Module):
         """
         if positions is None:
             positions = torch.arange(grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
-        table = rotary_table(positions, self.config.head_dim, self.config.theta)
+        table = rotary_table(positions, self.config.head_dim, self.config.theta, self.config.rope_scaling)
         x = self._run(self.trunk, self.embed(grid), table, mask, cache and cache.trunk)
         text = speech = None
         if "text" in tails:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mossrepro import assets
 from mossrepro.errors import ConfigError
-from mossrepro.lm import checkpoint
+from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.start import spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
@@ -25,7 +25,8 @@ class LayerSplitTask(Task):
     N counted over all ranks. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
     Args:
-        start: "smollm2" (embedded weights), or the folder of an earlier stage or of a mini backbone.
+        start: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
+            layout, or the folder of an earlier stage or of a mini backbone.
         codes: codebook size; must equal that of `start` if that is a finished stage.
         tail_layers: depth of the split, for a backbone that is not split yet.
         train: "speech" (Stage 1: the text half stays bit-identical) or "all" (Stage 2, SFT).
@@ -143,12 +144,22 @@ class LayerSplitTask(Task):
 
 
 def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -> tuple[LayerSplitLM, Tokenizer]:
-    """A split model to train: from the embedded SmolLM2, or from a folder. ConfigError if the codebook differs."""
+    """A split model to train: from the embedded SmolLM2, from a hub folder of a text LLM, or from an earlier stage.
+
+    ConfigError if the codebook differs.
+    """
     if start == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, tail_layers)
         start_speech_half(model, seed, tail)
         return model, tokenizer
-    model, tokenizer = checkpoint.from_pretrained(Path(start))
+    if released.is_released(Path(start)):
+        model, tokenizer = released.load(start)
+    elif hub.is_hub(Path(start)):
+        model, tokenizer = hub.load(start, codes, tail_layers)
+        start_speech_half(model.float(), seed, tail)
+        return model, tokenizer
+    else:
+        model, tokenizer = checkpoint.from_pretrained(Path(start))
     if model.config.codes != codes:
         raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
     return model, tokenizer

@@ -7,6 +7,7 @@ import torch
 from codec_toys import TINY
 from safetensors.torch import load_file, save_file
 
+from mossrepro import cli
 from mossrepro.codec import SpeechCodec, released
 from mossrepro.errors import CheckpointError, ConfigError
 
@@ -71,3 +72,13 @@ def test_what_is_missing_or_does_not_fit_is_named(codec, tmp_path) -> None:
     save_file(held | {"encoder.layers.0.fc2.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="layers.0.down.weight"):
         released.load(tmp_path)
+
+
+def test_the_verbs_know_a_tokenizer_from_a_language_model(codec, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    codec.save_pretrained(tmp_path / "ours")
+    assert cli.main(["export", "ours", "-o", "theirs"]) == 0 and cli.main(["import", "theirs", "-o", "again"]) == 0
+    wave = torch.randn(1, 1280 * 20)
+    assert torch.equal(SpeechCodec.from_pretrained("again").encode(wave), codec.encode(wave))
+    SpeechCodec(TINY).save_pretrained(tmp_path / "other")
+    assert cli.main(["export", "other", "-o", "x"]) == 2

@@ -1,0 +1,110 @@
+"""Backbones from the Hugging Face hub: folders of the Llama and the Qwen3 family, to be split.
+
+The model is built on the meta device and every tensor is mapped from its shard, so that no second copy is ever made.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from mossrepro.errors import CheckpointError
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.shards import Shards, fill
+from mossrepro.vocab import SpecialIds
+
+ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}  # name: has norms on queries and keys
+
+
+def is_hub(folder: Path) -> bool:
+    """Whether a folder's config.json is one of the hub's, and not one of ours."""
+    path = folder / "config.json"
+    return path.is_file() and "architectures" in json.loads(path.read_text())
+
+
+def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, Tokenizer]:
+    """A hub folder as a split model whose speech half is still to be started (`start.start_speech_half`).
+
+    Weights keep the file's precision. Raises CheckpointError for another architecture, a kind of rotary scaling that
+    is neither plain nor Llama 3's, biases, a missing shard or tensor, or a wrong shape.
+    """
+    folder = Path(folder)
+    shards = Shards(folder)
+    tokenizer = _tokenizer(folder)
+    plain = json.loads((folder / "config.json").read_text())
+    config = _config(plain, folder, codes, tail_layers, SpecialIds.of(tokenizer, codes).pad, shards)
+    with torch.device("meta"):
+        model = LayerSplitLM(config)
+    fill(model, shards, _names(model))
+    if config.tied:
+        model.text_head.weight = model.text_embed.weight
+    speech = [model.speech_embed, model.speech_tail, model.speech_norm, model.speech_head]
+    dtype = model.text_embed.weight.dtype
+    for module in speech:
+        module.to_empty(device="cpu").to(dtype)
+    return model, tokenizer
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing; a backbone needs its tokenizer")
+    return Tokenizer.from_file(str(path))
+
+
+def _config(plain: dict, folder: Path, codes: int, tail_layers: int, pad: int, shards: Shards) -> LMConfig:
+    """The hub's names for sizes -> ours."""
+    name = (plain.get("architectures") or ["none"])[0]
+    where = folder / "config.json"
+    if name not in ARCHITECTURES:
+        raise CheckpointError(f"{where}: architecture {name!r} is not supported, only {', '.join(ARCHITECTURES)}")
+    if plain.get("attention_bias") or plain.get("mlp_bias"):
+        raise CheckpointError(f"{where}: biases in attention or feed-forward layers are not supported")
+    try:
+        heads, dim = plain["num_attention_heads"], plain["hidden_size"]
+        rope = plain.get("rope_parameters") or {"rope_theta": plain.get("rope_theta", 10_000.0)}
+        return LMConfig(
+            dim=dim,
+            layers=plain["num_hidden_layers"],
+            tail_layers=tail_layers,
+            heads=heads,
+            kv_heads=plain.get("num_key_value_heads", heads),
+            head_dim=plain.get("head_dim") or dim // heads,
+            hidden=plain["intermediate_size"],
+            text_vocab=shards.shape("model.embed_tokens.weight")[0],
+            codes=codes,
+            theta=float(rope["rope_theta"]),
+            rope_scaling=_scaling(plain.get("rope_scaling") or rope, where),
+            eps=plain["rms_norm_eps"],
+            qk_norm=ARCHITECTURES[name],
+            tied=bool(plain.get("tie_word_embeddings", "lm_head.weight" not in shards.names)),
+            modality_pad=pad,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{where}: has no {error}") from error
+
+
+def _scaling(rope: dict, where: Path) -> dict | None:
+    """Llama 3's stretching of rotary positions, None for plain ones."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise CheckpointError(f"{where}: rope_scaling {kind!r} is not supported, only llama3")
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    return {key: float(rope[key]) for key in keys}
+
+
+def _names(model: LayerSplitLM) -> dict[str, str]:
+    """Our names of the text half -> the hub's."""
+    cut, names = len(model.trunk), {}
+    for ours in model.state_dict():
+        part, _, rest = ours.partition(".")
+        if part in ("trunk", "text_tail"):
+            index, _, inner = rest.partition(".")
+            names[ours] = f"model.layers.{int(index) + (cut if part == 'text_tail' else 0)}.{inner}"
+    names |= {"text_embed.weight": "model.embed_tokens.weight", "text_norm.weight": "model.norm.weight"}
+    if not model.config.tied:
+        names["text_head.weight"] = "lm_head.weight"
+    return names

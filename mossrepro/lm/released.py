@@ -1,0 +1,139 @@
+"""The released checkpoint's layout (fnlp/MOSS-Speech; names and shapes as ports of its weights give them): in and out.
+
+    ours                              released
+    text_embed, speech_embed          model.embed_tokens, model.audio_embed
+    trunk.i                           model.shared_block.layers.i
+    text_tail.i, speech_tail.i        model.text_block.layers.i, model.audio_block.layers.i
+    text_norm, speech_norm            model.text_norm, model.audio_norm
+    text_head, speech_head            text_lm_head, audio_lm_head
+
+At full size 446 tensors: 6 and 40 layers of 11.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from mossrepro import shards
+from mossrepro.errors import CheckpointError
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.vocab import SPARE_SPEECH_ROWS, SpecialIds
+
+ARCHITECTURE = "MossSpeechForCausalLM"
+_PARTS = {
+    "text_embed": "model.embed_tokens",
+    "speech_embed": "model.audio_embed",
+    "trunk": "model.shared_block.layers",
+    "text_tail": "model.text_block.layers",
+    "speech_tail": "model.audio_block.layers",
+    "text_norm": "model.text_norm",
+    "speech_norm": "model.audio_norm",
+    "text_head": "text_lm_head",
+    "speech_head": "audio_lm_head",
+}
+
+
+def names(model: LayerSplitLM) -> dict[str, str]:
+    """Our tensors' names -> the released ones."""
+    pairs = (ours.partition(".") for ours in model.state_dict())
+    return {f"{part}.{rest}": f"{_PARTS[part]}.{rest}" for part, _, rest in pairs}
+
+
+def is_released(folder: Path) -> bool:
+    """Whether config.json says that a folder is in the released layout."""
+    path = folder / "config.json"
+    return path.is_file() and ARCHITECTURE in json.loads(path.read_text()).get("architectures", [])
+
+
+def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
+    """Write a model in the released layout. A tied text head is written twice, and config.json says that it is tied."""
+    folder, state = Path(folder), model.state_dict()
+    out = {theirs: state[ours] for ours, theirs in names(model).items()}
+    if model.config.tied:  # two names of one tensor would be written once
+        out["text_lm_head.weight"] = out["text_lm_head.weight"].clone()
+    shards.write(out, folder, shard)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    partial = folder / ".config.json.partial"
+    partial.write_text(json.dumps(_described(model.config, tokenizer), indent=2) + "\n")
+    os.replace(partial, folder / "config.json")
+
+
+def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
+    """A folder in the released layout, mapped into memory in the file's precision.
+
+    Raises CheckpointError for another layout, a missing shard or tensor, a wrong shape, or a tensor too many.
+    """
+    folder = Path(folder)
+    if not is_released(folder):
+        raise CheckpointError(f"{folder / 'config.json'}: does not say {ARCHITECTURE}")
+    source, plain = shards.Shards(folder), json.loads((folder / "config.json").read_text())
+    try:
+        config = _read(plain)
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: has no {error}") from error
+    with torch.device("meta"):
+        model = LayerSplitLM(config)
+    wanted = names(model)
+    if extra := source.names - set(wanted.values()):
+        raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of the model that config.json describes")
+    shards.fill(model, source, wanted)
+    if config.tied:
+        model.text_head.weight = model.text_embed.weight
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing; take the tokenizer.json of the text model")
+    return model, Tokenizer.from_file(str(path))
+
+
+def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
+    """The released config.json, its field names and its ids."""
+    ids = SpecialIds.of(tokenizer, config.codes)
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "moss_speech",
+        "vocab_size": config.text_vocab,
+        "audio_vocab_size": config.speech_vocab,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_shared_layers": config.layers - config.tail_layers,
+        "num_modality_layers": config.tail_layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.eps,
+        "rope_theta": config.theta,
+        "rope_scaling": config.rope_scaling,
+        "attention_bias": False,
+        "qk_norm": config.qk_norm,
+        "tie_word_embeddings": config.tied,
+        "channels": 2,
+        "modality_pad_token_id": config.modality_pad,
+        "sosp_token_id": ids.sosp,
+        "eosp_token_id": ids.eosp,
+        "audio_pad_token_id": ids.speech_pad,
+    }
+
+
+def _read(plain: dict) -> LMConfig:
+    """The released config.json -> ours. KeyError for a field that is not there."""
+    return LMConfig(
+        dim=plain["hidden_size"],
+        layers=plain["num_hidden_layers"],
+        tail_layers=plain["num_modality_layers"],
+        heads=plain["num_attention_heads"],
+        kv_heads=plain["num_key_value_heads"],
+        head_dim=plain["head_dim"],
+        hidden=plain["intermediate_size"],
+        text_vocab=plain["vocab_size"],
+        codes=plain["audio_vocab_size"] - SPARE_SPEECH_ROWS,
+        theta=plain["rope_theta"],
+        rope_scaling=plain.get("rope_scaling"),
+        eps=plain["rms_norm_eps"],
+        qk_norm=plain.get("qk_norm", True),  # the released model is a Qwen3
+        tied=plain["tie_word_embeddings"],
+        modality_pad=plain["modality_pad_token_id"],
+    )

@@ -1,0 +1,93 @@
+"""The released checkpoint's layout: lossless both ways, with the names and the number of tensors of the real one."""
+
+import json
+
+import pytest
+import torch
+from lm_toys import small_model
+from safetensors.torch import load_file, save_file
+
+from mossrepro import cli
+from mossrepro.errors import CheckpointError
+from mossrepro.lm import checkpoint, released
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.vocab import mini_tokenizer
+
+FULL = LMConfig(
+    dim=4096, layers=36, tail_layers=4, heads=32, kv_heads=8, head_dim=128, hidden=12_288, text_vocab=151_680,
+    codes=16_384, theta=1e6, eps=1e-6, qk_norm=True, tied=False, modality_pad=151_667,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return mini_tokenizer(["the old man and the sea", "system user assistant"], 300)
+
+
+def toy(tied: bool = False, qk_norm: bool = True) -> LayerSplitLM:
+    return small_model(text_vocab=300, codes=64, modality_pad=4, tied=tied, qk_norm=qk_norm)
+
+
+def test_at_full_size_it_is_the_released_model() -> None:
+    with torch.device("meta"):
+        model = LayerSplitLM(FULL)
+    shapes = {theirs: tuple(model.state_dict()[ours].shape) for ours, theirs in released.names(model).items()}
+    assert len(shapes) == 446 == len(set(shapes))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 9_095_694_336
+    assert shapes["model.embed_tokens.weight"] == shapes["text_lm_head.weight"] == (151_680, 4096)
+    assert shapes["model.audio_embed.weight"] == shapes["audio_lm_head.weight"] == (16_512, 4096)
+    assert shapes["model.shared_block.layers.31.self_attn.k_norm.weight"] == (128,)
+    assert "model.audio_block.layers.3.post_attention_layernorm.weight" in shapes
+    assert "model.shared_block.layers.32.mlp.up_proj.weight" not in shapes
+    assert sum(p.numel() for p in model.speech_parameters().values()) == pytest.approx(907.1e6, rel=1e-4)
+
+
+@pytest.mark.parametrize("shard", ["5GB", "40KB"])
+@pytest.mark.parametrize(("tied", "qk_norm"), [(False, True), (True, False)])
+def test_out_and_in_again_loses_nothing(tied, qk_norm, shard, tokenizer, tmp_path) -> None:
+    model = toy(tied, qk_norm)
+    released.save(model, tokenizer, tmp_path, shard)
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (shard == "40KB")
+    again, words = released.load(tmp_path)
+    assert again.config == model.config and words.to_str() == tokenizer.to_str()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    plain = json.loads((tmp_path / "config.json").read_text())
+    assert plain["architectures"] == ["MossSpeechForCausalLM"] and plain["num_shared_layers"] == 2
+    assert plain["audio_vocab_size"] == 64 + 128 and plain["eosp_token_id"] == 64 and plain["audio_pad_token_id"] == 2
+
+
+def test_a_smaller_checkpoint_over_a_larger_one_leaves_nothing_behind(tokenizer, tmp_path) -> None:
+    released.save(toy(), tokenizer, tmp_path, "40KB")
+    released.save(toy(), tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+    released.load(tmp_path)
+
+
+def test_what_does_not_fit_is_named(tokenizer, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="MossSpeech"):
+        released.load(tmp_path)
+    released.save(toy(), tokenizer, tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    missing = {name: value for name, value in held.items() if name != "model.audio_norm.weight"}
+    for state, named in (
+        (missing, "model.audio_norm.weight is missing"),
+        (held | {"model.depth_transformer.weight": torch.zeros(1)}, "depth_transformer"),
+        (held | {"audio_lm_head.weight": torch.zeros(3, 32)}, "audio_lm_head"),
+    ):
+        save_file(state, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=named):
+            released.load(tmp_path)
+
+
+def test_import_and_export_are_verbs(tokenizer, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save_pretrained(toy(), tokenizer, tmp_path / "ours")
+    assert cli.main(["export", "ours", "-o", "theirs", "--shard", "40KB"]) == 0
+    assert cli.main(["import", "theirs", "-o", "again"]) == 0
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert "parameters" in capsys.readouterr().err
+    assert cli.main(["import", "theirs", "-o", "again"]) == 2 and "holds weights already" in capsys.readouterr().err
+    assert cli.main(["import", "nowhere", "-o", "x"]) == 2 and "no such folder" in capsys.readouterr().err
+    assert cli.main(["export", "nowhere", "-o", "x"]) == 2 and "config.json" in capsys.readouterr().err
