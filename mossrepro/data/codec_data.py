@@ -12,6 +12,7 @@ from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.codec.recogniser import STEPS
 from mossrepro.codec.task import IGNORE
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.degrade import roughen
 from mossrepro.data.phones import Phone, phone_times, read_phones
 from mossrepro.data.recipes import codec_corpus
 from mossrepro.data.steps import StepDataModule
@@ -89,6 +90,7 @@ class CodecDataModule(StepDataModule):
         max_seconds: longer training clips are left out.
         delay: seconds by which a phone is asked for after it was spoken.
         augment: vary speed, tilt, gain, noise and leading silence.
+        rough: share of the varied clips that are also noisy, in a room or on the telephone (`degrade.roughen`).
         seed: of order and variation.
         num_workers: loader processes.
     """
@@ -102,13 +104,14 @@ class CodecDataModule(StepDataModule):
         max_seconds: float = 15.0,
         delay: float = 0.08,
         augment: bool = True,
+        rough: float = 0.0,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
         self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
         self.valid_clips, self.max_seconds = valid_clips, max_seconds
-        self.delay, self.augment = delay, augment
+        self.delay, self.augment, self.rough = delay, augment, rough
         self.folder: Path | None = None
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
@@ -163,6 +166,8 @@ class CodecDataModule(StepDataModule):
         before = after = speech_span(wave)
         if random is not None:
             wave, after = vary(wave, random)
+            if random.random() < self.rough:
+                wave = roughen(wave, random)
         return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
 
     def val_batches(self) -> list[dict[str, Tensor]]:

@@ -21,12 +21,12 @@ from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
 from mossrepro.data.codec_data import phone_frames, speech_span
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.degrade import CONDITIONS
 from mossrepro.data.phones import Phone, phone_times, read_phones
 from mossrepro.data.reader_data import corpus_lexicon
 from mossrepro.eval import prosody, units
 from mossrepro.eval.mos import predicted_mos
 from mossrepro.eval.prosody import Prosody
-from mossrepro.eval.robustness import CONDITIONS
 from mossrepro.eval.speaker import SpeakerEncoder, similarity
 from mossrepro.eval.tokenizers import Tokenizer
 from mossrepro.order import rng

@@ -63,6 +63,13 @@ def test_every_clip_is_met_once_in_a_pass_and_groups_change(corpus):
     assert max(spread) < 1.5  # of 2.3 s in all: little padding
 
 
+def test_rough_clips_are_the_same_clips_made_worse(corpus):
+    smooth, rough, half = (module(corpus, rough=share).train_batch(3, 0, 1) for share in (0.0, 1.0, 0.5))
+    assert torch.equal(smooth["phones"], rough["phones"]) and torch.equal(smooth["lengths"], rough["lengths"])
+    changed = [[not torch.equal(a, b) for a, b in zip(smooth["wave"], x["wave"], strict=True)] for x in (rough, half)]
+    assert all(changed[0]) and 0 < sum(changed[1]) < len(changed[1])
+
+
 def test_validation_is_fixed_and_unvaried(corpus):
     batches = module(corpus, valid_clips=3).val_batches()
     assert [len(batch["wave"]) for batch in batches] == [3]

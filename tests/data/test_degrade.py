@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mossrepro.eval.robustness import CONDITIONS, add_noise, change_speed, reverberate, telephone
+from mossrepro.data.degrade import CONDITIONS, add_noise, change_speed, reverberate, roughen, telephone
 from mossrepro.order import rng
 
 RATE = 16_000
@@ -50,3 +50,11 @@ def test_speed_moves_length_and_pitch() -> None:
     fast = change_speed(tone(500), rng(0), 1.1)
     assert len(fast) == pytest.approx(RATE / 1.1, abs=2)
     assert np.argmax(np.abs(np.fft.rfft(fast))) * RATE / len(fast) == pytest.approx(550, abs=2)
+
+
+def test_a_rough_recording_is_one_of_three_kinds_and_keeps_its_length() -> None:
+    wave = tone(440)
+    rough = [roughen(wave, rng(2, i)) for i in range(12)]
+    assert all(len(one) == len(wave) and np.abs(one).max() <= 1 for one in rough)
+    assert len({one.tobytes() for one in rough}) > 8
+    assert np.array_equal(roughen(wave, rng(2, 0)), rough[0])

@@ -65,3 +65,13 @@ CONDITIONS: dict[str, Change] = {
     "speed 0.9": partial(change_speed, factor=0.9),
     "speed 1.1": partial(change_speed, factor=1.1),
 }
+
+
+def roughen(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One of noise at 5 to 25 dB, a room of 0.2 to 0.7 s, or a telephone, for training: (n,) -> (n,)."""
+    kind = int(random.integers(3))
+    if kind == 0:
+        return add_noise(wave, random, float(random.uniform(5.0, 25.0)))
+    if kind == 1:
+        return reverberate(wave, random, float(random.uniform(0.2, 0.7)))
+    return telephone(wave, random)
