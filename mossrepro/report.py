@@ -26,6 +26,11 @@ from mossrepro.facts import Fact
 
 CLAIMS = Path(__file__).parents[1] / "configs" / "claims.yaml"
 PASSED, FAILED, MISSING, SHOWN = "passed", "failed", "not measured", ""
+INTRODUCTION = (
+    "Every row is a fact of one run (`facts/ID.json`: command, commit, hardware). ✓ inside the range that "
+    "`configs/claims.yaml` expects, ✗ outside it, – not measured in this run. The paper's column is the nearest thing "
+    "that it measured, with 8 B parameters and on other questions."
+)
 MARK = {PASSED: "✓", FAILED: "✗", MISSING: "–", SHOWN: " "}
 COLOUR = {PASSED: "green", FAILED: "bold red", MISSING: "dim", SHOWN: ""}
 
@@ -195,7 +200,8 @@ def stage_table(run: Run) -> Table:
 
 def markdown(run: Run) -> str:
     """The same tables for docs/RESULTS.md."""
-    lines = ["|   | claim | measured (95 % interval) | expected | paper, 8 B | n |", "|---|---|---:|---:|---:|---:|"]
+    lines = [f"# Results at `{run.size}`", "", INTRODUCTION, ""]
+    lines += ["|   | claim | measured (95 % interval) | expected | paper, 8 B | n |", "|---|---|---:|---:|---:|---:|"]
     for row in run.rows:
         n = row.fact.n if row.fact and row.fact.n else ""
         cells = [row.claim.name, measured(row.fact) or MISSING, row.claim.expectation(run.size), row.claim.paper or ""]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # books; the stack's 1,000 bit/s are near Mimi's 1,100
 REPEATS = 6  # the recorded speech's share of a pass is small; each time it is varied anew
-VERSION = 1  # raised when what is measured changes
+VERSION = 2  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
@@ -101,10 +101,10 @@ def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
     ours = chain.codec()
     speaker = Speaker.from_pretrained(chain.flow(), chain.vocoder())
     corpus = chain.codec_corpus()
-    found = [tokenizers.semantic("ours", "ours", chain.reader(), chain._tokenise(corpus, ours), speaker)]
+    found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain._tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
     for name, title, codec in (
-        ("reconstruction", "ours, trained by reconstruction", chain.reconstruction()),
+        ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction()),
         ("kmeans", "k-means on mel", chain.kmeans()),
     ):
         tokens = chain._tokenise(corpus, codec)
@@ -146,7 +146,7 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
         worst = codec.robustness(contest, rivals[0])
         console.print(f"  robustness: the worst condition is {worst}")
         if adapted:
-            late = tokenizers.semantic("adapted", "ours, with recorded speech in training", *adapted)
+            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
             _adaptation(contest, codec, late)
         shown, wave = contest.assistant.clips[0], contest.assistant.waves[0]
         figure = Figure()

@@ -143,9 +143,9 @@ def words(contest: Contest, tokenizer: Tokenizer, name: str, clips: Clips, codes
     heard = [tokenizer.reader.transcribe(row, contest.lexicon)[0] for row in codes]
     phones = [tokenizer.reader.transcribe(row)[0] for row in codes]
     wrong, missed = 100 * jiwer.wer(clips.texts, heard), 100 * jiwer.wer(clips.said, phones)
-    n = sum(len(text.split()) for text in clips.texts)
-    contest.record(tokenizer, f"wer_{name}", f"word error rate, {name}", wrong, "%", n=n)
-    contest.record(tokenizer, f"per_{name}", f"phone error rate, {name}", missed, "%", n=n)
+    for kind, errors, spoken in (("word", wrong, clips.texts), ("phone", missed, clips.said)):
+        n = sum(len(text.split()) for text in spoken)
+        contest.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", errors, "%", n=n)
     return wrong
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mossrepro import audio, voices
+from mossrepro.codec.recogniser import LABELS
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.phones import FILE, phone_times, read_phones
 from mossrepro.data.reader_data import ReaderDataModule
@@ -45,15 +46,22 @@ def test_wrong_transcripts_are_refused(spoken, tmp_path, empty_home):
         phone_times(tmp_path / "corpus", workers=1)
 
 
-def test_reader_batches_hold_codes_and_letters(spoken, tmp_path):
+def test_reader_batches_hold_codes_and_phones(tmp_path):
+    texts = ("one two", "the green boat", "four five six")
     with CorpusWriter(tmp_path / "corpus") as writer:
-        for i, text in enumerate(("one two", "three", "four five six")):
-            writer.add(f"clip-{i}", spoken, 16_000, text, "assistant", "valid" if i == 1 else "train")
+        for i, text in enumerate(texts):
+            wave = audio.resample(*voices.say(text, "assistant"), 16_000)
+            writer.add(f"clip-{i}", wave, 16_000, text, "assistant", "valid" if i == 1 else "train")
     with TokenWriter(tmp_path / "tokens", 8) as writer:
         writer.add([(f"clip-{i}", np.arange(3 + i) % 8) for i in range(3)])
     data = ReaderDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2)
     batch = data.train_batch(0, 0, 1)
-    assert sorted(batch["label_lengths"].tolist()) == [7, 13] and batch["codes"].shape == (2, 5)
-    assert (batch["codes"] == -1).sum() == 2 and len(data.val_batches()[0]["codes"]) == 1
+    rows = zip(batch["labels"], batch["label_lengths"], strict=True)
+    said = [[LABELS[label] for label in row[:n]] for row, n in rows]
+    assert sorted(map(len, said)) == [5, 10] and ["W", "AH", "N", "T", "UW"] in said
+    assert batch["codes"].shape == (2, 5) and (batch["codes"] == -1).sum() == 2
+    (valid,) = data.val_batches()
+    assert valid["text"] == ["the green boat"] and len(valid["codes"]) == 1
+    assert sorted(data.lexicon.words) == sorted({word for text in texts for word in text.split()})
     again = ReaderDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2).train_batch(0, 0, 1)
     assert all((batch[key] == again[key]).all() for key in batch)
