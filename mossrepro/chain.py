@@ -186,10 +186,14 @@ class Chain:
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
         tokens = self.spoken_codes()
-        inputs = {"data__script": self.script(), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
+        inputs = {"data__script": self.told(), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
         if stage == "stage1" and tokens != "oracle":
             inputs["model__sounds"] = tokens
         return self.fit(stage, model__start=start, **inputs)
+
+    def told(self) -> Path:
+        """The script with the facts that the language model is told."""
+        return self.script()
 
     def spoken_codes(self) -> str | Path:
         """The codes that the language model learns from."""

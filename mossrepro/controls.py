@@ -6,7 +6,8 @@ codes, and are asked the same questions on C. All three take a share of the run'
 to tell who answers with what, not to compare percentages with the run's own.
 
     random           SmolLM2 with random weights: what the speech training alone can do
-    counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those
+    counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
+                     They are replayed in text, as B's are: without it, training on true facts washes them out again
 """
 
 import json
@@ -51,15 +52,30 @@ class ControlChain(Chain):
         if self.kind == "random":
             spec = {**shape, "start": Path(main).name, "version": 1}
             return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
-        known = [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
-        spec = {"script": self.script().name, "facts": counterfactual(known)}
-        script = self.link("counterfactual", "counterfactual-facts", spec, lambda out: self._write_facts(known, out))
-        inputs = {"data__script": script, "data__tokenizer": self.tokenizer()}
+        taught = self._script_with([fact for fact in self._changed() if fact.set != "P"])
+        inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
         return self.fit("counterfactual", model__start=main, **inputs)
 
-    def _write_facts(self, known: list[Fact], folder: Path) -> None:
-        shutil.copy(self.script() / "script.jsonl", folder)
-        (folder / "facts.json").write_text(json.dumps(counterfactual(known)))
+    def told(self) -> Path:
+        """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""
+        if self.kind == "random":
+            return self.script()
+        return self._script_with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
+
+    def _changed(self) -> list[Fact]:
+        return counterfactual([Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())])
+
+    def _script_with(self, known: list[Fact]) -> Path:
+        """A script folder with other facts; its recordings stay where they are."""
+
+        def build(folder: Path) -> None:
+            for name in ("script.jsonl", "words.json"):
+                if (self.script() / name).is_file():
+                    shutil.copy(self.script() / name, folder)
+            (folder / "facts.json").write_text(json.dumps(known))
+
+        spec = {"script": self.script().name, "facts": known, "version": 2}
+        return self.link("counterfactual", "counterfactual-facts", spec, build)
 
 
 def counterfactual(known: list[Fact]) -> list[Fact]:

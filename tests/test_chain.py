@@ -13,7 +13,7 @@ from mossrepro import audio, cli, voices
 from mossrepro import chain as chain_module
 from mossrepro.chain import STAGES, Chain
 from mossrepro.controls import ControlChain, OracleChain, counterfactual
-from mossrepro.data.facts import FAMILIES, all_facts
+from mossrepro.data.facts import FAMILIES, Fact, all_facts
 from mossrepro.errors import CheckpointError
 from mossrepro.pipeline import Assistant, newest_run
 
@@ -183,3 +183,23 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
     assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
     assert half[0]["size.lm.sft.steps"] == 5 and "--size.lm.sft.steps=5" in half[1]
     assert flow == same
+
+
+def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only(run, workplace) -> None:
+    """Taught: everything that is tested, C with wrong answers. Told later: the same, C's among what is replayed."""
+    chain = ControlChain("smoke", "counterfactual")
+    asked = []
+    chain.fit = lambda stage, **inputs: asked.append((stage, inputs)) or Path(stage)
+    chain.tokens = lambda: Path("tokens")
+    chain.language_model("sft")
+    scripts = {stage: inputs["data__script"] for stage, inputs in asked}
+    assert scripts["stage1"] == scripts["stage2"] == scripts["sft"] != scripts["counterfactual"]
+    facts = {stage: [Fact(*e) for e in json.loads((scripts[stage] / "facts.json").read_text())] for stage in scripts}
+    true = {fact.key: fact for fact in (Fact(*e) for e in json.loads((chain.script() / "facts.json").read_text()))}
+    changed = {fact.key for fact in true.values() if fact.set == "C"}
+    assert changed and not any(fact.set == "P" for fact in facts["counterfactual"])
+    for stage in ("counterfactual", "sft"):
+        assert {fact.key for fact in facts[stage] if fact.answer != true[fact.key].answer} <= changed
+    assert {fact.set for fact in facts["sft"] if fact.key in changed} == {"B"}
+    assert (scripts["sft"] / "script.jsonl").read_text() == (chain.script() / "script.jsonl").read_text()
+    assert ControlChain("smoke", "random").told() == chain.script()
