@@ -66,15 +66,18 @@ class ControlChain(Chain):
         return counterfactual([Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())])
 
     def _script_with(self, known: list[Fact]) -> Path:
-        """A script folder with other facts; its recordings stay where they are."""
+        """A script folder with other facts, and without the lines about any that are missing."""
+        keys = {fact.key for fact in known}
 
         def build(folder: Path) -> None:
-            for name in ("script.jsonl", "words.json"):
-                if (self.script() / name).is_file():
-                    shutil.copy(self.script() / name, folder)
+            lines = (self.script() / "script.jsonl").read_text().splitlines(keepends=True)
+            kept = [line for line in lines if (json.loads(line).get("fact") or None) in {None, *keys}]
+            (folder / "script.jsonl").write_text("".join(kept))
+            if (self.script() / "words.json").is_file():
+                shutil.copy(self.script() / "words.json", folder)
             (folder / "facts.json").write_text(json.dumps(known))
 
-        spec = {"script": self.script().name, "facts": known, "version": 2}
+        spec = {"script": self.script().name, "facts": known, "version": 3}
         return self.link("counterfactual", "counterfactual-facts", spec, build)
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from mossrepro import audio, cli, voices
 from mossrepro import chain as chain_module
 from mossrepro.chain import STAGES, Chain
 from mossrepro.controls import ControlChain, OracleChain, counterfactual
 from mossrepro.data.facts import FAMILIES, Fact, all_facts
+from mossrepro.data.lm_data import open_documents
 from mossrepro.errors import CheckpointError
 from mossrepro.pipeline import Assistant, newest_run
+from mossrepro.vocab import Grid
 
 
 def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
@@ -202,4 +205,8 @@ def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only
         assert {fact.key for fact in facts[stage] if fact.answer != true[fact.key].answer} <= changed
     assert {fact.set for fact in facts["sft"] if fact.key in changed} == {"B"}
     assert (scripts["sft"] / "script.jsonl").read_text() == (chain.script() / "script.jsonl").read_text()
+    grid = Grid(Tokenizer.from_file(str(chain.tokenizer())), 64)
+    for stage in ("counterfactual", "sft"):  # no line speaks of a fact that is not there
+        documents = open_documents(scripts[stage], "oracle", grid)
+        assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
     assert ControlChain("smoke", "random").told() == chain.script()
