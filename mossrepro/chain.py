@@ -112,9 +112,11 @@ class Chain:
 
     def tokens(self) -> Path:
         """Codes of every line of the script."""
-        return self._tokenise(self.script(), self.codec())
+        return self.tokenise(self.script(), self.codec())
 
-    def _tokenise(self, corpus: Path, codec: Path) -> Path:
+    def tokenise(self, corpus: Path, codec: Path) -> Path:
+        """The codes of a corpus by a codec: its token store."""
+
         def build(folder: Path) -> None:
             flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
             _stage("tokens", ["predict", "-c", str(sizes.CONFIGS / "tokenise.yaml"), "-c", str(self.overlay), *flags])
@@ -168,7 +170,7 @@ class Chain:
     def reader(self) -> Path:
         """The same tokenizer with its recogniser trained."""
         corpus, codec = self.codec_corpus(), self.codec()
-        tokens = self._tokenise(corpus, codec)
+        tokens = self.tokenise(corpus, codec)
         return self.fit("reader", model__codec=codec, data__corpus=corpus, data__tokens=tokens)
 
     def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:

@@ -88,7 +88,7 @@ class RivalChain(Chain):
         """Ours, trained on the joined corpus: its recogniser and its codes."""
         joined = self.joined(recorded)
         codec = self.fit("codec", data__corpus=joined)
-        tokens = self._tokenise(joined, codec)
+        tokens = self.tokenise(joined, codec)
         return self.read(codec, tokens, joined), tokens
 
 
@@ -101,13 +101,13 @@ def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
     ours = chain.codec()
     speaker = Speaker.from_pretrained(chain.flow(), chain.vocoder())
     corpus = chain.codec_corpus()
-    found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain._tokenise(corpus, ours), speaker)]
+    found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain.tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
     for name, title, codec in (
         ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction()),
         ("kmeans", "k-means on mel", chain.kmeans()),
     ):
-        tokens = chain._tokenise(corpus, codec)
+        tokens = chain.tokenise(corpus, codec)
         found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
         found[-1].minutes = _minutes(codec)
     for name, books in ACOUSTIC.items():
