@@ -131,7 +131,9 @@ def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
 
 def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
     render(run, "--markdown", str(tmp_path / "out.md"))
-    claims = (tmp_path / "out.md").read_text().split("\n\n")[0].splitlines()
+    title, introduction, table, *_ = (tmp_path / "out.md").read_text().split("\n\n")
+    assert title == "# Results at `small`" and "configs/claims.yaml" in introduction
+    claims = table.splitlines()
     assert len(claims) == 6 and {line.count("|") for line in claims} == {7}
     assert "heard / right" in claims[2] and "71.0 % (64.4 to 76.8)" in claims[2]
 
