@@ -7,6 +7,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +92,12 @@ def _listen(codec: SpeechCodec, wave: Tensor) -> None:
 @torch.inference_mode()
 def _follow(mimi: nn.Module, wave: Tensor) -> None:
     """Mimi in its own streaming mode, with its caches for convolutions and attention."""
+    # transformers 5.24 calls the cache of keys and values by another name
+    cache = "encoder_cache" if "encoder_cache" in signature(mimi.encode).parameters else "encoder_past_key_values"
     past = padding = None
     for chunk in wave[:, None].split(THEIRS * SAMPLES_PER_CODE // RATE, dim=2):
-        out = mimi.encode(chunk, encoder_past_key_values=past, padding_cache=padding, use_streaming=True)
-        past, padding = out.encoder_past_key_values, out.padding_cache
+        out = mimi.encode(chunk, **{cache: past}, padding_cache=padding, use_streaming=True)
+        past, padding = getattr(out, cache), out.padding_cache
 
 
 def _mimi() -> nn.Module:
