@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from mossrepro.errors import CheckpointError, MossError
@@ -251,6 +252,13 @@ class ProgressFile(Callback):
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
         self._last = step
+
+
+class StepBar(RichProgressBar):
+    """Lightning's progress bar without "Epoch 0/-2": a fit here is one endless epoch, counted in batches."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
 
 
 def _step(line: str) -> float:

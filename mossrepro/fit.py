@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
-from mossrepro.checkpoint import AtomicCheckpoint, Export, ProgressFile, only_one, write_atomic
+from mossrepro.checkpoint import AtomicCheckpoint, Export, ProgressFile, StepBar, only_one, write_atomic
 from mossrepro.errors import CheckpointError, ConfigError, MossError
 from mossrepro.sizes import Size
 
@@ -73,6 +74,9 @@ class Door(LightningCLI):
     def before_fit(self) -> None:
         """Hangs the output callbacks on the trainer and continues from `output/ckpt/last.ckpt` when it is there."""
         config = self.config["fit"]
+        bars = [i for i, callback in enumerate(self.trainer.callbacks) if type(callback) is RichProgressBar]
+        for i in bars:  # none with `--trainer.enable_progress_bar false`, and a user's own stays
+            self.trainer.callbacks[i] = StepBar()
         if config.get("output") is None:
             print("mossrepro fit: no --output, nothing will be saved", file=sys.stderr)
             return

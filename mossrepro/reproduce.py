@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     if args.controls:
         from mossrepro.controls import measure_controls
 
-        console.print("[bold]controls: a random and a counterfactual backbone[/bold]")
+        console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
         measure_controls(args.size, run)
     return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
 

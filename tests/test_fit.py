@@ -103,6 +103,14 @@ def test_output_folder_of_a_fit(stage, tmp_path, capsys):
     assert "finished fit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_progress_bar_counts_steps_and_no_epochs(stage, capsys, shown):
+    flag = ["--trainer.enable_progress_bar", str(shown).lower()]
+    assert cli.main(["fit", *stage, *NUMBERS, "--trainer.max_steps", "2", *flag]) == 0
+    printed = capsys.readouterr().out
+    assert ("training" in printed) == shown and "Epoch" not in printed
+
+
 def test_sigterm_saves_stops_with_130_and_the_same_command_continues(stage, tmp_path, monkeypatch, capsys):
     command = ["fit", *stage, *NUMBERS, "--output"]
     cli.main([*command, str(tmp_path / "whole")])
