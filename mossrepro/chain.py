@@ -169,9 +169,11 @@ class Chain:
 
     def reader(self) -> Path:
         """The same tokenizer with its recogniser trained."""
-        corpus, codec = self.codec_corpus(), self.codec()
-        tokens = self.tokenise(corpus, codec)
-        return self.fit("reader", model__codec=codec, data__corpus=corpus, data__tokens=tokens)
+        return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
+
+    def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
+        """Any tokenizer with a recogniser trained on its codes of `corpus`, by default the codec's own."""
+        return self.fit("reader", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens)
 
     def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         return self.link("data", kind, spec, build)

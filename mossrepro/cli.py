@@ -97,6 +97,8 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     rivals = kinds.add_parser("codec", help="train the speech tokenizer's rivals and compare")
     rivals.add_argument("--encodec", type=Path, metavar="FILE", help="EnCodec's 24 kHz weights, to be compared with")
+    text = "also ours with finite scalar quantisation, and drawn to Whisper's features"
+    rivals.add_argument("--ablations", action="store_true", help=text)
     rivals.set_defaults(run_verb=_rivals)
     for name, text in (("lm", "the four pairings"), ("vocoder", "what comes back from codes"), ("all", "everything")):
         part = kinds.add_parser(name, help=f"measure a finished run again: {text}")

@@ -1,19 +1,23 @@
-"""`mossrepro eval codec`: the speech tokenizer beside its rivals, each trained for about the same minutes.
+"""`mossrepro eval codec`: the speech tokenizer beside its rivals, networks trained for about the same minutes.
 
     ours             causal encoder started from Whisper, one codebook, trained to tell phones
     reconstruction   the same network and bits, trained to give back the mel instead
     kmeans           no network: k-means on mel, the same bits
-    acoustic         a small SEANet codec of encodec's parts, one codebook, the same bits
+    acoustic         a small codec of encodec's SEANet networks, one codebook, the same bits
     acoustic_stack   the same with eight codebooks in a residual stack: eight times the bits
+    finite           ours with finite scalar quantisation instead of a codebook (`--ablations`)
+    distilled        ours, drawn to Whisper's features too: a deviation from the paper (`--ablations`)
     encodec          EnCodec at 24 kHz, where the user has its weights (`--encodec FILE`)
     adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
 
-All but EnCodec get the same recogniser on their codes. Everything is a link of the chain: cached, resumable.
+Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet rivals from nothing. All but
+EnCodec get the same recogniser on their codes. Everything is a link of the chain: cached, resumable.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,30 +32,38 @@ from mossrepro import facts
 from mossrepro.chain import Chain
 from mossrepro.data import human
 from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
+from mossrepro.data.degrade import CONDITIONS
 from mossrepro.data.phones import phone_times
 from mossrepro.data.speak import progress
 from mossrepro.data.tokens import TokenWriter
+from mossrepro.errors import ConfigError
 from mossrepro.order import rng
 
 if TYPE_CHECKING:
     from mossrepro.eval.tokenizers import Tokenizer
 
 ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # books; the stack's 1,000 bit/s are near Mimi's 1,100
-REPEATS = 6  # the recorded speech's share of a pass is small; each time it is varied anew
-VERSION = 2  # raised when what is measured changes
+REPEATS = 6  # of the recorded speech in a pass, varied anew each time for the codec, though not for its recogniser
+VERSION = 3  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
 class RivalChain(Chain):
     """The chain of a size with its rivals beside it."""
 
-    def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
-        """A tokenizer's recogniser, trained as `Chain.reader` trains ours."""
-        return self.fit("reader", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens)
-
     def reconstruction(self) -> Path:
         """Our network after another objective."""
         return self.fit("codec", data__corpus=self.codec_corpus(), model__objective="mel")
+
+    def finite(self) -> Path:
+        """Ours with finite scalar quantisation instead of a learnt codebook, as many codes."""
+        levels = ",".join(map(str, finite_levels(self.size.codec.codes)))
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__network__levels=f"[{levels}]")
+
+    def distilled(self) -> Path:
+        """Ours, drawn to Whisper's features besides (a deviation from the paper)."""
+        teacher = "mossrepro.asr.whisper_teacher"
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__teacher=teacher, model__distil=1.0)
 
     def kmeans(self) -> Path:
         """k-means on the mel frames of the training clips."""
@@ -63,7 +75,7 @@ class RivalChain(Chain):
         """The SEANet rival, its codes of the corpus, and its recogniser."""
         corpus = self.codec_corpus()
         codec = self.fit("acoustic", data__corpus=corpus, model__network__books=books)
-        spec = {"codec": codec.name, "corpus": corpus.name, "version": 1}
+        spec = {"codec": codec.name, "corpus": corpus.name, "version": 2}
         tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
         shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
         return codec, tokens, self.read(shell, tokens)
@@ -92,7 +104,16 @@ class RivalChain(Chain):
         return self.read(codec, tokens, joined), tokens
 
 
-def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
+def finite_levels(codes: int) -> tuple[int, ...]:
+    """Levels of about 2.5 bits each whose product is `codes`, a power of two: 1,024 -> 8 8 4 4."""
+    bits = codes.bit_length() - 1
+    if codes != 1 << bits:
+        raise ConfigError(f"{codes} codes: finite scalar quantisation is compared at powers of two only")
+    numbers = max(1, round(bits / 2.5))
+    return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
+
+
+def contestants(chain: RivalChain, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
     """Everybody, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
     from mossrepro.eval import tokenizers
     from mossrepro.vocoder.resynthesis import Speaker
@@ -103,10 +124,17 @@ def contestants(chain: RivalChain, encodec: Path | None) -> list["Tokenizer"]:
     corpus = chain.codec_corpus()
     found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain.tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
-    for name, title, codec in (
-        ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction()),
-        ("kmeans", "k-means on mel", chain.kmeans()),
-    ):
+    same_bits = [
+        ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction),
+        ("kmeans", "k-means on mel", chain.kmeans),
+    ]
+    if ablations:
+        same_bits += [
+            ("finite", "our codec with finite scalar quantisation", chain.finite),
+            ("distilled", "our codec, drawn to Whisper's features too", chain.distilled),
+        ]
+    for name, title, train in same_bits:
+        codec = train()
         tokens = chain.tokenise(corpus, codec)
         found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
         found[-1].minutes = _minutes(codec)
@@ -124,13 +152,13 @@ def _minutes(link: Path) -> float | None:
     return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
 
 
-def compare(size: str, run: Path, encodec: Path | None = None) -> None:
+def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False) -> None:
     """Train what is missing, measure everybody (cached), and put the facts and the picture into the run's folder."""
     chain = RivalChain(size)
     console = Console(stderr=True)
-    rivals, recorded = contestants(chain, encodec), chain.human()
+    rivals, recorded = contestants(chain, encodec, ablations), chain.human()
     adapted = chain.adapted(recorded) if recorded else None
-    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else ""] for r in rivals]}
+    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in rivals]}
     spec |= {"readers": [chain.reader().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
     spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
 
@@ -139,6 +167,8 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
         from mossrepro.eval.picture import draw
 
         contest = codec.Contest(chain.codec_corpus(), folder, recorded)
+        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+            codec.sound(contest, codec.ORIGINAL, name, clips, clips.waves)
         for rival in rivals:
             console.print(f"  measuring {rival.title}")
             codec.measure(contest, rival)
@@ -160,7 +190,8 @@ def compare(size: str, run: Path, encodec: Path | None = None) -> None:
     shutil.copy(measured / "codes.png", run)
     sounding = {name: str(chain.acoustic(books)[0]) for name, books in ACOUSTIC.items()}
     (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
-    Console().print(table(facts.load(run)))
+    found = facts.load(run)
+    Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
 
 
 def _ratios(folder: Path) -> None:
@@ -182,25 +213,57 @@ def _adaptation(contest, codec, late: "Tokenizer") -> None:
     facts.record(contest.out, facts.Fact("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
 
 
-ROWS = {  # fact: heading
-    "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER, assistant", "per_strangers": "PER",
-    "used": "codes used", "perplexity": "perplexity", "pnmi": "PNMI", "purity": "purity", "spread": "spread",
-    "pitch": "pitch", "melody": "melody", "energy": "loudness", "back_wer": "WER back", "similarity": "voice",
-    "stoi": "STOI", "pesq": "PESQ", "mos": "MOS", "streams": "streams", "speed": "x real time", "minutes": "minutes",
+BACK = {"back_wer": "WER", "similarity": "voice", "stoi": "STOI", "pesq": "PESQ", "mos": "MOS"}
+TABLES: dict[str, dict[str, str]] = {  # title: {fact: heading}
+    "words, by a recogniser on the codes": {
+        "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER asst.", "per_strangers": "PER", "used": "used",
+        "perplexity": "perplex.", "streams": "streams", "speed": "speed", "minutes": "minutes",
+    },
+    "what codes tell": {
+        "pnmi": "PNMI", "purity": "purity", "spread": "spread", "pitch": "pitch", "melody": "melody",
+        "energy": "loudness",
+    },
+    "what comes back: held-out voices, then the assistant": {
+        f"{what}_{who}": heading for who in ("strangers", "assistant") for what, heading in BACK.items()
+    },
 }  # fmt: skip
+ORDER = ("ours", "finite", "distilled", "reconstruction", "kmeans", *ACOUSTIC, "encodec", "original")
+LEGEND = (
+    "WER, PER, used, PNMI, purity, prosody in per cent. WER: of words that are one in 5,000; asst.: the assistant. "
+    "speed: times real time. PNMI: share of the phones' entropy that a code tells; spread: edit distance of a text in "
+    "two voices; pitch, melody (pitch around the speaker's mean), loudness: variance that a linear probe reads off the "
+    "codes. Of several books used, perplexity, PNMI, purity and spread are the first's. Our decoder has one voice, the "
+    "assistant's."
+)
 
 
-def table(found: dict[str, facts.Fact]) -> Table:
+def tables(found: dict[str, facts.Fact]) -> list[Table]:
     """Everybody beside everybody; a dash where something cannot be measured."""
-    names = [n for n in ("ours", "reconstruction", "kmeans", "acoustic", "acoustic_stack", "encodec")
-             if f"rival_{n}_bits" in found]  # fmt: skip
-    view = Table(title="speech tokenizers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    view.add_column("")
-    for name in names:
-        view.add_column(name.replace("_", " "), justify="right")
-    for row, heading in ROWS.items():
-        cells = [found.get(f"rival_{name}_{row}") for name in names]
-        view.add_row(heading, *(f"{cell.value:.3g}" if cell else "–" for cell in cells))
+    views = []
+    for title, columns in TABLES.items():
+        view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        view.add_column("", no_wrap=True)
+        for heading in columns.values():
+            view.add_column(heading, justify="right", no_wrap=True)
+        for name in ORDER:
+            cells = [found.get(f"rival_{name}_{column}") for column in columns]
+            if any(cells):
+                view.add_row(name, *(f"{cell.value:.3g}" if cell else "–" for cell in cells))
+        views.append(view)
+    return views
+
+
+def robustness_table(found: dict[str, facts.Fact]) -> Table:
+    """Our word and phone error rates, held-out voices under every condition, the worst first."""
+    rows = [("clean", "strangers"), *((name, re.sub(r"\W+", "_", name).strip("_")) for name in CONDITIONS)]
+    rows.append(("recorded speech", "recorded_speech"))
+    kept = [(name, found[f"rival_ours_wer_{id}"], found[f"rival_ours_per_{id}"]) for name, id in rows
+            if f"rival_ours_wer_{id}" in found]  # fmt: skip
+    view = Table(title="our codec, held-out voices", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "WER", "95 %", "PER"):
+        view.add_column(heading, justify="right" if heading else "left")
+    for name, words, phones in sorted(kept, key=lambda row: -row[1].value):
+        view.add_row(name, f"{words.value:.1f}", f"{words.low:.0f}-{words.high:.0f}", f"{phones.value:.1f}")
     return view
 
 
@@ -268,6 +331,6 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.reproduce import RUNS, set_threads
 
     set_threads()
-    compare(args.size, RUNS / (args.name or args.size), args.encodec)
+    compare(args.size, RUNS / (args.name or args.size), args.encodec, args.ablations)
     return 0
 

@@ -10,8 +10,10 @@ import torch
 from mossrepro import chain as chain_module
 from mossrepro import cli, rivals
 from mossrepro.data.corpus import CorpusWriter, read_manifest
-from mossrepro.errors import CheckpointError, DataError
+from mossrepro.errors import CheckpointError, ConfigError, DataError
 from mossrepro.eval import tokenizers
+
+NO_CONDITION = ("strangers", "assistant", "worst")
 
 
 @pytest.fixture
@@ -44,16 +46,19 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     from encodec import EncodecModel
 
     torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), "encodec.th")
-    command = ["eval", "codec", "--size", "smoke", "--encodec", "encodec.th"]
+    command = ["eval", "codec", "--size", "smoke", "--encodec", "encodec.th", "--ablations"]
     assert cli.main(command) == 0
     run = tmp_path / "runs" / "smoke"
     found = {path.stem: json.loads(path.read_text())["value"] for path in (run / "facts").glob("*.json")}
     assert all(np.isfinite(value) for value in found.values())
     read, back = ("wer_strangers", "per_assistant", "used", "pnmi", "melody"), ("back_wer", "similarity", "stoi", "mos")
-    for name in ("ours", "reconstruction", "kmeans", "acoustic", "acoustic_stack"):
+    for name in ("ours", "finite", "distilled", "reconstruction", "kmeans", "acoustic", "acoustic_stack"):
         assert {f"rival_{name}_{what}" for what in read} <= set(found)
-    for name in ("ours", "acoustic", "acoustic_stack", "encodec"):
-        assert {f"rival_{name}_{what}" for what in back} <= set(found)
+    for name in ("ours", "acoustic", "acoustic_stack", "encodec", "original"):
+        assert {f"rival_{name}_{what}_{who}" for what in back for who in ("strangers", "assistant")} <= set(found)
+    assert found["rival_original_similarity_assistant"] == pytest.approx(1) != found["rival_ours_similarity_assistant"]
+    conditions = {k.split("wer_")[1]: v for k, v in found.items() if k.startswith("rival_ours_wer_")}
+    assert found["rival_ours_wer_worst"] == max(v for k, v in conditions.items() if k not in NO_CONDITION)
     assert found["rival_ours_bits"] == found["rival_kmeans_bits"] == found["rival_acoustic_bits"] == 75
     assert found["rival_acoustic_stack_bits"] == 600 and found["rival_encodec_bits"] == 1500
     assert {"rival_ours_wer_noise_at_5_dB", "rival_ours_wer_recorded_speech", "adaptation"} <= set(found)
@@ -62,7 +67,10 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     assert "k means" not in capsys.readouterr().err
     monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
     assert cli.main(command) == 0
-    assert "kmeans" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "kmeans" in printed and "noise at 5 dB" in printed
+    assert cli.main(command[:4]) == 0  # fewer contestants, another comparison
+    assert "finite" not in capsys.readouterr().out
 
 
 def test_recorded_speech_joins_a_corpus_without_its_test_half(tmp_path) -> None:
@@ -74,6 +82,13 @@ def test_recorded_speech_joins_a_corpus_without_its_test_half(tmp_path) -> None:
     clips = read_manifest(tmp_path / "joined")
     assert [clip.id for clip in clips] == ["base-train", *(f"human-human-train-{i}" for i in range(rivals.REPEATS))]
     assert all((tmp_path / "joined" / clip.audio).is_file() for clip in clips)
+
+
+@pytest.mark.parametrize(("codes", "levels"), [(1024, (8, 8, 4, 4)), (64, (8, 8)), (256, (8, 8, 4)), (2, (2,))])
+def test_levels_make_as_many_codes(codes, levels) -> None:
+    assert rivals.finite_levels(codes) == levels
+    with pytest.raises(ConfigError, match="powers of two"):
+        rivals.finite_levels(1000)
 
 
 def test_weights_that_are_not_encodecs_are_refused(tmp_path) -> None:

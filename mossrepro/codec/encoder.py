@@ -78,7 +78,7 @@ class CausalBlock(nn.Module):
         seen = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v) @ v
         x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, width))
         x = x + self.down(F.gelu(self.up(self.feedforward_norm(x))))
-        return x, torch.stack([k[:, :, -self.window + 1 :], v[:, :, -self.window + 1 :]])
+        return x, torch.stack([kept[:, :, max(0, kept.shape[2] - self.window + 1) :] for kept in (k, v)])
 
 
 @dataclass

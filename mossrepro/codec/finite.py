@@ -6,6 +6,7 @@ The alternative to `quantiser.py`, by configuration: `--model.init_args.network.
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mossrepro.codec.quantiser import Quantised, Remembering
@@ -64,6 +65,9 @@ class FiniteScalarQuantiser(Remembering):
         self.down.bias.copy_(-self.down.weight @ mean)
         self.back.weight.copy_((axes * spread[:, None]).T)
         self.back.bias.copy_(mean)
+        if dist.is_initialized():  # every rank remembers latents of its own, and DDP never sends parameters again
+            for parameter in (*self.down.parameters(), *self.back.parameters()):
+                dist.broadcast(parameter, 0)
         self.started.fill_(True)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:

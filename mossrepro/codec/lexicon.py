@@ -19,7 +19,8 @@ class Lexicon:
     """Words with their pronunciations, ready to be found in the recogniser's log-probabilities.
 
     Attributes: words; for every node of the tree (the root is node 0) `phone`, the label that leads to it, `parent`,
-    and `word`, the index of the word that ends there, -1 for none. Of two words that sound alike the first is kept.
+    and `word`, the index of the word that ends there, -1 for none. Of words that sound alike the first is read;
+    `spelt` gives it, so that no reader is blamed for what no ear can tell.
     """
 
     def __init__(self, pronunciations: Mapping[str, Sequence[Sequence[str]]]) -> None:
@@ -28,6 +29,7 @@ class Lexicon:
         if not self.words:
             raise ValueError("a lexicon needs words")
         children: dict[tuple[int, int], int] = {}
+        self._spelt: dict[str, str] = {}
         parent, phone, word = [0], [BLANK], [-1]
         for index, ways in enumerate(pronunciations.values()):
             for way in ways:
@@ -39,6 +41,8 @@ class Lexicon:
                     node = children[node, label]
                 if node and word[node] < 0:
                     word[node] = index
+                if node:
+                    self._spelt.setdefault(self.words[index], self.words[word[node]])
         self.parent, self.phone, self.word = np.array(parent), np.array(phone), np.array(word)
         self._first = np.flatnonzero(self.parent == 0)[1:]  # nodes right below the root
         ends = np.flatnonzero(self.word >= 0)
@@ -46,6 +50,10 @@ class Lexicon:
         self._paused_ends = [(BLANK, ends)]
         self._doubled = self.phone == self.phone[self.parent]  # a phone twice in a row needs a blank between
         self._cost = np.log(len(self.words))
+
+    def spelt(self, text: str) -> str:
+        """A text with every word as `read` would spell its sound; unknown words stay."""
+        return " ".join(self._spelt.get(word, word) for word in text.split())
 
     def read(self, log_probs: np.ndarray) -> list[str]:
         """log_probs (S, 40), natural logarithms -> the most likely words; none if no path fits."""

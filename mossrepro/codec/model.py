@@ -143,8 +143,8 @@ class SpeechCodec(nn.Module):
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, N) at 16 kHz, lengths (B,) in samples -> codes (B, ceil(N / 1280)) int64.
 
-        A code depends on no sample after its own 1,280. The last partial code is filled up with silence; past a
-        clip's own `lengths` every code is -1.
+        A causal codec's code depends on no sample after its own 1,280. The last partial code is filled up with silence;
+        past a clip's own `lengths` every code is -1, and what is there does not matter.
         """
         if self.config.front == "none":
             raise ConfigError("this codec can only read codes; whoever wrote them must encode")
@@ -152,6 +152,10 @@ class SpeechCodec(nn.Module):
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
+        if lengths is not None and not self.config.causal:  # it would hear the padding: clip by clip
+            rows = [self.encode(one[None, :n])[0] for one, n in zip(wave, lengths.tolist(), strict=True)]
+            rows = [F.pad(row, (0, steps - len(row)), value=-1) for row in rows]
+            return torch.stack(rows)
         mel = self.features(wave.to(device))
         state, codes = None, []
         for chunk in mel.split(SEGMENT * MELS_PER_CODE if self.config.causal else mel.shape[2], dim=2):

@@ -70,7 +70,8 @@ class Quantiser(Remembering):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
         """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state."""
         x = x.to(torch.promote_types(x.dtype, self.codebook.dtype))
-        codes = nearest_code(x, self.codebook)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 1.5 % of codes would differ from `encode`'s
+            codes = nearest_code(x, self.codebook)
         hard = F.embedding(codes, self.codebook)
         gap = (x - hard).square().mean(-1)
         commitment = gap.mean() if valid is None else gap[valid].mean()

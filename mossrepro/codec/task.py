@@ -26,7 +26,8 @@ IGNORE = -100
 
 
 class CodecTask(Task):
-    """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * |z - e|^2 (1711.00937, eq. 3).
+    """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * mean over C of |z - e|^2 (1711.00937,
+    eq. 3, which has the sum).
 
     With objective="mel" the frames must give back their own sound instead, squared error of log-mel: what an acoustic
     codec is after, at the same bit rate and with the same encoder.
@@ -86,6 +87,8 @@ class CodecTask(Task):
             )
         self.is_pretrained = pretrained is not None
         if pretrained is not None:
+            if network.front != "whisper":
+                raise ConfigError(f"network.front={network.front!r} has nothing to be pretrained; leave pretrained out")
             self.codec.encoder.load_whisper(pretrained())
         self.distil = distil
         # In a list, so that its weights are neither trained nor part of a checkpoint.
@@ -105,7 +108,8 @@ class CodecTask(Task):
         mel, hidden, steps = self._hidden(batch, offsets.to(self.device))
         latents = self.codec.narrowed(hidden)
         valid = torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
-        frames, commitment = latents, latents.new_zeros(())
+        # DDP wants a gradient, if only of zeros, for the parameters of a quantiser that does not take part yet.
+        frames, commitment = latents, sum((p.sum() * 0 for p in quantiser.parameters()), latents.new_zeros(()))
         quantiser.remember(latents.detach()[valid])
         if not quantiser.started and self.global_step >= self.quantise_after * self.trainer.max_steps:
             quantiser.start(generator)

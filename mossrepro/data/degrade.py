@@ -11,12 +11,15 @@ from mossrepro.audio import WHISPER_RATE, resample
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _TELEPHONE = 8_000  # Hz
+_RUMBLE = 50.0  # Hz; pink noise from 0 Hz on would have half of its power where nobody, and no codec, hears it
 
 
 def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) -> np.ndarray:
-    """Pink noise (power falls with frequency, as in rooms and streets), `decibels` below the wave's mean power."""
-    spectrum = np.fft.rfft(random.standard_normal(len(wave)))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    """Pink noise from 50 Hz on (power falls with frequency, as in rooms and streets), `decibels` below the wave's mean
+    power.
+    """
+    spectrum, hertz = np.fft.rfft(random.standard_normal(len(wave))), np.fft.rfftfreq(len(wave), 1 / WHISPER_RATE)
+    spectrum *= np.where(hertz < _RUMBLE, 0.0, 1 / np.sqrt(np.maximum(hertz, _RUMBLE)))
     noise = np.fft.irfft(spectrum, len(wave))
     gain = np.sqrt(np.mean(np.square(wave)) / max(np.mean(np.square(noise)), 1e-12)) * 10.0 ** (-decibels / 20.0)
     return _fit(wave + gain * noise)

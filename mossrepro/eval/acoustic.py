@@ -1,8 +1,10 @@
-"""A small acoustic codec of encodec's parts, at the semantic codec's rate: what `codec/` is measured against.
+"""A small acoustic codec at the semantic codec's rate, its networks encodec's: what `codec/` is measured against.
 
     wave 16 kHz -> SEANet encoder, strides 8 5 8 4 -> 12.5 Hz -> residual vector quantiser -> SEANet decoder -> wave
 
-High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discriminators and language model.
+High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discriminators and language model. The stack's
+books are our own quantiser: encodec 0.1.1 starts them from the latents of one batch (here 450 for 1,024 codes), and its
+restart of dead codes is undone in the same step.
 """
 
 import json
@@ -13,12 +15,12 @@ from pathlib import Path
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
-from encodec.quantization import ResidualVectorQuantizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.codec.quantiser import Quantised, Quantiser
 from mossrepro.errors import CheckpointError
 
 RATIOS = (4, 8, 5, 8)  # of the decoder, in encodec's order; their product is one code
@@ -34,6 +36,62 @@ class AcousticConfig:
     filters: int = 24
 
 
+class ResidualQuantiser(nn.Module):
+    """A stack of books: each quantises what those before it left over."""
+
+    def __init__(self, books: int, codes: int, dim: int) -> None:
+        super().__init__()
+        self.books = nn.ModuleList([Quantiser(codes, dim) for _ in range(books)])
+
+    @property
+    def started(self) -> bool:
+        return bool(self.books[0].started)
+
+    def forward(self, x: Tensor) -> Quantised:
+        """x (B, T, C) -> the sum of the chosen rows (B, T, C), codes (B, T, books), commitment (mean over books).
+
+        What a book takes away is detached, so that the wishes of the later books reach the encoder too.
+        """
+        rest, total, codes, commitments = x, torch.zeros_like(x), [], []
+        for book in self.books:
+            found = book(rest)
+            hard = found.vectors.detach()
+            rest, total = rest - hard, total + hard
+            codes.append(found.codes)
+            commitments.append(found.commitment)
+        return Quantised(x + (total - x).detach(), torch.stack(codes, -1), torch.stack(commitments).mean())
+
+    @torch.no_grad()
+    def remember(self, x: Tensor) -> None:
+        """Keep latents (N, C) for `start`."""
+        self.books[0].remember(x)
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator) -> None:
+        """Place one book after the other by k-means on what those before it leave of the remembered latents."""
+        rest = self.books[0].remembered()
+        for i, book in enumerate(self.books):
+            if i:
+                book.remember(rest)
+            book.start(generator)
+            rest = rest - book(rest[None]).vectors[0]
+
+    @torch.no_grad()
+    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+        """Move all books towards latents x (N, C) that chose codes (N, books); how many dead codes were replaced."""
+        replaced = 0
+        for i, book in enumerate(self.books):
+            rows = F.embedding(codes[:, i], book.codebook)
+            book.remember(x)
+            replaced += book.update(x, codes[:, i], generator)
+            x = x - rows
+        return replaced
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> the sums of their rows (B, T, C)."""
+        return torch.stack([F.embedding(codes[..., i], book.codebook) for i, book in enumerate(self.books)]).sum(0)
+
+
 class AcousticCodec(nn.Module):
     """Sound to codes and back, causally; trained to give back the wave."""
 
@@ -43,28 +101,31 @@ class AcousticCodec(nn.Module):
         shape = {"dimension": config.dim, "n_filters": config.filters, "ratios": list(RATIOS)}
         shape |= {"causal": True, "lstm": 0}
         self.encoder = SEANetEncoder(**shape)
-        self.quantiser = ResidualVectorQuantizer(config.dim, config.books, config.codes)
+        self.quantiser = ResidualQuantiser(config.books, config.codes, config.dim)
         self.decoder = SEANetDecoder(**shape)
 
     @property
     def bits_per_second(self) -> float:
         return RATE / SAMPLES_PER_CODE * self.config.books * math.log2(self.config.codes)
 
-    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """wave (B, N), N a multiple of 1,280 -> the wave given back (B, N), and the commitment loss ()."""
-        quantised, _, commitment = self.quantiser.vq(self.encoder(wave[:, None]), n_q=self.config.books)
-        return self.decoder(quantised)[:, 0, : wave.shape[1]], commitment.mean()
+    def latents(self, wave: Tensor) -> Tensor:
+        """wave (B, N) at 16 kHz, filled up with silence -> one vector a code (B, ceil(N / 1280), dim)."""
+        padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
+        return self.encoder(padded[:, None]).transpose(1, 2)
+
+    def sound(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, T, dim) -> wave (B, 1280 T)."""
+        return self.decoder(vectors.transpose(1, 2))[:, 0, : vectors.shape[1] * SAMPLES_PER_CODE]
 
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
         """wave (B, N) at 16 kHz -> codes (B, ceil(N / 1280), books) int64."""
-        padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
-        return self.quantiser.vq.encode(self.encoder(padded[:, None]), n_q=self.config.books).permute(1, 2, 0)
+        return self.quantiser(self.latents(wave)).codes
 
     @torch.inference_mode()
     def frames(self, codes: Tensor) -> Tensor:
         """Codes (B, T, books) -> the vectors that they stand for (B, T, dim)."""
-        return self.quantiser.vq.decode(codes.permute(2, 0, 1)).transpose(1, 2)
+        return self.quantiser.rows(codes)
 
     def flat(self, codes: Tensor) -> Tensor:
         """Codes (B, T, books) -> (B, T books) of one alphabet of books * codes, for a token store and `reader`."""
@@ -80,7 +141,7 @@ class AcousticCodec(nn.Module):
             like, front="none", codes=config.codes * config.books, books=config.books, code_dim=config.dim, levels=()
         )
         shell = SpeechCodec(books).eval()
-        tables = [layer._codebook.embed for layer in self.quantiser.vq.layers[: config.books]]
+        tables = [book.codebook for book in self.quantiser.books]
         with torch.no_grad():
             shell.quantiser.codebook.copy_(torch.cat(tables))
             shell.quantiser.started.fill_(True)
@@ -89,7 +150,7 @@ class AcousticCodec(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, T, books) -> wave (B, 1280 T)."""
-        return self.decoder(self.frames(codes).transpose(1, 2))[:, 0, : codes.shape[1] * SAMPLES_PER_CODE]
+        return self.sound(self.frames(codes))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -37,9 +38,15 @@ PROBED = 240  # training clips that the prosody probe is fitted on
 RATED = 40  # recordings whose naturalness is predicted
 
 
+# What the judges say of the recordings themselves: the best that any decoder can do.
+ORIGINAL = Tokenizer("original", "the recordings", encode=lambda wave: wave, bits=256_000.0, streams=True)
+
+
 @dataclass
 class Clips:
-    """Recordings of one kind, in memory: `phones` holds when each was spoken, as pocketsphinx hears it."""
+    """Recordings of one kind, in memory: `phones` holds when each was spoken, as pocketsphinx hears it; for those that
+    it cannot align there is nothing.
+    """
 
     folder: Path
     clips: list[Clip]
@@ -47,7 +54,6 @@ class Clips:
     waves: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.clips = [clip for clip in self.clips if self.phones.get(clip.id)]
         self.waves = self.waves or [load_clip(self.folder, clip, RATE) for clip in self.clips]
 
     def where(self, keep: Callable[[Clip], bool]) -> "Clips":
@@ -61,8 +67,8 @@ class Clips:
 
     @property
     def said(self) -> list[str]:
-        """Phones of every clip, as one string each."""
-        return [" ".join(phone for phone, _, _ in self.phones[clip.id]) for clip in self.clips]
+        """Phones of every clip, as one string each; empty where they are not known."""
+        return [" ".join(phone for phone, _, _ in self.phones.get(clip.id) or ()) for clip in self.clips]
 
 
 class Contest:
@@ -75,21 +81,28 @@ class Contest:
     def __init__(self, corpus: Path, out: Path, human: Path | None = None) -> None:
         self.corpus, self.out, self.human_folder = Path(corpus), Path(out), human
         manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
-        self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]
+        self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
         self.test = Clips(self.corpus, [c for c in self.manifest if c.split == "test"], self._phones)
         self.strangers = self.test.where(lambda clip: clip.speaker != "assistant")
         self.assistant = self.test.where(lambda clip: clip.speaker == "assistant")
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        return corpus_lexicon(self.corpus, *([self.human_folder] if self.human_folder else []))
+        return corpus_lexicon(self.corpus)
+
+    @cached_property
+    def human_lexicon(self) -> Lexicon:
+        """The corpus's words and those of the recorded speech."""
+        return corpus_lexicon(self.corpus, self.human_folder)
 
     @cached_property
     def human(self) -> Clips | None:
-        """The half of the recorded speech that nobody may train on."""
+        """The half of the recorded speech that nobody may train on, but for texts that the other half has too."""
         if self.human_folder is None:
             return None
-        clips = [clip for clip in read_manifest(self.human_folder) if clip.split == "test"]
+        clips = read_manifest(self.human_folder)
+        trained = {normalise(clip.text) for clip in clips if clip.split == "train"}
+        clips = [clip for clip in clips if clip.split == "test" and normalise(clip.text) not in trained]
         return Clips(self.human_folder, clips, read_phones(phone_times(self.human_folder)))
 
     @cached_property
@@ -108,10 +121,10 @@ class Contest:
         waves = [load_clip(self.corpus, clip, RATE) for clip in train] + self.test.waves
         return train, [prosody.measure(wave, -(-len(wave) // SAMPLES_PER_CODE)) for wave in waves]
 
-    def record(self, tokenizer: Tokenizer, name: str, what: str, value: float, unit: str = "", n: int | None = None):
+    def record(self, tokenizer: Tokenizer, name: str, what: str, value: float, unit: str = "", **more: Any) -> None:
         """One number of one tokenizer: fact `rival_TOKENIZER_NAME`, letters, digits and underscores only."""
         id = re.sub(r"\W+", "_", f"rival_{tokenizer.name}_{name}").strip("_")
-        facts.record(self.out, facts.Fact(id, f"{tokenizer.title}: {what}", value, unit, n=n))
+        facts.record(self.out, facts.Fact(id, f"{tokenizer.title}: {what}", value, unit, **more))
 
 
 def measure(contest: Contest, tokenizer: Tokenizer) -> None:
@@ -121,6 +134,7 @@ def measure(contest: Contest, tokenizer: Tokenizer) -> None:
     if tokenizer.minutes is not None:
         note("minutes", "training", tokenizer.minutes, "min")
     note("streams", "streams (1 yes, 0 no)", float(tokenizer.streams))
+    tokenizer.encode(contest.test.waves[0])  # the first call allocates
     started = time.perf_counter()
     codes = [tokenizer.encode(wave) for wave in contest.test.waves]
     seconds = sum(len(wave) for wave in contest.test.waves) / RATE
@@ -134,19 +148,34 @@ def measure(contest: Contest, tokenizer: Tokenizer) -> None:
         meaning(contest, tokenizer, codes)
         prosody_left(contest, tokenizer, codes)
     if tokenizer.decode:
-        clips = contest.assistant if tokenizer.voices == "assistant" else contest.test
-        sound(contest, tokenizer, clips, [by_clip[clip.id] for clip in clips.clips])
+        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+            waves = tokenizer.decode([by_clip[clip.id] for clip in clips.clips])
+            sound(contest, tokenizer, name, clips, waves)
 
 
 def words(contest: Contest, tokenizer: Tokenizer, name: str, clips: Clips, codes: Sequence[np.ndarray]) -> float:
     """Record word and phone error rates of the recogniser on codes; returns the first, in per cent."""
-    heard = [tokenizer.reader.transcribe(row, contest.lexicon)[0] for row in codes]
+    lexicon = contest.human_lexicon if clips is contest.human else contest.lexicon
+    texts = [lexicon.spelt(text) for text in clips.texts]
+    heard = [lexicon.spelt(tokenizer.reader.transcribe(row, lexicon)[0]) for row in codes]
     phones = [tokenizer.reader.transcribe(row)[0] for row in codes]
-    wrong, missed = 100 * jiwer.wer(clips.texts, heard), 100 * jiwer.wer(clips.said, phones)
-    for kind, errors, spoken in (("word", wrong, clips.texts), ("phone", missed, clips.said)):
+    wrong = 0.0
+    for kind, spoken, found in (("phone", clips.said, phones), ("word", texts, heard)):
+        wrong, low, high = error_rate(spoken, found)
+        bounds = {"low": low, "high": high, "interval": "bootstrap over clips, 95 %"}
         n = sum(len(text.split()) for text in spoken)
-        contest.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", errors, "%", n=n)
+        contest.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", wrong, "%", n=n, **bounds)
     return wrong
+
+
+def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) -> tuple[float, float, float]:
+    """Errors for 100 words, and the 95 % interval of a bootstrap over clips. Clips of unknown content are left out."""
+    pairs = [(one, other) for one, other in zip(said, heard, strict=True) if one]
+    counts = np.array([len(one.split()) for one, _ in pairs])
+    wrong = np.array([jiwer.wer(one, other) for one, other in pairs]) * counts
+    chosen = rng(0, "bootstrap").integers(len(pairs), size=(draws, len(pairs)))
+    low, high = np.quantile(wrong[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
+    return tuple(float(100 * value) for value in (wrong.sum() / counts.sum(), low, high))
 
 
 def usage(contest: Contest, tokenizer: Tokenizer) -> None:
@@ -167,7 +196,7 @@ def meaning(contest: Contest, tokenizer: Tokenizer, codes: Sequence[np.ndarray])
         spoken = []
         for clip, wave in zip(contest.test.clips, contest.test.waves, strict=True):
             span = speech_span(wave)
-            spoken.append(phone_frames(contest.test.phones[clip.id], len(wave), span, span, delay))
+            spoken.append(phone_frames(contest.test.phones.get(clip.id) or [], len(wave), span, span, delay))
         found.append(units.describe(units.contingency(zip(first, spoken, strict=True), size, 1 + len(PHONES))))
     best = max(found, key=lambda one: one.pnmi)
     contest.record(tokenizer, "purity", "phone purity", 100 * best.phone_purity, "%")
@@ -194,22 +223,22 @@ def prosody_left(contest: Contest, tokenizer: Tokenizer, codes: Sequence[np.ndar
         contest.record(tokenizer, name, what, 100 * share, "%", n=len(codes))
 
 
-def sound(contest: Contest, tokenizer: Tokenizer, clips: Clips, codes: Sequence[np.ndarray]) -> None:
+def sound(contest: Contest, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]) -> None:
     """What comes back from the codes: words (by Whisper), intelligibility, quality, voice, naturalness."""
-    back = [wave[: len(old)] for wave, old in zip(tokenizer.decode(list(codes)), clips.waves, strict=True)]
+    back = [wave[: len(old)] for wave, old in zip(waves, clips.waves, strict=True)]
     pairs = [(old[: len(new)], new) for old, new in zip(clips.waves, back, strict=True)]
     heard = 100 * jiwer.wer(clips.texts, [normalise(text) or "-" for text in contest.judge.transcribe(back)])
-    contest.record(tokenizer, "back_wer", "word error rate after resynthesis, by Whisper", heard, "%", n=len(back))
-    alike = similarity(contest.speaker, *zip(*pairs, strict=True))
-    contest.record(tokenizer, "similarity", "speaker similarity after resynthesis", float(np.mean(alike)), n=len(back))
-    contest.record(tokenizer, "stoi", "STOI after resynthesis", float(np.mean(_stoi(pairs))), n=len(back))
-    rated = predicted_mos(back[:RATED])
-    natural = "predicted MOS after resynthesis (DistillMOS)"
-    contest.record(tokenizer, "mos", natural, float(np.mean(rated)), n=len(rated))
-    quality = _pesq(pairs)
-    if quality:
-        value = float(np.mean(quality))
-        contest.record(tokenizer, "pesq", "PESQ (wide band) after resynthesis", value, n=len(quality))
+    found = [("back_wer", "word error rate by Whisper", heard, "%", len(back))]
+    for key, what, values in (
+        ("similarity", "speaker similarity", similarity(contest.speaker, *zip(*pairs, strict=True))),
+        ("stoi", "STOI", _stoi(pairs)),
+        ("pesq", "PESQ (wide band)", _pesq(pairs)),
+        ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED])),
+    ):
+        if values:
+            found.append((key, what, float(np.mean(values)), "", len(values)))
+    for key, what, value, unit, n in found:
+        contest.record(tokenizer, f"{key}_{name}", f"after resynthesis, {name}: {what}", value, unit, n=n)
 
 
 def _stoi(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
@@ -234,7 +263,10 @@ def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
 
 
 def robustness(contest: Contest, tokenizer: Tokenizer) -> str:
-    """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name."""
+    """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name.
+
+    The worst is a fact too.
+    """
     found = {}
     for name, change in CONDITIONS.items():
         waves = [change(w, rng(0, name, i)) for i, w in enumerate(contest.strangers.waves)]
@@ -243,4 +275,6 @@ def robustness(contest: Contest, tokenizer: Tokenizer) -> str:
     if contest.human:
         codes = [tokenizer.encode(wave) for wave in contest.human.waves]
         found["recorded speech"] = words(contest, tokenizer, "recorded speech", contest.human, codes)
-    return max(found, key=found.get)
+    worst = max(found, key=found.get)
+    contest.record(tokenizer, "wer_worst", f"word error rate, the worst condition: {worst}", found[worst], "%")
+    return worst

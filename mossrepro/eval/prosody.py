@@ -66,7 +66,8 @@ def explained(
         parts[bool(test)][1].append(target[counted])
     (x, y), (x_new, y_new) = ((np.concatenate(a), np.concatenate(b)) for a, b in (parts[False], parts[True]))
     mean, level = x.mean(0), y.mean()
-    x = x - mean
+    scale = np.maximum(x.std(0), 1e-8)  # the same ridge for a tokenizer of small vectors
+    x, x_new = (x - mean) / scale, (x_new - mean) / scale
     weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (y - level))
-    left = y_new - level - (x_new - mean) @ weights
+    left = y_new - level - x_new @ weights
     return float(1 - np.square(left).sum() / np.square(y_new - y_new.mean()).sum())

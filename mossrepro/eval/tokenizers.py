@@ -1,5 +1,6 @@
 """One face for everything that turns speech into codes, so that all are measured alike (`codec.py`)."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mossrepro.eval.acoustic import AcousticCodec
 from mossrepro.vocoder.resynthesis import Speaker
 
 ENCODEC_RATE = 24_000
+PUBLISHED = "d7cc33bc"  # how the SHA-256 of EnCodec's own weights begins
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Tokenizer:
 
     encode: wave (n,) at 16 kHz -> codes (T books,) int64. decode: several rows of codes -> 16 kHz waves, None where
     there is no way back. reader: the codec that reads these codes, with its recogniser trained; None where there is
-    none. store: codes of the whole corpus. voices: whose voice `decode` gives back: "any", or "assistant" alone.
+    none. store: codes of the whole corpus. weights: what tells one file of weights from another.
     """
 
     name: str  # of its facts
@@ -35,7 +37,7 @@ class Tokenizer:
     reader: SpeechCodec | None = None
     store: TokenStore | None = None
     decode: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
-    voices: str = "any"
+    weights: str = ""
     minutes: float | None = None  # that its training took, where it was trained here
 
     @property
@@ -55,7 +57,7 @@ def semantic(name: str, title: str, reader: str | Path, store: str | Path, speak
 
     bits = RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
     back = decode if speaker else None
-    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, TokenStore(store), back, "assistant")
+    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, TokenStore(store), back)
 
 
 def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:
@@ -80,7 +82,8 @@ def acoustic(name: str, title: str, folder: str | Path, reader: str | Path, stor
 def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
     """EnCodec at 24 kHz from its published weights (encodec_24khz-d7cc33bc.th), at 1.5 kbit/s and its own 75 frames.
 
-    Raises CheckpointError when the file is not that model, DataError when it is not there.
+    Raises CheckpointError when the file is not that model, DataError when it is not there. The published file's name
+    holds the beginning of its SHA-256; another file of the same shape is measured too, and its title says so.
     """
     from encodec import EncodecModel
 
@@ -104,4 +107,7 @@ def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
         tables = [torch.from_numpy(row.reshape(-1, books).T.copy())[None] for row in rows]
         return [resample(model.decode([(table, None)])[0, 0].numpy(), ENCODEC_RATE, RATE) for table in tables]
 
-    return Tokenizer("encodec", f"EnCodec 24 kHz, {kbps:g} kbit/s", encode, 1000 * kbps, True, decode=decode)
+    with open(weights, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    title = f"EnCodec 24 kHz, {kbps:g} kbit/s" + ("" if sha.startswith(PUBLISHED) else ", other weights")
+    return Tokenizer("encodec", title, encode, 1000 * kbps, True, decode=decode, weights=sha)

@@ -28,12 +28,11 @@ def contingency(pairs: Iterable[tuple[np.ndarray, np.ndarray]], codes: int, phon
 
 @dataclass(frozen=True)
 class Units:
-    """phone_purity: accuracy of the most frequent phone of each code; cluster_purity: of the most frequent code of each
-    phone; pnmi: share of the phones' entropy that the codes tell; used: share of codes in use; perplexity: of them.
+    """phone_purity: accuracy of the most frequent phone of each code; pnmi: share of the phones' entropy that the codes
+    tell; used: share of codes in use; perplexity: of them.
     """
 
     phone_purity: float
-    cluster_purity: float
     pnmi: float
     used: float
     perplexity: float
@@ -46,7 +45,6 @@ def describe(counts: np.ndarray) -> Units:
     mutual = _entropy(code) + _entropy(phone) - _entropy(joint.ravel())
     return Units(
         phone_purity=float(joint.max(1).sum()),
-        cluster_purity=float(joint.max(0).sum()),
         pnmi=float(mutual / _entropy(phone)) if (phone > 0).sum() > 1 else 1.0,
         used=float((code > 0).mean()),
         perplexity=float(np.exp(_entropy(code))),

@@ -61,6 +61,16 @@ def test_clips_of_a_batch_end_where_they_end(codec):
     assert codec.transcribe(codes)[0] == alone[0]
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_codes_do_not_depend_on_the_neighbours_in_a_batch(causal):
+    torch.manual_seed(0)
+    codec = SpeechCodec(dataclasses.replace(TINY, causal=causal)).eval()
+    codec.quantiser.codebook.normal_()
+    wave, lengths = 0.1 * torch.randn(2, 30 * 1280), torch.tensor([12 * 1280, 30 * 1280])
+    codes = codec.encode(wave, lengths)
+    assert torch.equal(codes[0, :12], codec.encode(wave[:1, : 12 * 1280])[0]) and (codes[0, 12:] == -1).all()
+
+
 def test_text_comes_from_the_codes_alone(codec):
     codes = [3, 1, 4, 1, 5]
     (phones,) = codec.transcribe(codes)

@@ -127,6 +127,11 @@ def test_distillation_resumes_bit_for_bit(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_what_has_no_layers_cannot_be_pretrained():
+    with pytest.raises(ConfigError, match="front='mel'"):
+        CodecTask(dataclasses.replace(TINY, front="mel"), pretrained=dict)
+
+
 def test_pretrained_weights_are_fetched_once_and_learn_slower():
     calls = []
 

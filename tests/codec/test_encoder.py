@@ -74,6 +74,10 @@ def test_the_past_that_a_stream_carries_stays_small():
     for _ in range(5):
         _, state = encoder(torch.randn(1, 80, 64), state)
     assert [past.shape[3] for past in state.past] == [5, 5, 2]
+    encoder, state = small(window=1, slow_window=1), None
+    for _ in range(2):
+        _, state = encoder(torch.randn(1, 80, 64), state)
+    assert [past.shape[3] for past in state.past] == [0, 0, 0]
 
 
 @torch.no_grad()

@@ -38,6 +38,14 @@ def test_the_gradient_passes_straight_through():
     assert torch.equal(x.grad, weight)
 
 
+def test_codes_under_autocast_are_those_without():
+    quantiser, x = Quantiser(64, 16), torch.randn(1, 500, 16)
+    quantiser.codebook.normal_(generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = quantiser(x).codes
+    assert torch.equal(codes, quantiser(x).codes)
+
+
 def test_commitment_pulls_valid_frames_only():
     quantiser = started(blobs())
     x = torch.randn(1, 3, 4, requires_grad=True)

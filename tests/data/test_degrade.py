@@ -31,10 +31,16 @@ def test_noise_has_the_power_it_says(decibels) -> None:
     assert 10 * np.log10(np.mean(wave**2) / np.mean(noise**2)) == pytest.approx(decibels, abs=0.1)
     power = np.abs(np.fft.rfft(noise)) ** 2
     assert power[50:100].mean() > 5 * power[4000:].mean()  # pink
+    assert power[:49].sum() < 1e-6 * power.sum()  # nothing that nobody hears
 
 
 def test_a_telephone_passes_voices_and_neither_hum_nor_hiss() -> None:
     kept = [np.std(telephone(tone(hertz), rng(0))[2000:]) / np.std(tone(hertz)) for hertz in (60, 1000, 3900, 6000)]
+    for gain in (1.0, 0.1):  # eight bits after a law that keeps the noise in proportion: about 38 dB below
+        loud = telephone(np.concatenate([tone(1013), gain * tone(1013)]), rng(0))[RATE:]
+        power = np.abs(np.fft.rfft(loud * np.hanning(RATE))) ** 2
+        beside = (power[300:1000].sum() + power[1030:3400].sum()) / power[1000:1030].sum()
+        assert 25 < -10 * np.log10(beside) < 45
     assert kept[0] < 0.1 and kept[1] > 0.9 and kept[2] < 0.5 and kept[3] < 0.01
 
 
@@ -57,4 +63,9 @@ def test_a_rough_recording_is_one_of_three_kinds_and_keeps_its_length() -> None:
     rough = [roughen(wave, rng(2, i)) for i in range(12)]
     assert all(len(one) == len(wave) and np.abs(one).max() <= 1 for one in rough)
     assert len({one.tobytes() for one in rough}) > 8
+    kinds = set()
+    for one in rough:
+        power = np.abs(np.fft.rfft(one)) ** 2
+        kinds.add("telephone" if power[4200:].sum() < 1e-6 * power.sum() else "noise" if abs(one[0]) > 1e-4 else "room")
+    assert kinds == {"telephone", "noise", "room"}
     assert np.array_equal(roughen(wave, rng(2, 0)), rough[0])

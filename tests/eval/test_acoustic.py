@@ -8,7 +8,7 @@ from codec_toys import TINY, train
 from mossrepro.codec import SpeechCodec
 from mossrepro.data.steps import StepDataModule
 from mossrepro.errors import CheckpointError, ConfigError
-from mossrepro.eval.acoustic import AcousticCodec, AcousticConfig
+from mossrepro.eval.acoustic import AcousticCodec, AcousticConfig, ResidualQuantiser
 from mossrepro.eval.acoustic_task import AcousticTask
 
 SMALL = AcousticConfig(codes=16, books=2, dim=8, filters=4)
@@ -38,7 +38,8 @@ def fit(steps: int, folder=None, ckpt=None) -> tuple[AcousticTask, lightning.Tra
 def codec() -> AcousticCodec:
     torch.manual_seed(0)
     codec = AcousticCodec(SMALL)
-    codec(0.1 * torch.randn(4, 1280 * 20))  # places the codebooks
+    codec.quantiser.remember(codec.latents(0.1 * torch.randn(4, 1280 * 20)).detach().flatten(0, 1))
+    codec.quantiser.start(torch.Generator().manual_seed(0))
     return codec.eval()
 
 
@@ -69,6 +70,46 @@ def test_one_recogniser_reads_all_books_and_nothing_else(codec, tmp_path) -> Non
             refused()
 
 
+def latents(step: int) -> torch.Tensor:
+    """Fewer latents a step than there are codes."""
+    return torch.randn(60, 8, generator=torch.Generator().manual_seed(step))
+
+
+def test_books_stay_in_use_and_each_takes_what_is_left() -> None:
+    stack, chance = ResidualQuantiser(3, 128, 8), torch.Generator().manual_seed(0)
+    for step in range(10):
+        stack.remember(latents(step))
+    stack.start(chance)
+    for step in range(10, 60):
+        x = latents(step)
+        stack.update(x, stack(x[None]).codes[0], chance)
+    x = torch.cat([latents(1000 + i) for i in range(40)])
+    found = stack(x[None])
+    assert all(len(found.codes[0, :, i].unique()) > 0.8 * 128 for i in range(3))
+    torch.testing.assert_close(found.vectors, stack.rows(found.codes))
+    left = [float((x - stack.rows(found.codes)[0]).square().mean())]
+    for books in (1, 2):
+        rows = torch.stack([b.codebook[found.codes[0, :, i]] for i, b in enumerate(stack.books[:books])]).sum(0)
+        left.append(float((x - rows).square().mean()))
+    assert left[0] < 0.8 * left[2] < 0.7 * left[1]
+
+
+def test_every_book_has_a_say_in_the_encoder() -> None:
+    stack = ResidualQuantiser(2, 16, 8)
+    stack.remember(latents(0))
+    stack.start(torch.Generator().manual_seed(0))
+    x = latents(1).requires_grad_()
+    found = stack(x[None])
+    wish = (stack.books[1](x - stack.books[0](x[None]).vectors[0].detach())).commitment
+    (both,) = torch.autograd.grad(found.commitment, x, retain_graph=True)
+    (second,) = torch.autograd.grad(wish, x)
+    (first,) = torch.autograd.grad(stack.books[0](x[None]).commitment, x)
+    assert second.abs().sum() > 0
+    torch.testing.assert_close(both, (first + second) / 2)
+    (passed,) = torch.autograd.grad(found.vectors.sum(), x)
+    assert torch.equal(passed, torch.ones_like(x))
+
+
 def test_it_hears_no_future(codec) -> None:
     wave = 0.1 * torch.randn(1, 1280 * 12)
     louder = torch.cat([wave, torch.randn(1, 1280 * 3)], 1)
@@ -85,7 +126,7 @@ def test_it_learns_and_is_kept(tmp_path) -> None:
     codes = codec.encode(wave)
     assert torch.equal(codes, task.codec.eval().encode(wave)) and codec.config == SMALL
     padded = torch.nn.functional.pad(wave, (0, -wave.shape[1] % 1280))
-    torch.testing.assert_close(codec.decode(codes), codec(padded)[0])
+    torch.testing.assert_close(codec.decode(codes), codec.sound(codec.quantiser(codec.latents(padded)).vectors))
     with pytest.raises(CheckpointError, match="nowhere"):
         AcousticCodec.from_pretrained(tmp_path / "nowhere")
 

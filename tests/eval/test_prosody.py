@@ -20,6 +20,19 @@ def test_a_probe_reads_what_is_linear_and_invents_nothing(known, low, high) -> N
     assert low < prosody.explained(frames, targets, [i >= 30 for i in range(40)]) < high
 
 
+def test_the_scale_of_the_vectors_does_not_matter() -> None:
+    frames, targets = clips(12, True)
+    held_out = [i >= 8 for i in range(12)]
+    small = prosody.explained([0.01 * f for f in frames], targets, held_out)
+    assert small == pytest.approx(prosody.explained(frames, targets, held_out)) and small > 0.9
+
+
+def test_nothing_is_learnt_from_the_test_clips() -> None:
+    wide = [RANDOM.standard_normal((30, 40)) for _ in range(4)]  # 200 features, 60 rows to be fitted on
+    noise = [RANDOM.standard_normal(30) for _ in wide]
+    assert prosody.explained(wide, noise, [False, False, True, True]) < 0.0
+
+
 def test_what_a_neighbour_knows_counts_too() -> None:
     frames, _ = clips(40, True)
     later = [np.roll(f[:, 1], 2) for f in frames]
