@@ -105,19 +105,20 @@ for i in range(16 if SMOKE else 120):
     text = random_sentence(rng(1, "lesson", i // 2), words[:600], 4, 7)  # every sentence by two voices
     corpus.append((text, voiced[i % len(voiced)], audio.resample(*voices.say(text, voiced[i % len(voiced)]), RATE)))
 
-config = CodecConfig(codes=32 if SMOKE else 256, front="mel")
+config = CodecConfig(codes=32 if SMOKE else 1024, front="mel")
 empty = SpeechCodec(config)
 stacked = [empty.encoder(empty.features(torch.from_numpy(wave)[None]))[0][0] for _, _, wave in corpus]
 simple = fit_mel(torch.cat(stacked), config)
 wave = said["assistant"]
 heard = simple.encode(torch.from_numpy(wave)[None])[0].numpy()
-print(f"{len(wave):,} samples became {len(heard)} codes: {heard.tolist()}")
+held = int((heard[1:] == heard[:-1]).sum())
+print(f"{len(wave):,} samples became {len(heard)} codes, {held} of them like the one before: {heard.tolist()}")
 draw(plt.figure(), wave, align_phones(wave, sentence), heard, "k-means on mel")
 plt.show()
 
 # %% [markdown]
-# Look at the strip: one code for each 80 ms. Long vowels keep the same code for a while; a stop such as T is over
-# before its code is, and has to share it with the neighbour.
+# Look at the strip: one code for each 80 ms. A stop such as T is over before its code is, and has to share it with the
+# neighbour. And even a vowel that is held hardly ever keeps its code: k-means hears every change of pitch and loudness.
 #
 # ## 4. A step that has no slope
 #
@@ -151,8 +152,8 @@ print("the gradient arrives unchanged:", x.grad[0].tolist())
 # Codecs with several codebooks work in a **residual stack**: the second book quantises what the first one left over,
 # `rest = x - first`. If `first` carries the white lie, then d rest / d x = 1 - 1 = 0: whatever the second book would
 # like to tell the encoder (its commitment loss: "please stay near my entries") never arrives. Nothing crashes; the
-# codec is only worse than it should be. Look for it in `encodec.quantization.core_vq` (version 0.1.1), whose parts our
-# rival is made of: `residual = residual - quantized`.
+# codec is only worse than it should be. Look for it in `encodec.quantization.core_vq` (version 0.1.1):
+# `residual = residual - quantized`. (The rival of this project takes encodec's networks, and a stack with the detach.)
 
 # %%
 second = 0.3 * torch.randn(32, 8, generator=random)
@@ -246,11 +247,12 @@ print(f"k-means on mel: the same text in two voices {same:.2f}, two different te
 # the variance that it explains on clips it was not fitted on.
 
 # %%
-vectors = [simple.quantiser.codebook[torch.from_numpy(row)].numpy() for row in coded]
 melody = [measure(wave, len(row)) for (_, _, wave), row in zip(corpus, coded, strict=True)]
-held_out = [i % 4 == 3 for i in range(len(corpus))]
+energy = [one.energy for one in melody]
 pitch = centred([one.pitch for one in melody], [voice for _, voice, _ in corpus])
-print(f"k-means on mel: loudness {explained(vectors, [one.energy for one in melody], held_out):.0%}")
+held_out = [i % 4 == 3 for i in range(len(corpus))]
+vectors = [simple.quantiser.codebook[torch.from_numpy(row)].numpy() for row in coded]
+print(f"k-means on mel: loudness {explained(vectors, energy, held_out):.0%}")
 print(f"k-means on mel: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
 
 # %% [markdown]
@@ -271,6 +273,9 @@ if assistant:
     coded = [assistant.listen(wave) for _, _, wave in corpus]
     same, different = spread([text for text, _, _ in corpus], coded)
     print(f"the semantic codec: the same text in two voices {same:.2f}, two different texts {different:.2f}")
+    vectors = [assistant.codec.quantiser.codebook[torch.from_numpy(row)].numpy() for row in coded]
+    print(f"the semantic codec: loudness {explained(vectors, energy, held_out):.0%}")
+    print(f"the semantic codec: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
     for name, wave in said.items():
         again, rate = assistant.speaker.speak(assistant.listen(wave))
         print(f"{name}: as it was, and through the semantic codec")

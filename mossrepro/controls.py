@@ -12,6 +12,7 @@ to tell who answers with what, not to compare percentages with the run's own.
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,18 @@ import torch
 from mossrepro.chain import Chain
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
-from mossrepro.data.script import Line
+from mossrepro.eval import spoken_qa
+from mossrepro.lm import checkpoint
+from mossrepro.lm.decode import ready
 from mossrepro.order import rng
+from mossrepro.vocab import Grid
 
 if TYPE_CHECKING:
     from mossrepro.eval.run import Bench
+
+NOTHING = "nothing"  # the answer of a family that has only one
+PAIRINGS = ("T2T", "S2T", "S2S")
+VERSION = 1  # raised when what is asked or counted changes
 
 
 class OracleChain(Chain):
@@ -82,12 +90,19 @@ class ControlChain(Chain):
 
 
 def counterfactual(known: list[Fact]) -> list[Fact]:
-    """The same facts with C's answers moved on by one inside their family, so that every one of them is wrong."""
+    """The same facts, C's with the answer of another of C in their family, so that every one of them is wrong.
+
+    The answers are moved on by as many places as it takes. Where C has too few different ones in a family (at smoke
+    size), others of the family serve.
+    """
     out = list(known)
     for family in sorted({fact.family for fact in known}):
         places = [i for i, fact in enumerate(known) if fact.family == family and fact.set == "C"]
-        answers = [known[i].answer for i in places]
-        for place, answer in zip(places, answers[1:] + answers[:1], strict=True):
+        right = [known[i].answer for i in places]
+        others = sorted({fact.answer for fact in known if fact.family == family} - set(right)) or [NOTHING]
+        moved = [right[n:] + right[:n] for n in range(1, len(right))] + [(others * len(right))[: len(right)]]
+        wrong = next(row for row in moved if all(a != b for a, b in zip(row, right, strict=True)))
+        for place, answer in zip(places, wrong, strict=True):
             out[place] = known[place]._replace(answer=answer)
     return out
 
@@ -108,47 +123,62 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
-def measure_oracle(size: str, bench: "Bench", lines: list[Line]) -> None:
-    """Train on oracle codes and record S2T on C."""
-    from mossrepro.eval import spoken_qa
-    from mossrepro.lm import checkpoint
-    from mossrepro.vocab import Grid
-
-    model, tokenizer = checkpoint.from_pretrained(OracleChain(size).language_model("sft"))
-    grid = Grid(tokenizer, model.config.codes)
-    codes = OracleStore({line.id: line.text for line in lines}, grid.codes)
-    fact = spoken_qa.score("C", "S2T", spoken_qa.ask(model.eval(), grid, lines, bench.known, codes, "S2T"))
-    fact.id, fact.name = f"oracle_{fact.id}", f"oracle codes: {fact.name}"
-    bench.record(fact)
-
-
 def measure_controls(size: str, run: Path) -> None:
-    """Train the controls, the proof first, and record what they answer on C: right answers, the second also its own."""
+    """Train the controls, the proof first, and record what they answer on C: right answers, the second also its own.
+
+    What each answers is a link of the chain, cached like everything else.
+    """
     from mossrepro.eval.run import Bench
 
     parts = json.loads((run / "parts.json").read_text())
-    bench = Bench(parts, run)
-    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
-    for kind in ("counterfactual", "random"):
-        _measure(kind, size, bench, lines)
-    measure_oracle(size, bench, lines)
+    names = {name: Path(folder).name for name, folder in parts.items()}
+    rows: list[tuple[str, Chain, Callable[[Path, Bench], None]]] = [
+        ("counterfactual", ControlChain(size, "counterfactual"), _ask_counterfactual),
+        ("random", ControlChain(size, "random"), _ask_random),
+        ("oracle", OracleChain(size), _ask_oracle),
+    ]
+    for name, chain, ask in rows:
+        model = chain.language_model("sft")
+        spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
+        build = lambda folder, ask=ask, model=model: ask(model, Bench(parts, folder))  # noqa: E731
+        measured = chain.link("evaluation", "control-evaluation", spec, build)
+        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
 
 
-def _measure(kind: str, size: str, bench: "Bench", lines: list[Line]) -> None:
-    """Ask one control backbone in the pairings that it can answer by itself."""
-    from mossrepro.eval import spoken_qa
-    from mossrepro.lm import checkpoint
-    from mossrepro.vocab import Grid
-
+def _ask_counterfactual(model: Path, bench: "Bench") -> None:
+    """Both its own answers and the true ones, from the same replies, and how much more often the former come."""
     changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
-    truths = [("", bench.known)] + ([("_own", changed)] if kind == "counterfactual" else [])
-    model, tokenizer = checkpoint.from_pretrained(ControlChain(size, kind).language_model("sft"))
-    grid = Grid(tokenizer, model.config.codes)
-    for pairing in ("T2T", "S2T", "S2S"):
-        voice = (bench.speak, bench.judge.transcribe) if pairing == "S2S" else (None, None)
-        for name, truth in truths:
-            asked = spoken_qa.ask(model.eval(), grid, lines, truth, bench.codes, pairing, *voice)
-            fact = spoken_qa.score("C", pairing, asked)
-            fact.id = f"control_{kind}{name}_{fact.id}"
-            fact.name = f"{kind} backbone{', its own answers' if name else ''}: {fact.name}"
-            bench.record(fact)
+    for pairing, asked in _asked(model, bench, PAIRINGS):
+        own = spoken_qa.judged(asked, pairing, changed)
+        for name, title, rows in (("", "", asked), ("_own", ", its own answers", own)):
+            _record(bench, f"control_counterfactual{name}", f"counterfactual backbone{title}", pairing, rows)
+        bench.record(spoken_qa.difference(f"control_counterfactual_more_own_{pairing.lower()}_c", pairing, own, asked))
+
+
+def _ask_random(model: Path, bench: "Bench") -> None:
+    for pairing, asked in _asked(model, bench, PAIRINGS):
+        _record(bench, "control_random", "random backbone", pairing, asked)
+
+
+def _ask_oracle(model: Path, bench: "Bench") -> None:
+    for pairing, asked in _asked(model, bench, ("T2T", "S2T"), oracle=True):
+        _record(bench, "oracle", "oracle codes", pairing, asked)
+
+
+def _asked(
+    folder: Path, bench: "Bench", pairings: tuple[str, ...], oracle: bool = False
+) -> Iterator[tuple[str, list[spoken_qa.Asked]]]:
+    """What a model answers to the questions of C."""
+    model, tokenizer = checkpoint.from_pretrained(folder)
+    model, grid = ready(model), Grid(tokenizer, model.config.codes)
+    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else bench.codes
+    for pairing in pairings:
+        voice = (bench.speak, bench.judge.transcribe) if pairing[2] == "S" else (None, None)
+        yield pairing, spoken_qa.ask(model, grid, lines, bench.known, codes, pairing, *voice)
+
+
+def _record(bench: "Bench", id: str, title: str, pairing: str, asked: list[spoken_qa.Asked]) -> None:
+    fact = spoken_qa.score("C", pairing, asked)
+    fact.id, fact.name = f"{id}_{fact.id}", f"{title}: {fact.name}"
+    bench.record(fact)

@@ -40,8 +40,11 @@ class Fact:
     seconds: float | None = None
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for k successes in n trials, as fractions; z = 1.96 gives 95 %. n = 0 gives (0, 1)."""
+def wilson(k: float, n: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval for k successes in n trials, as fractions; z = 1.96 gives 95 %. n = 0 gives (0, 1).
+
+    n may be an effective number of trials.
+    """
     if n == 0:
         return 0.0, 1.0
     share = k / n

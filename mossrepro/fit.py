@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mossrepro.checkpoint import AtomicCheckpoint, Export, ProgressFile, StepBar, only_one, write_atomic
 from mossrepro.errors import CheckpointError, ConfigError, MossError
 from mossrepro.sizes import Size
+from mossrepro.training import fast_bfloat16
 
 # Without this setting `${...}` keeps the old value when a flag overrides its source.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -208,12 +209,3 @@ def one_line(message: str) -> str:
         key = re.match(r'Parser key "([\w.]+)"', message)
         message = (f"{key.group(1)}: " if key else "") + problem.group(1)
     return re.sub(r"\s+", " ", message).strip().replace(" fit.", " ")
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices natively (x86: AVX512-BF16 or AMX; Arm: bf16)."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

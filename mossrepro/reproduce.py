@@ -16,6 +16,10 @@ from mossrepro.errors import MossError
 RUNS = Path("runs")
 
 
+# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation")
+
+
 def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
     set_threads()
@@ -88,9 +92,12 @@ def _collect(chain: Chain, run: Path) -> None:
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
     measured = chain.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
     (run / "metrics").mkdir(parents=True, exist_ok=True)
-    for name in ("facts", "wav"):
-        shutil.rmtree(run / name, ignore_errors=True)
-        shutil.copytree(measured / name, run / name)
+    shutil.rmtree(run / "wav", ignore_errors=True)
+    shutil.copytree(measured / "wav", run / "wav")
+    for old in (run / "facts").glob("*.json"):
+        if not old.name.startswith(BESIDE):
+            old.unlink()
+    shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
     for name, folder in parts.items():
         curve = Path(folder) / "metrics.jsonl"
         if curve.is_file():

@@ -1,4 +1,5 @@
-"""What trainings share: the learning rate's course, clipping for fused optimisers, what a store tells of its codes."""
+"""What trainings share: the learning rate's course, clipping for fused optimisers, what a store tells of its codes,
+what a processor is good at."""
 
 import math
 from pathlib import Path
@@ -56,3 +57,12 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
     if len(table) != codes:
         raise ConfigError(f"{path}: has {len(table)} rows and does not fit a codebook of {codes} codes")
     return table
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices natively (x86: AVX512-BF16 or AMX; Arm: bf16)."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -31,7 +31,13 @@ def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
 
 
 def test_a_finished_run_takes_seconds(run, workplace) -> None:
+    beside = [run / "facts" / f"{name}.json" for name in ("control_random_x", "rival_ours_x", "oracle_x", "stale")]
+    for path in beside:
+        path.write_text(json.dumps({"id": path.stem, "name": "x", "value": 1.0}))
     assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+    assert [path.exists() for path in beside] == [True, True, True, False]  # other commands' facts stay
+    for path in beside[:3]:
+        path.unlink()
     assert all(cost["cached"] for cost in json.loads((run / "stages.json").read_text()))
 
 
@@ -148,13 +154,24 @@ def test_counterfactual_answers_are_all_wrong_and_of_the_same_family() -> None:
         assert pool[0] == pool[1]
 
 
+def test_counterfactual_answers_are_wrong_where_c_has_few() -> None:
+    capital, opposite = sorted(FAMILIES)[:2]
+    known = [Fact(capital, s, a, k) for s, a, k in (("a", "x", "C"), ("b", "x", "C"), ("c", "y", "A"), ("d", "z", "C"))]
+    known += [Fact(opposite, "e", "v", "C"), Fact(opposite, "f", "v", "A")]
+    changed = counterfactual(known)
+    assert all((a.answer != b.answer) == (a.set == "C") for a, b in zip(known, changed, strict=True))
+
+
 @pytest.mark.slow
 def test_controls_are_trained_and_measured(run, monkeypatch) -> None:
     monkeypatch.chdir(run.parents[1])
     assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
     facts = {path.stem for path in (run / "facts").glob("control_*.json")}
     assert {"control_random_s2t_c", "control_counterfactual_own_s2s_c"} <= facts
-    assert (run / "facts" / "oracle_s2t_c.json").is_file()
+    assert "control_counterfactual_more_own_s2t_c" in facts and (run / "facts" / "oracle_s2t_c.json").is_file()
+    monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr("mossrepro.controls._asked", lambda *_, **__: pytest.fail("what they answered is cached"))
+    assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
 
 
 def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:

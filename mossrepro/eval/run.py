@@ -25,6 +25,7 @@ from mossrepro.eval import spoken_qa
 from mossrepro.eval.mos import predicted_mos
 from mossrepro.eval.spoken_qa import Asked, ask, said
 from mossrepro.lm import checkpoint
+from mossrepro.lm.decode import ready
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import open_start
 from mossrepro.spoken import word_error_rate
@@ -33,7 +34,6 @@ from mossrepro.vocoder.resynthesis import Speaker
 
 MEASURES = ("codec", "vocoder", "lm")
 RATE = 16_000
-PRECISION = torch.bfloat16  # of the language model while it answers; its training multiplied in it too
 SHOWN = 3  # questions of a set whose sound is kept for the report
 RATED = 40  # recordings whose naturalness is predicted
 
@@ -191,7 +191,7 @@ def language_model(bench: Bench) -> None:
     """Text kept bit for bit after Stage 1; the four pairings on A, B, V, C after SFT."""
     _text_retention(bench)
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
-    model = model.eval().to(PRECISION)
+    model = ready(model)
     grid = Grid(tokenizer, model.config.codes)
     index = []
     for name in "ABVC":
@@ -235,11 +235,10 @@ def _text_retention(bench: Bench) -> None:
     bench.record(
         facts.Fact("stage1_text_change", "largest change of a text logit by Stage 1", change, "", n=min(16, len(lines)))
     )
-    asked = _ask(bench, first.to(PRECISION), grid, lines, "T2T")
-    low, high = facts.wilson(sum(a.right for a in asked), len(asked))
-    value = 100 * sum(a.right for a in asked) / max(len(asked), 1)
-    title = "text → text on C before any speech training"
-    bench.record(facts.Fact("t2t_c_before", title, value, "%", 100 * low, 100 * high, "Wilson 95 %", len(asked)))
+    asked = _ask(bench, ready(first), grid, lines, "T2T")
+    before = spoken_qa.score("C", "T2T", asked)
+    before.id, before.name = "t2t_c_before", "text → text on C before any speech training"
+    bench.record(before)
 
 
 def _keep_sound(bench: Bench, one: Asked) -> dict:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mossrepro.voices import pronounced
 
 BATCH = 32
 ROWS = {"T": 16, "S": 50}  # the longest reply that is waited for
+INTERVAL = "Wilson 95 %, questions about one fact together"
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
 
@@ -63,9 +64,14 @@ def ask(
         waves = speak([one.reply.codes for one in voiced]) if voiced else []
         for one, wave, heard in zip(voiced, waves, transcribe(waves) if voiced else [], strict=True):
             one.wave, one.heard = wave, heard
-    for one in out:
-        one.right = (said if pairing[2] == "S" else answered)(one.fact, one.heard)
-    return out
+    return judged(out, pairing, facts)
+
+
+def judged(asked: list[Asked], pairing: str, facts: Mapping[str, Fact]) -> list[Asked]:
+    """The same replies, right or wrong by `facts`."""
+    right = said if pairing[2] == "S" else answered
+    known = [(one, facts[one.line.fact]) for one in asked]
+    return [replace(one, fact=fact, right=right(fact, one.heard)) for one, fact in known]
 
 
 def said(fact: Fact, heard: str) -> bool:
@@ -77,19 +83,37 @@ def said(fact: Fact, heard: str) -> bool:
     return any(run == wanted for run in runs)
 
 
+def interval(asked: list[Asked]) -> tuple[float, float, float]:
+    """Share of right answers and its Wilson interval, as fractions, for as many questions as these are worth.
+
+    Questions about one fact go together, so n is divided by the design effect: the variance between facts over that of
+    independent questions. Where all answers are right, or all wrong, that cannot be seen and each fact counts once.
+    """
+    by_fact = defaultdict(list)
+    for one in asked:
+        by_fact[one.fact.key].append(one.right)
+    n, groups = len(asked), len(by_fact)
+    share = sum(one.right for one in asked) / max(n, 1)
+    worth = float(groups)
+    if 0 < share < 1 and groups > 1:
+        apart = sum((sum(rights) - share * len(rights)) ** 2 for rights in by_fact.values())
+        between = groups / (groups - 1) * apart / n**2
+        worth = n / max(1.0, between / (share * (1 - share) / n))
+    return share, *wilson(share * worth, worth)
+
+
 def score(name: str, pairing: str, asked: list[Asked]) -> Measured:
-    """Share of right answers with its Wilson interval, in per cent."""
-    k, n = sum(one.right for one in asked), len(asked)
-    low, high = wilson(k, n)
+    """Share of right answers with its interval, in per cent."""
+    share, low, high = interval(asked)
     return Measured(
         id=f"{pairing.lower()}_{name.lower()}",
         name=f"{HEADLINE[pairing]} on {name}",
-        value=100 * k / max(n, 1),
+        value=100 * share,
         unit="%",
         low=100 * low,
         high=100 * high,
-        interval="Wilson 95 %",
-        n=n,
+        interval=INTERVAL,
+        n=len(asked),
     )
 
 
@@ -101,22 +125,41 @@ def chance(lines: list[Line], facts: Mapping[str, Fact]) -> float:
     return sum(counter.most_common(1)[0][1] for counter in answers.values()) / max(len(lines), 1)
 
 
-def gain(name: str, pairing: str, asked: list[Asked], baseline: float) -> Measured:
-    """Points above chance; the interval is a bootstrap over *facts*, since questions about one fact go together."""
+def difference(id: str, pairing: str, more: list[Asked], less: list[Asked]) -> Measured:
+    """Points by which the same replies are right more often by one set of facts than by another.
+
+    The interval is a bootstrap over facts, of pairs; [-x, x] with x = 3 / facts where no reply is right by either.
+    """
     by_fact = defaultdict(list)
-    for one in asked:
-        by_fact[one.fact.key].append(one.right)
-    shares = [np.mean(v) for v in by_fact.values()]
-    random = rng(0, "bootstrap", pairing, name)
-    means = [np.mean(random.choice(shares, len(shares))) for _ in range(2000)] if shares else [0.0]
-    low, high = np.quantile(means, (0.025, 0.975))
+    for one, other in zip(more, less, strict=True):
+        by_fact[one.fact.key].append(one.right - other.right)
+    sums, counts = (np.array([f(v) for v in by_fact.values()], float) for f in (sum, len))
+    chosen = rng(0, "bootstrap").integers(len(sums), size=(2000, len(sums)))
+    low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
+    if not any(one.right or other.right for one, other in zip(more, less, strict=True)):
+        low, high = -3 / len(sums), 3 / len(sums)
+    return Measured(
+        id=id,
+        name=f"its own answers less the true ones, {HEADLINE[pairing]} on C",
+        value=100 * float(sums.sum() / counts.sum()),
+        unit="points",
+        low=100 * float(low),
+        high=100 * float(high),
+        interval="bootstrap over facts, 95 %",
+        n=len(more),
+    )
+
+
+def gain(name: str, pairing: str, asked: list[Asked], baseline: float) -> Measured:
+    """Points above chance."""
+    share, low, high = interval(asked)
     return Measured(
         id=f"{pairing.lower()}_{name.lower()}_gain",
         name=f"{HEADLINE[pairing]} on {name}, points above chance",
-        value=100 * (float(np.mean([one.right for one in asked])) - baseline),
+        value=100 * (share - baseline),
         unit="points",
-        low=100 * (float(low) - baseline),
-        high=100 * (float(high) - baseline),
-        interval="bootstrap over facts 95 %",
+        low=100 * (low - baseline),
+        high=100 * (high - baseline),
+        interval=INTERVAL,
         n=len(asked),
     )

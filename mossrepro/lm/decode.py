@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.training import fast_bfloat16
 from mossrepro.vocab import Rows, SpecialIds
+
+
+def ready(model: LayerSplitLM) -> LayerSplitLM:
+    """A model that is to answer: on the accelerator if there is one, in bfloat16 where that is fast."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    fast = device.type != "cpu" or fast_bfloat16()
+    return model.eval().to(device, torch.bfloat16 if fast else torch.float32)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Scores, chance and intervals of spoken question answering, on made-up answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lm_toys import small_model
@@ -7,7 +9,8 @@ from lm_toys import small_model
 from mossrepro.data.facts import Fact, answered
 from mossrepro.data.script import Line
 from mossrepro.eval.run import MEASURES
-from mossrepro.eval.spoken_qa import Asked, ask, chance, gain, said, score
+from mossrepro.eval.spoken_qa import Asked, ask, chance, difference, gain, judged, said, score
+from mossrepro.facts import wilson
 from mossrepro.lm.decode import Reply
 from mossrepro.vocab import Grid, mini_tokenizer
 
@@ -30,9 +33,10 @@ def asked(right: list[bool]) -> list[Asked]:
 
 
 def test_score_has_a_wilson_interval_and_the_claims_id() -> None:
-    fact = score("C", "S2T", asked([True] * 6 + [False] * 2))
+    fact = score("C", "S2T", asked([True] * 4 + [True, False] * 2))
     assert fact.id == "s2t_c" and fact.value == 75.0 and fact.n == 8
-    assert 40 < fact.low < 50 and 90 < fact.high < 95
+    low, high = wilson(6, 8)  # the answers about one fact are no more alike than those about different ones
+    assert (fact.low, fact.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
 
 
 def test_chance_is_the_most_frequent_answer_of_each_family() -> None:
@@ -41,12 +45,27 @@ def test_chance_is_the_most_frequent_answer_of_each_family() -> None:
     assert chance(LINES[:2], FACTS) == 1.0 and chance([], FACTS) == 0.0
 
 
-def test_gain_resamples_facts_not_questions() -> None:
+def test_questions_about_one_fact_go_together() -> None:
     fact = gain("C", "S2S", asked([True, True, False, False, True, True, False, False]), 0.25)
     assert fact.value == pytest.approx(25.0)
-    # Four facts, half of them right: wider than eight independent questions would give.
-    assert fact.low <= -25.0 + 1e-9 and fact.high >= 50.0
-    assert fact == gain("C", "S2S", asked([True, True, False, False, True, True, False, False]), 0.25)
+    low, high = wilson(4, 8)  # four facts, half of them right: wider than eight independent questions would give
+    assert fact.low < 100 * (low - 0.25) - 5 and fact.high > 100 * (high - 0.25) + 5
+    for right in (True, False):  # nothing seen of the spread is not the same as no spread
+        fact = score("C", "S2S", asked([right] * 8))
+        assert (fact.low, fact.high) == tuple(pytest.approx(100 * edge) for edge in wilson(4 * right, 4))
+
+
+def test_the_same_replies_by_two_sets_of_facts() -> None:
+    wrong = {key: f._replace(answer=FACTS[other].answer) for (key, f), other in
+             zip(FACTS.items(), list(FACTS)[1:] + list(FACTS)[:1], strict=True)}  # fmt: skip
+    replies = [replace(one, heard=wrong[one.line.fact].answer) for one in asked([True] * 8)]
+    replies[7] = replace(replies[7], heard=FACTS[replies[7].line.fact].answer)
+    own, true = judged(replies, "S2T", wrong), judged(replies, "S2T", FACTS)
+    assert [one.right for one in own] == [True] * 7 + [False] and [one.right for one in true] == [False] * 7 + [True]
+    found = difference("x", "S2T", own, true)
+    assert found.value == 75 and 0 < found.low < 75 < found.high <= 100 and found.n == 8
+    nothing = [replace(one, right=False) for one in own]
+    assert difference("x", "S2T", nothing, nothing).high == 75  # 3 / 4 facts
 
 
 def test_spoken_answers_go_through_voice_and_judge() -> None:
