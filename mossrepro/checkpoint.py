@@ -22,6 +22,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from mossrepro.errors import CheckpointError, MossError
 
@@ -192,25 +194,26 @@ class AtomicCheckpoint(Callback):
 class Export(Callback):
     """On the end of a fit: `save_pretrained(folder)`, then `folder/done.json`, then the resume file is removed."""
 
-    def __init__(self, folder: str | Path, keep_resume: bool = False) -> None:
-        self.folder, self.keep_resume = Path(folder), keep_resume
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self._start = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock that `done.json` reports."""
         self._start = time.monotonic()
 
-    @rank_zero_only
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the weights; `done.json` comes last, so that its presence means the folder is whole."""
+        gathered(pl_module)
+        if not trainer.is_global_zero:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         pl_module.save_pretrained(self.folder)
         facts = {"steps": trainer.global_step, "seconds": round(time.monotonic() - self._start, 1)}
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         text = json.dumps({**facts, "metrics": metrics}, indent=2) + "\n"
         write_atomic(self.folder / "done.json", lambda file: file.write(text.encode()))
-        if not self.keep_resume:
-            (self.folder / "ckpt" / "last.ckpt").unlink(missing_ok=True)
+        (self.folder / "ckpt" / "last.ckpt").unlink(missing_ok=True)
 
 
 class ProgressFile(Callback):
@@ -252,6 +255,17 @@ class ProgressFile(Callback):
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
         self._last = step
+
+
+def gathered(module: nn.Module) -> None:
+    """Give every rank the whole of what was sharded over them (FSDP2). All ranks must call it, after the training."""
+    whole: dict[int, nn.Parameter] = {}  # tied weights stay one
+    for part in module.modules():
+        for name, value in list(part.named_parameters(recurse=False)):
+            if isinstance(value, DTensor):
+                if id(value) not in whole:
+                    whole[id(value)] = nn.Parameter(value.detach().full_tensor(), requires_grad=value.requires_grad)
+                setattr(part, name, whole[id(value)])
 
 
 class StepBar(RichProgressBar):

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from mossrepro.codec import released as released_codec
 from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.start import start_speech_half
+from mossrepro.shards import read_config
 
 
 def bring_in(args: argparse.Namespace) -> int:
@@ -27,7 +27,7 @@ def bring_in(args: argparse.Namespace) -> int:
         what = "the released layout"
     elif hub.is_hub(source):
         model, tokenizer = hub.load(source, args.codes, args.tail_layers)
-        start_speech_half(model.float(), args.seed)
+        start_speech_half(model, args.seed)
         what = f"a text LLM, split before its last {args.tail_layers} layers; its speech half is untrained"
     else:
         codec = released_codec.load(source)
@@ -40,10 +40,9 @@ def bring_in(args: argparse.Namespace) -> int:
 def take_out(args: argparse.Namespace) -> int:
     """Write the language model or codec in `args.folder` in the released layout to `args.output`."""
     source, target = Path(args.folder), _new(args.output)
-    path = source / "config.json"
-    if not path.is_file():
+    if not (source / "config.json").is_file():
         raise CheckpointError(f"{source}: no config.json; is this the folder of a finished stage?")
-    if "code_dim" in json.loads(path.read_text()):
+    if "code_dim" in read_config(source):
         released_codec.save(SpeechCodec.from_pretrained(source), target)
         return _say(target, "speech tokenizer, released layout")
     model, tokenizer = checkpoint.from_pretrained(source)
@@ -52,7 +51,9 @@ def take_out(args: argparse.Namespace) -> int:
 
 
 def _new(folder: Path) -> Path:
-    """A folder that holds no weights yet. ConfigError for one that does: nothing is overwritten."""
+    """A folder that holds no weights yet. ConfigError for one that does, or for a file: nothing is overwritten."""
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; give a folder as --output")
     if any(folder.glob("*.safetensors")):
         raise ConfigError(f"{folder}: holds weights already; give another --output")
     return folder

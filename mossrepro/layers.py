@@ -84,6 +84,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     b, heads, n, width = q.shape
     groups, keys = k.shape[1:3]
+    if mask is None and 1 < n < keys:  # PyTorch's "causal" would take the rows for the first of the keys
+        mask = torch.ones(n, keys, dtype=torch.bool, device=q.device).tril(keys - n)[None, None]
     if q.device.type != "cpu" or not q.requires_grad or keys > _SHORT:
         gqa = heads != groups
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and n > 1, enable_gqa=gqa)
@@ -111,7 +113,10 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a row may look; None is plain causal."""
+        """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a row may look.
+
+        None is plain causal, the rows being the last of the keys.
+        """
         b, n, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(b, n, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, L, E)
         k = self.k_norm(self.k_proj(x).view(b, n, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, G, L, E)

@@ -1,12 +1,16 @@
-"""The order of everything random: a counter-based generator that any worker can jump into.
+"""The order of everything random: a counter-based generator that any worker can jump into, and what it remembers.
 
 A number depends only on (seed, counters), never on what was drawn before it, so that a run can continue at step
 100,000 without replaying the first 99,999, with any number of loader workers and on any machine.
 """
 
 import hashlib
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def _key(seed: int, counters: tuple[int | str, ...]) -> int:
@@ -26,3 +30,18 @@ def rng(seed: int, *counters: int | str) -> np.random.Generator:
 def seed_for(seed: int, *counters: int | str) -> int:
     """An integer in [0, 2**63) for the stream (seed, counters), fit for `torch.Generator.manual_seed`."""
     return _key(seed, counters) >> 65
+
+
+class Memo(Generic[T]):
+    """A function of one argument with its newest `size` answers. Unlike functools.lru_cache it can be pickled."""
+
+    def __init__(self, make: Callable[[Hashable], T], size: int) -> None:
+        self.make, self.size = make, size
+        self._known: dict[Hashable, T] = {}
+
+    def __call__(self, key: Hashable) -> T:
+        if key not in self._known:
+            if len(self._known) >= self.size:
+                del self._known[next(iter(self._known))]
+            self._known[key] = self.make(key)
+        return self._known[key]

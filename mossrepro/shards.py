@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -10,9 +12,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mossrepro.errors import CheckpointError
+from mossrepro.errors import CheckpointError, ConfigError
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """A folder's config.json. CheckpointError when there is none or it is broken."""
+    path = Path(folder) / "config.json"
+    try:
+        plain = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{path}: not a table of settings")
+    return plain
 
 
 class Shards:
@@ -46,11 +60,18 @@ class Shards:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        return tuple(self._file(name).get_slice(name).get_shape())
+        return self._read(name, lambda file: tuple(file.get_slice(name).get_shape()))
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor, mapped into memory as the file has it."""
-        return self._file(name).get_tensor(name)
+        return self._read(name, lambda file: file.get_tensor(name))
+
+    def _read(self, name: str, get: Callable[[safe_open], Any]) -> Any:
+        file = self._file(name)
+        try:
+            return get(file)
+        except SafetensorError as error:  # the index names a shard that does not hold it
+            raise CheckpointError(f"{self.folder / self._files[name]}: has no tensor {name} ({error})") from error
 
     def _file(self, name: str) -> safe_open:
         if name not in self._files:
@@ -68,23 +89,44 @@ def _open(file: Path) -> safe_open:
         raise CheckpointError(f"{file}: not a safetensors file ({error}); fetch it again") from error
 
 
+def save_whole(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Write a model's model.safetensors and config.json: each appears whole, and on the disk, or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _put(folder / "model.safetensors", lambda path: _save(state, path))
+    _put(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {"format": "pt"})
+
+
+def _put(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())  # a power cut must not leave a done.json beside weights that are not there
+    os.replace(partial, path)
+
+
 def write(state: dict[str, Tensor], folder: str | Path, shard: str = "5GB") -> None:
     """Write tensors in files of at most `shard` ("5GB", "200MB"), with an index if there are several.
 
-    The old weights stay until every new file is complete.
+    The old weights stay until every new file is complete. ConfigError for a size that is none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    split = split_torch_state_dict_into_shards(state, max_shard_size=shard)
+    try:
+        split = split_torch_state_dict_into_shards(state, max_shard_size=shard)
+    except ValueError as error:
+        raise ConfigError(f"shard {shard!r} is no size; for instance 5GB or 200MB") from error
     for file, names in split.filename_to_tensors.items():
-        save_file({name: state[name].contiguous() for name in names}, folder / f".{file}.partial", {"format": "pt"})
+        _save({name: state[name] for name in names}, folder / f".{file}.partial")
     for file in split.filename_to_tensors:
         os.replace(folder / f".{file}.partial", folder / file)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        partial = folder / f".{INDEX}.partial"
-        partial.write_text(json.dumps(index, indent=2) + "\n")
-        os.replace(partial, folder / INDEX)
+        _put(folder / INDEX, lambda path: path.write_text(json.dumps(index, indent=2) + "\n"))
     else:
         (folder / INDEX).unlink(missing_ok=True)
     for old in folder.glob("*.safetensors"):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from mossrepro.errors import ConfigError
 
@@ -41,7 +42,8 @@ class Task(LightningModule):
         The reason, scaled float16 gradients, does not exist in bfloat16; the fused step is seven times as fast.
         """
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def code_table(store: str | Path, name: str, codes: int) -> Tensor:

@@ -13,14 +13,14 @@ so that SOSP (start of speech) is a text token and EOSP (end of speech) a speech
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mossrepro.errors import ConfigError
+from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.gguf_file import GGUFFile
+from mossrepro.order import Memo
 
 # System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
 # "What is the capital of France?" in French), so the small rungs ask for one short sentence in so many words.
@@ -60,7 +60,7 @@ class SpecialIds:
         )
         ids = [tokenizer.token_to_id(name) for name in names]
         if names[3] == "<|object_ref_start|>":
-            ids[4] = 151667  # Qwen3 has no name for this row; the released checkpoint uses it as modality pad
+            ids[4] = 151667  # the released checkpoint's modality pad; Qwen3's own tokenizer calls this row <think>
         if None in ids:
             raise ConfigError(f"the tokenizer has no {names[ids.index(None)]}: only ChatML's special tokens are known")
         return cls(*ids, eosp=codes, speech_pad=codes // 32)
@@ -101,13 +101,17 @@ class Grid:
     def __init__(self, tokenizer: Tokenizer, codes: int, system_turns: str = "short") -> None:
         self.tokenizer, self.codes, self.system_turns = tokenizer, codes, SYSTEM_TURNS[system_turns]
         self.ids = SpecialIds.of(tokenizer, codes)
-        self.tokens = lru_cache(maxsize=65536)(self._tokens)
+        self.tokens = Memo(self._tokens, 65536)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        if self.ids.pad in ids:  # it would be read as a code
+            name = self.tokenizer.id_to_token(self.ids.pad)
+            raise ConfigError(f"the text {text[:60]!r} holds {name}, the modality pad")
+        return ids
 
     def text(self, text: str, supervise: bool = False) -> Rows:
-        """Rows of plain text (special tokens written out are recognised)."""
+        """Rows of plain text (special tokens written out are recognised). ConfigError for the modality pad in it."""
         ids = np.array(self.tokens(text), dtype=np.int64)
         return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
@@ -187,6 +191,17 @@ class Grid:
         if not spoken:
             return head
         return self.join(head, self.spoken(np.zeros(0, dtype=np.int64))[:1])
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer:
+    """A folder's tokenizer.json. CheckpointError when there is none or it is broken."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing; take the tokenizer.json of the text model")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{path}: not a tokenizer ({error})") from error
 
 
 def gguf_tokenizer(path: Path) -> Tokenizer:

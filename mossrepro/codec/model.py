@@ -9,13 +9,12 @@ objective. Sizes differ (Whisper-base instead of large-v3, fewer codes), roles d
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import LABELS, STEPS, Recogniser, ctc_labels
 from mossrepro.errors import AudioError, CheckpointError, ConfigError
+from mossrepro.shards import save_whole
 from mossrepro.spoken import PHONES
 
 RATE = 16_000
@@ -214,15 +214,7 @@ class SpeechCodec(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`, each in one atomic step."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, write in (
-            ("model.safetensors", lambda path: save_file(self.state_dict(), path)),
-            ("config.json", lambda path: path.write_text(json.dumps(asdict(self.config), indent=2) + "\n")),
-        ):
-            partial = folder / f".{name}.partial"
-            write(partial)
-            os.replace(partial, folder / name)
+        save_whole(folder, self.state_dict(), asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SpeechCodec":

@@ -1,13 +1,13 @@
 """Batches of documents for the language model, a pure function of the step."""
 
 import json
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mossrepro.data.documents import Documents
 from mossrepro.data.facts import Fact
@@ -17,10 +17,11 @@ from mossrepro.data.steps import StepDataModule
 from mossrepro.data.tokens import TokenStore
 from mossrepro.errors import ConfigError, DataError
 from mossrepro.lm.task import VALIDATED
-from mossrepro.order import rng
+from mossrepro.order import Memo, rng
 from mossrepro.vocab import Grid, Rows
 
 IGNORE = -100
+KINDS = ("text", "thought", "speech")  # of rows that are supervised
 _MOST = 32  # questions of a validation batch
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
@@ -70,7 +71,9 @@ class LMDataModule(StepDataModule):
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.echo to 0")
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
-        self._group = lru_cache(maxsize=2)(self._draw_group)
+        self.accumulate = 1
+        self._group = Memo(self._draw_group, 2)
+        self._count = Memo(self._count_rows, 64)
 
     def _draw_group(self, group: int) -> list[list[Rows]]:
         """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
@@ -80,9 +83,31 @@ class LMDataModule(StepDataModule):
         batches = [rows[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
         return [batches[i] for i in random.permutation(_GROUP)]
 
+    def train_dataloader(self) -> DataLoader:
+        """The endless loader; how many batches make an optimiser step is known from here on."""
+        self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return super().train_dataloader()
+
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised."""
-        return collate(self._group(step // _GROUP)[step % _GROUP][rank::world], self.documents.grid, self.max_rows)
+        """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised.
+
+        text_count, thought_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
+        batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
+        """
+        if world > self.batch:
+            raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
+        first = step - step % self.accumulate
+        counts = np.sum([self._count(first + i) for i in range(self.accumulate)], 0) / (self.accumulate * world)
+        batch = collate(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
+        return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
+
+    def _documents(self, step: int) -> list[Rows]:
+        return self._group(step // _GROUP)[step % _GROUP]
+
+    def _count_rows(self, step: int) -> tuple[int, ...]:
+        """Supervised rows of a batch on all ranks, by KINDS."""
+        batch = collate(self._documents(step), self.documents.grid, self.max_rows)
+        return tuple(int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS)
 
     def val_batches(self) -> list[dict[str, Tensor]]:
         """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""

@@ -9,19 +9,19 @@ restart of dead codes is undone in the same step.
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Quantised, Quantiser
 from mossrepro.errors import CheckpointError
+from mossrepro.shards import save_whole
 
 RATIOS = (4, 8, 5, 8)  # of the decoder, in encodec's order; their product is one code
 
@@ -154,12 +154,7 @@ class AcousticCodec(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / ".model.partial")
-        os.replace(folder / ".model.partial", folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_whole(folder, self.state_dict(), asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AcousticCodec":

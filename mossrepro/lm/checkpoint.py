@@ -1,19 +1,17 @@
 """Weights in and out: a GGUF backbone, and our own safetensors folders."""
 
 import dataclasses
-import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mossrepro import shards
 from mossrepro.errors import CheckpointError
 from mossrepro.gguf_file import GGUFFile
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import SpecialIds, gguf_tokenizer
+from mossrepro.vocab import SpecialIds, gguf_tokenizer, open_tokenizer
 
 _GGUF_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -94,14 +92,10 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
 
 def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write model.safetensors, config.json and tokenizer.json; the weights appear whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
     if model.config.tied:
         del state["text_head.weight"]
-    partial = folder / "model.safetensors.partial"
-    save_file(state, str(partial))
-    os.replace(partial, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
+    shards.save_whole(folder, state, model.config.to_dict())
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -110,26 +104,20 @@ def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
-    raw = json.loads((folder / "config.json").read_text())
+    raw = shards.read_config(folder)
     known = {f.name for f in dataclasses.fields(LMConfig)}
     if unknown := set(raw) - known:
         raise CheckpointError(f"{folder / 'config.json'}: unknown key {sorted(unknown)[0]!r}")
-    model = LayerSplitLM(LMConfig(**raw))
-    state = load_file(str(folder / "model.safetensors"))
+    try:
+        with torch.device("meta"):
+            model = LayerSplitLM(LMConfig(**raw))
+    except TypeError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: a size is not a number ({error})") from error
+    source = shards.Shards(folder)
+    names = {name: name for name in model.state_dict() if not (model.config.tied and name == "text_head.weight")}
+    if extra := source.names - set(names):
+        raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of this model")
+    shards.fill(model, source, names)  # mapped into memory: no second copy
     if model.config.tied:
-        state["text_head.weight"] = state["text_embed.weight"]
-    check_fit(model, state, folder)
-    model.load_state_dict(state)
-    return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-
-def check_fit(model: torch.nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """Compare names and shapes before anything is copied. CheckpointError names the first difference."""
-    own = model.state_dict()
-    for name in sorted(set(own) ^ set(state)):
-        raise CheckpointError(f"{source}: {name} is {'missing' if name in own else 'not part of this model'}")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{source}: {name} is {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}"
-            )
+        model.text_head.weight = model.text_embed.weight
+    return model, open_tokenizer(folder)

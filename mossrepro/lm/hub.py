@@ -3,7 +3,6 @@
 The model is built on the meta device and every tensor is mapped from its shard, so that no second copy is ever made.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,16 +10,18 @@ from tokenizers import Tokenizer
 
 from mossrepro.errors import CheckpointError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.shards import Shards, fill
-from mossrepro.vocab import SpecialIds
+from mossrepro.shards import Shards, fill, read_config
+from mossrepro.vocab import SpecialIds, open_tokenizer
 
 ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}  # name: has norms on queries and keys
+# What our layers do not do, however a config.json may ask for it: its values that mean "not".
+PLAIN = {"attention_bias": (False, None), "mlp_bias": (False, None), "use_sliding_window": (False, None),
+         "hidden_act": ("silu", "swish")}  # fmt: skip
 
 
 def is_hub(folder: Path) -> bool:
     """Whether a folder's config.json is one of the hub's, and not one of ours."""
-    path = folder / "config.json"
-    return path.is_file() and "architectures" in json.loads(path.read_text())
+    return (folder / "config.json").is_file() and "architectures" in read_config(folder)
 
 
 def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, Tokenizer]:
@@ -31,8 +32,7 @@ def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM
     """
     folder = Path(folder)
     shards = Shards(folder)
-    tokenizer = _tokenizer(folder)
-    plain = json.loads((folder / "config.json").read_text())
+    tokenizer, plain = open_tokenizer(folder), read_config(folder)
     config = _config(plain, folder, codes, tail_layers, SpecialIds.of(tokenizer, codes).pad, shards)
     with torch.device("meta"):
         model = LayerSplitLM(config)
@@ -46,21 +46,15 @@ def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM
     return model, tokenizer
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing; a backbone needs its tokenizer")
-    return Tokenizer.from_file(str(path))
-
-
 def _config(plain: dict, folder: Path, codes: int, tail_layers: int, pad: int, shards: Shards) -> LMConfig:
     """The hub's names for sizes -> ours."""
     name = (plain.get("architectures") or ["none"])[0]
     where = folder / "config.json"
     if name not in ARCHITECTURES:
         raise CheckpointError(f"{where}: architecture {name!r} is not supported, only {', '.join(ARCHITECTURES)}")
-    if plain.get("attention_bias") or plain.get("mlp_bias"):
-        raise CheckpointError(f"{where}: biases in attention or feed-forward layers are not supported")
+    for key, known in PLAIN.items():
+        if plain.get(key, known[0]) not in known:
+            raise CheckpointError(f"{where}: {key}={plain[key]!r} is not supported, only {known[0]!r}")
     try:
         heads, dim = plain["num_attention_heads"], plain["hidden_size"]
         rope = plain.get("rope_parameters") or {"rope_theta": plain.get("rope_theta", 10_000.0)}
@@ -83,6 +77,8 @@ def _config(plain: dict, folder: Path, codes: int, tail_layers: int, pad: int, s
         )
     except KeyError as error:
         raise CheckpointError(f"{where}: has no {error}") from error
+    except TypeError as error:
+        raise CheckpointError(f"{where}: a size is not a number ({error})") from error
 
 
 def _scaling(rope: dict, where: Path) -> dict | None:

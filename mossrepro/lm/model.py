@@ -42,6 +42,9 @@ class LMConfig:
     modality_pad: int = 16
 
     def __post_init__(self) -> None:
+        for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "hidden", "text_vocab", "codes"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not a whole number")
         if not 0 <= self.tail_layers < self.layers:
             raise ConfigError(
                 f"tail_layers={self.tail_layers} must be at least 0 and below the backbone's {self.layers} layers"
@@ -118,26 +121,32 @@ class LayerSplitLM(nn.Module):
     ) -> Hidden:
         """Run trunk and tails.
 
-        Shapes: grid (B, L, 2) int64; positions (B, L), default 0..L-1; mask (B, 1, L, keys) bool, default causal.
-        `tails` names those to run, and "trunk" where its end is wanted: training a batch without text targets can leave
-        the text tail out.
+        Shapes: grid (B, L, 2) int64; positions (B, L), default those after the cache's; mask (B, 1, L, keys) bool,
+        default causal. `tails` names those to run, and "trunk" where its end is wanted: training a batch without text
+        targets can leave the text tail out.
         """
         if positions is None:
-            positions = torch.arange(grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
-        table = rotary_table(positions, self.config.head_dim, self.config.theta, self.config.rope_scaling)
-        x = self._run(self.trunk, self.embed(grid), table, mask, cache and cache.trunk)
+            first = cache.used if cache else 0
+            positions = torch.arange(first, first + grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
+        table = self.rotary(positions)
+        x = self.run("trunk", self.embed(grid), table, mask, cache)
         text = speech = None
         if "text" in tails:
-            text = self.text_norm(self._run(self.text_tail, x, table, mask, cache and cache.text_tail))
+            text = self.text_norm(self.run("text_tail", x, table, mask, cache))
         if "speech" in tails:
-            speech = self.speech_norm(self._run(self.speech_tail, x, table, mask, cache and cache.speech_tail))
+            speech = self.speech_norm(self.run("speech_tail", x, table, mask, cache))
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None)
 
-    @staticmethod
-    def _run(
-        blocks: nn.ModuleList, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, caches: list | None
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary table of positions (B, L), for `run`."""
+        return rotary_table(positions, self.config.head_dim, self.config.theta, self.config.rope_scaling)
+
+    def run(
+        self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
-        for i, block in enumerate(blocks):
+        """The layers of "trunk", "text_tail" or "speech_tail": x (B, L, D) -> (B, L, D), without a norm at the end."""
+        caches = getattr(cache, part) if cache else None
+        for i, block in enumerate(getattr(self, part)):
             x = block(x, table, mask, caches[i] if caches else None)
         return x
 

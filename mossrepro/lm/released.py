@@ -20,9 +20,11 @@ from tokenizers import Tokenizer
 from mossrepro import shards
 from mossrepro.errors import CheckpointError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import SPARE_SPEECH_ROWS, SpecialIds
+from mossrepro.vocab import SPARE_SPEECH_ROWS, SpecialIds, open_tokenizer
 
 ARCHITECTURE = "MossSpeechForCausalLM"
+FIXED = ("num_shared_layers", "attention_bias", "hidden_act", "channels", "modality_pad_token_id", "sosp_token_id",
+         "eosp_token_id", "audio_pad_token_id")  # fmt: skip
 _PARTS = {
     "text_embed": "model.embed_tokens",
     "speech_embed": "model.audio_embed",
@@ -44,8 +46,9 @@ def names(model: LayerSplitLM) -> dict[str, str]:
 
 def is_released(folder: Path) -> bool:
     """Whether config.json says that a folder is in the released layout."""
-    path = folder / "config.json"
-    return path.is_file() and ARCHITECTURE in json.loads(path.read_text()).get("architectures", [])
+    if not (folder / "config.json").is_file():
+        return False
+    return ARCHITECTURE in (shards.read_config(folder).get("architectures") or [])
 
 
 def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
@@ -69,11 +72,17 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     folder = Path(folder)
     if not is_released(folder):
         raise CheckpointError(f"{folder / 'config.json'}: does not say {ARCHITECTURE}")
-    source, plain = shards.Shards(folder), json.loads((folder / "config.json").read_text())
+    source, plain, tokenizer = shards.Shards(folder), shards.read_config(folder), open_tokenizer(folder)
     try:
         config = _read(plain)
+        expected = _described(config, tokenizer)
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'}: has no {error}") from error
+    except TypeError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: a size is not a number ({error})") from error
+    for key in FIXED:  # of these the model has only one reading, and the ids are the tokenizer's
+        if plain.get(key, expected[key]) != expected[key]:
+            raise CheckpointError(f"{folder / 'config.json'}: {key}={plain[key]!r}, this model has {expected[key]!r}")
     with torch.device("meta"):
         model = LayerSplitLM(config)
     wanted = names(model)
@@ -82,10 +91,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     shards.fill(model, source, wanted)
     if config.tied:
         model.text_head.weight = model.text_embed.weight
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing; take the tokenizer.json of the text model")
-    return model, Tokenizer.from_file(str(path))
+    return model, tokenizer
 
 
 def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
@@ -108,10 +114,11 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
         "rope_theta": config.theta,
         "rope_scaling": config.rope_scaling,
         "attention_bias": False,
+        "hidden_act": "silu",
         "qk_norm": config.qk_norm,
         "tie_word_embeddings": config.tied,
         "channels": 2,
-        "modality_pad_token_id": config.modality_pad,
+        "modality_pad_token_id": ids.pad,
         "sosp_token_id": ids.sosp,
         "eosp_token_id": ids.eosp,
         "audio_pad_token_id": ids.speech_pad,

@@ -24,8 +24,8 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
     """Give the speech parts their first values.
 
     The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
-    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or keeps
-    PyTorch's random start (`tail="random"`, the ablation).
+    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or
+    random, as Llama starts: matrices of standard deviation 0.02, norms of 1 (`tail="random"`, the ablation).
     """
     generator = torch.Generator().manual_seed(seed)
     text = model.text_embed.weight.float()
@@ -36,7 +36,17 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
     model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
     if tail == "copy":
         model.speech_tail.load_state_dict(model.text_tail.state_dict())
+    else:
+        for parameter in model.speech_tail.parameters():
+            drawn = 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(drawn if parameter.dim() > 1 else torch.ones_like(drawn))
     model.speech_norm.load_state_dict(model.text_norm.state_dict())
+
+
+def is_started(model: LayerSplitLM) -> bool:
+    """Whether the speech tail has learnt something: it is no longer the text tail's copy."""
+    pairs = zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True)
+    return not all(torch.equal(speech, text) for speech, text in pairs)
 
 
 @torch.no_grad()

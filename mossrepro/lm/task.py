@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mossrepro import assets
 from mossrepro.errors import ConfigError
 from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.lm.start import spell_codes, start_speech_half
+from mossrepro.lm.start import is_started, spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
 
 VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
@@ -22,7 +23,8 @@ class LayerSplitTask(Task):
 
     loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
          + thought_weight * (the same for thoughts: what the text head is asked for while a reply is spoken),
-    N counted over all ranks. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
+    N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
+    not depend on how the step is cut up. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
     Args:
         start: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
@@ -88,6 +90,8 @@ class LayerSplitTask(Task):
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
+        if self._trainer is not None and self._trainer.world_size > 1:  # ranks must gather and reduce the same layers
+            places |= {"text", "speech"}
         hidden = model(batch["grid"], tails=tuple(places))
         out = {}
         for kind, (place, head) in kinds.items():
@@ -98,21 +102,28 @@ class LayerSplitTask(Task):
                 continue
             logits = head(getattr(hidden, place)[rows]).float()
             out[kind] = F.cross_entropy(logits, batch[f"{kind}_target"][rows], reduction="sum")
+        if "speech" not in places:
+            out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
+        if "text" not in places:
+            out["text"] = out["text"] + self._idle("text_tail", "text_norm", "text_head")
         return out
+
+    def _idle(self, *parts: str) -> Tensor:
+        """0, with a gradient of 0 for parts that had nothing to do: AdamW moves them on as it does on several ranks."""
+        idle = [p for part in parts for p in getattr(self.model, part).parameters() if p.requires_grad]
+        return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         out = self.losses(batch)
-        world = self.trainer.world_size
         total = torch.zeros((), device=self.device)
         for name, weight in self.weights.items():
-            count = out[f"n_{name}"]
-            if world > 1:  # gradients are averaged over ranks, so the global mean needs the factor `world`
-                count = self.all_gather(count).sum() / world
-            mean = out[name] / count.clamp(min=1)
-            self.log(f"train/{name}", mean.detach(), prog_bar=True)
+            mean = out[name] / batch[f"{name}_count"].clamp(min=1e-9)
+            if batch[f"{name}_count"] > 0:
+                self.log(f"train/{name}", mean.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
             total = total + weight * mean
         if not torch.isfinite(total):
-            raise ConfigError(f"loss is {total.item()} at step {self.global_step}: lower the learning rate")
+            where = f"step {self.global_step}, rank {self.global_rank}, losses {[float(out[k]) for k in self.weights]}"
+            raise ConfigError(f"loss is {total.item()} ({where}): lower the learning rate, or look at that batch")
         return total
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
@@ -122,6 +133,16 @@ class LayerSplitTask(Task):
         name = "text" if pairing[2] == "T" else "speech"
         loss = out[name] / out[f"n_{name}"].clamp(min=1)
         self.log(f"valid/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
+
+    def configure_model(self) -> None:
+        """Under `ModelParallelStrategy`: shard every layer, then what is left, over the data-parallel ranks (FSDP2)."""
+        mesh = self.device_mesh and self.device_mesh["data_parallel"]
+        if not mesh or mesh.size() == 1 or isinstance(self.model, FSDPModule):
+            return
+        for part in ("trunk", "text_tail", "speech_tail"):
+            for block in getattr(self.model, part):
+                fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
@@ -144,22 +165,24 @@ class LayerSplitTask(Task):
 
 
 def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -> tuple[LayerSplitLM, Tokenizer]:
-    """A split model to train: from the embedded SmolLM2, from a hub folder of a text LLM, or from an earlier stage.
+    """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
-    ConfigError if the codebook differs.
+    In bfloat16 most steps of a small learning rate would round to nothing. ConfigError if the codebook differs, or for
+    a random tail where the tail has been trained.
     """
     if start == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, tail_layers)
-        start_speech_half(model, seed, tail)
-        return model, tokenizer
-    if released.is_released(Path(start)):
-        model, tokenizer = released.load(start)
-    elif hub.is_hub(Path(start)):
+        fresh = True
+    elif fresh := not released.is_released(Path(start)) and hub.is_hub(Path(start)):
         model, tokenizer = hub.load(start, codes, tail_layers)
-        start_speech_half(model.float(), seed, tail)
-        return model, tokenizer
     else:
-        model, tokenizer = checkpoint.from_pretrained(Path(start))
-    if model.config.codes != codes:
-        raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
+        read = released.load if released.is_released(Path(start)) else checkpoint.from_pretrained
+        model, tokenizer = read(Path(start))
+        if model.config.codes != codes:
+            raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
+    model = model.float()
+    if tail == "random" and not fresh and is_started(model):
+        raise ConfigError(f"tail=random: the speech tail of {start} has been trained; start from its backbone")
+    if fresh or tail == "random":
+        start_speech_half(model, seed, tail)
     return model, tokenizer

@@ -70,14 +70,17 @@ def change(folder, **values) -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"attention_bias": True}, "biases"),
+        ({"attention_bias": True}, "attention_bias"),
         ({"intermediate_size": 50}, "mlp"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"num_attention_heads": None}, "heads=None is not a whole number"),
     ],
 )
 def test_what_is_not_supported_is_named(values, named, tmp_path) -> None:
     make(tmp_path)
     change(tmp_path, **values)
-    with pytest.raises(CheckpointError, match=named):
+    with pytest.raises((CheckpointError, ConfigError), match=named):
         hub.load(tmp_path, 64, 2)
 
 
@@ -101,6 +104,45 @@ def test_what_is_missing_is_named(tmp_path) -> None:
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="tokenizer.json"):
         hub.load(tmp_path, 64, 2)
+
+
+def test_published_configs_hold_their_rope_elsewhere(tmp_path) -> None:
+    reference = make(tmp_path, rope=LLAMA3)
+    path = tmp_path / "config.json"
+    plain = json.loads(path.read_text())
+    del plain["rope_parameters"]
+    scaling = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
+    path.write_text(json.dumps(plain | {"rope_theta": 10_000.0, "rope_scaling": scaling}))
+    model, _ = open_start(str(tmp_path), 64, 2, "copy", 0)
+    ids = torch.randint(8, SIZE, (1, 90))
+    with torch.no_grad():
+        ours = model.text_head(model(torch.stack([ids, torch.zeros_like(ids)], -1)).text)
+        assert (ours - reference(ids).logits).abs().max() < 1e-5
+
+
+def test_training_starts_in_float32_whatever_the_file_has(tmp_path) -> None:
+    make(tmp_path).bfloat16().save_pretrained(tmp_path)
+    for tail in ("copy", "random"):
+        model, _ = open_start(str(tmp_path), 64, 2, tail, 0)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert all(p.isfinite().all() and p.abs().max() < 3 for p in model.speech_parameters().values())
+        copied = torch.equal(model.speech_tail[1].mlp.up_proj.weight, model.text_tail[1].mlp.up_proj.weight)
+        assert copied == (tail == "copy")
+    assert model.speech_tail[0].input_layernorm.weight.eq(1).all()
+    assert 0.01 < model.speech_tail[0].mlp.up_proj.weight.std() < 0.03
+    again, _ = open_start(str(tmp_path), 64, 2, "random", 0)
+    assert torch.equal(again.speech_tail[0].mlp.up_proj.weight, model.speech_tail[0].mlp.up_proj.weight)
+
+
+def test_import_keeps_the_files_precision(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    make(tmp_path / "theirs").bfloat16().save_pretrained(tmp_path / "theirs")
+    assert cli.main(["import", "theirs", "-o", "ours", "--codes", "64", "--tail-layers", "1"]) == 0
+    model, _ = checkpoint.from_pretrained(tmp_path / "ours")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model, _ = open_start(str(tmp_path / "ours"), 64, 1, "copy", 0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_a_tokenizer_without_chat_tokens_is_refused(tmp_path) -> None:

@@ -117,6 +117,17 @@ def test_other_codebook_and_other_words_are_refused(backbone) -> None:
         LayerSplitTask(str(backbone), codes=64, tail="mirror")
 
 
+def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64, tail="random")  # a mini backbone: its speech half is untrained
+    weights = [tail[0].mlp.up_proj.weight for tail in (task.model.speech_tail, task.model.text_tail)]
+    assert not torch.equal(*weights)
+    fit(task, module(folder), 1)
+    task.save_pretrained(tmp_path / "stage")
+    LayerSplitTask(str(tmp_path / "stage"), codes=64)
+    with pytest.raises(ConfigError, match="has been trained"):
+        LayerSplitTask(str(tmp_path / "stage"), codes=64, tail="random")
+
+
 @pytest.mark.parametrize("place", ["text", "trunk"])
 def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:  # noqa: F811
     task = LayerSplitTask(str(backbone), codes=64, thought_at=place).eval()

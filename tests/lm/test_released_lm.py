@@ -91,3 +91,37 @@ def test_import_and_export_are_verbs(tokenizer, tmp_path, monkeypatch, capsys) -
     assert cli.main(["import", "theirs", "-o", "again"]) == 2 and "holds weights already" in capsys.readouterr().err
     assert cli.main(["import", "nowhere", "-o", "x"]) == 2 and "no such folder" in capsys.readouterr().err
     assert cli.main(["export", "nowhere", "-o", "x"]) == 2 and "config.json" in capsys.readouterr().err
+    for command in (["--shard", "big"], []):
+        target = "y" if command else "again/config.json"
+        assert cli.main(["export", "ours", "-o", target, *command]) == 2
+        assert ("no size" if command else "is a file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_shared_layers", 99), ("eosp_token_id", 3), ("modality_pad_token_id", 8), ("attention_bias", True),
+     ("hidden_act", "gelu"), ("hidden_size", None)],
+)  # fmt: skip
+def test_a_config_that_asks_for_another_model_is_refused(tokenizer, tmp_path, key, value, capsys) -> None:
+    released.save(toy(), tokenizer, tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert cli.main(["import", str(tmp_path / "theirs"), "-o", str(tmp_path / "ours")]) == 2
+    assert {"hidden_size": "dim=None"}.get(key, key) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.json", "{"), ("tokenizer.json", "[]"), ("index", "")])
+def test_broken_files_are_named(tokenizer, tmp_path, name, content, capsys) -> None:
+    released.save(toy(), tokenizer, tmp_path / "theirs", "40KB")
+    if name == "index":  # it sends a tensor to a shard that does not hold it
+        path = tmp_path / "theirs" / "model.safetensors.index.json"
+        index = json.loads(path.read_text())
+        files = sorted(set(index["weight_map"].values()))
+        lost = next(key for key, file in index["weight_map"].items() if file == files[0])
+        index["weight_map"][lost] = files[1]
+        name, content = files[1], json.dumps(index)
+        path.write_text(content)
+    else:
+        (tmp_path / "theirs" / name).write_text(content)
+    assert cli.main(["import", str(tmp_path / "theirs"), "-o", str(tmp_path / "ours")]) == 2
+    assert name in capsys.readouterr().err

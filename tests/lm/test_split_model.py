@@ -1,5 +1,7 @@
 """The layer split: parity with transformers, selection of embeddings, and freezing as a promise about bits."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,9 +10,10 @@ from torch import Tensor
 
 from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.layers import attend
-from mossrepro.lm.checkpoint import check_fit, load_text_half
+from mossrepro.lm.checkpoint import from_pretrained, load_text_half, save_pretrained
 from mossrepro.lm.model import LMConfig
 from mossrepro.lm.start import start_speech_half
+from mossrepro.vocab import mini_tokenizer
 
 
 def mixed_grid(rows: int = 12) -> Tensor:
@@ -99,9 +102,50 @@ def test_split_deeper_than_the_model_is_refused() -> None:
 
 
 def test_weights_of_another_size_are_refused_by_name(tmp_path) -> None:
-    state = small_model(codes=48).state_dict()
-    with pytest.raises(CheckpointError, match="speech_embed.weight is"):
-        check_fit(small_model(), state, tmp_path)
+    tokenizer = mini_tokenizer(["one two"], 300)
+    save_pretrained(small_model(codes=48), tokenizer, tmp_path)
+    good = (tmp_path / "config.json").read_text()
+    for change, named in (
+        ({"codes": 40}, "speech_embed.weight is"), ({"layers": 5}, "trunk.2.+is missing"), ({"heads": None}, "heads="),
+        ({"layers": 3}, "is not part of this model"), ({"new": 1}, "unknown key 'new'"),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(json.loads(good) | change))
+        with pytest.raises((CheckpointError, ConfigError), match=named):
+            from_pretrained(tmp_path)
+    for name, content in (("config.json", "{"), ("tokenizer.json", "{}"), ("model.safetensors", "no")):
+        kept = (tmp_path / name).read_bytes() if name != "config.json" else good.encode()
+        (tmp_path / "config.json").write_text(good)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(CheckpointError, match=name):
+            from_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(kept)
+
+
+def test_training_mapped_weights_leaves_the_file_alone(tmp_path) -> None:
+    save_pretrained(small_model(), mini_tokenizer(["one two"], 300), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    model, _ = from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    again, _ = from_pretrained(tmp_path)
+    assert torch.equal(again.speech_head.weight, small_model().speech_head.weight)
+
+
+def test_a_cache_takes_rows_in_pieces_of_any_size() -> None:
+    model, grid = small_model().double().eval(), mixed_grid()
+    whole = model(grid)
+    for cuts in ([1] * grid.shape[1], [3, grid.shape[1] - 3], [grid.shape[1] - 1, 1]):
+        cache, parts = model.new_cache(len(grid), grid.shape[1]), []
+        for part in grid.split(cuts, 1):
+            parts.append(model(part, cache=cache))
+        torch.testing.assert_close(torch.cat([p.text for p in parts], 1), whole.text)
+        torch.testing.assert_close(torch.cat([p.speech for p in parts], 1), whole.speech)
+    q, k, v = (torch.randn(1, 2, n, 8, dtype=torch.float64) for n in (3, 7, 7))
+    last = attend(torch.cat([torch.zeros(1, 2, 4, 8), q], 2), k, v)[:, :, 4:]
+    torch.testing.assert_close(attend(q, k, v), last)
+    torch.testing.assert_close(attend(q.requires_grad_(), k, v), last)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -1,0 +1,66 @@
+"""A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
+
+Settings: task ("lm", "vq" or "fsq"), strategy, devices, accumulate, steps, at (the step after which last.ckpt is
+saved), ckpt, out.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import torch
+from codec_toys import TINY, Stop
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lm_toys import module
+
+from mossrepro.checkpoint import AtomicCheckpointIO, Export, gathered
+from mossrepro.codec.task import CodecTask
+from mossrepro.data.codec_data import collate
+from mossrepro.data.steps import StepDataModule
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.order import rng
+
+
+class Noises(StepDataModule):
+    """Short noises with phones at random; every rank hears its own."""
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
+        random = rng(self.seed, step, rank)
+        waves = [0.1 * random.standard_normal(1280 * 6).astype("float32") for _ in range(4)]
+        return collate(waves, [random.integers(1, 40, 24) for _ in waves])
+
+
+def job(asked: dict) -> tuple[lightning.LightningModule, StepDataModule]:
+    """The task and its data."""
+    torch.manual_seed(0)
+    if asked["task"] == "lm":
+        task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
+        return task, module(Path(asked["script"]), batch=4, mix=asked["mix"], think=True)
+    network = replace(TINY, levels=(4, 4) if asked["task"] == "fsq" else ())
+    return CodecTask(network, lr=1e-3, quantise_after=0.4), Noises()
+
+
+def main(asked: dict) -> None:
+    """Train, and write the weights of rank 0, and of rank 1 beside them."""
+    torch.set_num_threads(1)
+    out = Path(asked["out"])
+    strategy = asked["strategy"]
+    if strategy == "fsdp2":
+        strategy = ModelParallelStrategy(asked["devices"], 1, save_distributed_checkpoint=False)
+    task, data = job(asked)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=asked["devices"], strategy=strategy, max_epochs=-1, max_steps=asked["steps"],
+        accumulate_grad_batches=asked["accumulate"], gradient_clip_val=0.5, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        limit_val_batches=0, plugins=[AtomicCheckpointIO()],
+        callbacks=[Stop(out, asked["at"])] * bool(asked["at"]) + [Export(out / "export")],
+    )  # fmt: skip
+    trainer.fit(task, data, ckpt_path=asked["ckpt"])
+    gathered(task)
+    torch.save(task.state_dict(), out / f"rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
