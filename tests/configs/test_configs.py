@@ -1,6 +1,8 @@
 """Every configuration is built and makes two real steps: what the README's commands name must exist."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 import yaml
 from codec_toys import TINY
+from safetensors.torch import load_file
 
 from mossrepro import cli, fit, sizes, voices
 from mossrepro.codec import released
@@ -95,6 +98,21 @@ def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, r
     assert train(stage, out, *flags(stage, corpus, script, backbone)) == 0
     assert json.loads((out / "done.json").read_text())["steps"] == 2
     assert (out / "model.safetensors").stat().st_size > 1000 and json.loads((out / "config.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+def test_a_strategy_is_an_overlay(strategy, corpus, script, backbone, tmp_path):
+    """Two processes on one machine, as on several GPUs: the same command with one more file."""
+    command = [sys.executable, "-m", "mossrepro", "fit", "-c", str(CONFIGS / "stage2.yaml")]
+    command += ["-c", str(CONFIGS / "smoke.yaml"), "-c", str(CONFIGS / "strategy" / f"{strategy}.yaml")]
+    command += [*flags("stage2", corpus, script, backbone), "--output", str(tmp_path), "--trainer.accelerator", "cpu"]
+    command += ["--trainer.devices", "2", "--trainer.max_steps", "2", "--save_steps", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "done.json").read_text())["steps"] == 2
+    old, new = (load_file(folder / "model.safetensors") for folder in (backbone, tmp_path))
+    moved = "trunk.0.mlp.up_proj.weight"
+    assert old.keys() == new.keys() and not torch.equal(old[moved], new[moved])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
