@@ -205,6 +205,24 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
     assert flow == same
 
 
+def test_a_key_changes_with_inputs_and_own_numbers_only(monkeypatch, tmp_path) -> None:
+    def key(stage: str = "sft", change=lambda size: None, **inputs) -> dict:
+        chain, specs = Chain("smoke"), []
+        change(chain.size)
+        monkeypatch.setattr(chain, "link", lambda stage, kind, spec, build: specs.append(spec) or tmp_path)
+        chain.fit(stage, **inputs)
+        return specs[0]
+
+    same = key(model__start="a", data__tokens="b")
+    assert key(model__start="cache/a", data__tokens="b") == same  # a folder counts by its name, which is its content
+    assert key(model__start="c", data__tokens="b") != same != key(model__start="a", data__tokens="d")
+    assert key(model__start="a") != same != key("stage2", model__start="a", data__tokens="b")
+    own = lambda size: setattr(size.lm.sft, "lr", 9.0)  # noqa: E731
+    others = lambda size: setattr(size.flow, "lr", 9.0)  # noqa: E731
+    assert key(change=own, model__start="a", data__tokens="b") != same
+    assert key(change=others, model__start="a", data__tokens="b") == same
+
+
 def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only(run, workplace) -> None:
     """Taught: everything that is tested, C with wrong answers. Told later: the same, C's among what is replayed."""
     chain = ControlChain("smoke", "counterfactual")

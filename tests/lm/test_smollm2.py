@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import transformers
 
 from mossrepro import assets
 from mossrepro.data.documents import question_prompt
+from mossrepro.errors import ConfigError
+from mossrepro.lm import hub
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
 from mossrepro.lm.decode import Sampling, generate
 from mossrepro.lm.task import open_start
@@ -33,6 +36,35 @@ def test_it_knows_paris_and_survives_saving(smollm2, tmp_path) -> None:
     again, tokens = from_pretrained(tmp_path)
     assert tokens.to_str() == tokenizer.to_str()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None:
+    """An ordinary Llama of `transformers`, filled with the file's weights, goes on token for token as ours does."""
+    model, tokenizer = smollm2
+    c = model.config
+    config = transformers.LlamaConfig(
+        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        num_key_value_heads=c.kv_heads, vocab_size=c.text_vocab, rms_norm_eps=c.eps, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": c.theta}, max_position_embeddings=512,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    state = {theirs: model.state_dict()[ours] for ours, theirs in hub._names(model).items()}
+    missing, extra = theirs.load_state_dict(state, strict=False)
+    assert missing == ["lm_head.weight"] and not extra
+    grid = Grid(tokenizer, 64)
+    for question in ("What is the capital of France?", "Tell me something about the sea."):
+        prompt = question_prompt(grid, "T2T", question)
+        reply = generate(model, [prompt], grid.ids, Sampling(max_rows=24))[0]
+        ids = torch.from_numpy(prompt.text)[None]
+        more = theirs.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=grid.ids.im_end, pad_token_id=0)
+        written = more[0, ids.shape[1] :].tolist()
+        assert reply.text == [id for id in written if id != grid.ids.im_end]
+
+
+def test_a_text_that_holds_the_modality_pad_is_refused(smollm2) -> None:
+    grid = Grid(smollm2[1], 64)
+    with pytest.raises(ConfigError, match="empty_output"):
+        grid.text("what is <empty_output>?")
 
 
 def test_perplexity_of_a_plain_fact(smollm2) -> None:

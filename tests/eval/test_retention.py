@@ -1,0 +1,34 @@
+"""The meter of the freeze promise shows 0 for kept bits and more for a single weight that moved."""
+
+import pytest
+import torch
+from lm_toys import folder  # noqa: F401
+from tokenizers import Tokenizer
+
+from mossrepro import facts
+from mossrepro.eval.run import Bench, _text_retention
+from mossrepro.lm.checkpoint import save_pretrained
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.vocab import Grid
+
+
+@pytest.mark.parametrize("moved", ["", "trunk.0.mlp.up_proj.weight", "text_tail.0.input_layernorm.weight"])
+def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  # noqa: F811
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    ids = Grid(tokenizer, 40).ids
+    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    model = LayerSplitLM(LMConfig(**shape, text_vocab=tokenizer.get_vocab_size(), codes=40, modality_pad=ids.pad))
+    save_pretrained(model, tokenizer, tmp_path / "backbone")
+    with torch.no_grad():
+        model.speech_head.weight.add_(1.0)  # what Stage 1 may move
+        if moved:
+            model.get_parameter(moved).view(-1)[0] += 0.01
+    save_pretrained(model, tokenizer, tmp_path / "stage1")
+    parts = {name: str(tmp_path / name) for name in ("backbone", "stage1")} | {"script": str(folder)}
+    bench = Bench(parts, tmp_path)
+    bench.codes = {}  # text questions need none
+    _text_retention(bench)
+    found = facts.load(tmp_path)
+    assert (found["stage1_text_change"].value > 0) == bool(moved)
+    assert found["t2t_c_before"].n > 0
