@@ -78,6 +78,33 @@ def test_new_speech_rows_look_like_text_rows() -> None:
     assert torch.allclose(text.std(0), speech.std(0), rtol=0.3)
 
 
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_the_split_model_equals_one_of_transformers_layers(family) -> None:
+    """Two models of `transformers` with the trunk's layers in common read the embedded grid: one for each tail."""
+    import transformers
+
+    ours, grid = small_model(qk_norm=family == "Qwen3").eval(), mixed_grid(40)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    c = ours.config
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        num_key_value_heads=c.kv_heads, head_dim=c.head_dim, vocab_size=c.text_vocab, rms_norm_eps=c.eps,
+        rope_parameters={"rope_type": "default", "rope_theta": c.theta},
+    )  # fmt: skip
+    said = ours(grid)
+    for channel in ("text", "speech"):
+        theirs = getattr(transformers, f"{family}Model")(config).eval()
+        for i, block in enumerate([*ours.trunk, *getattr(ours, f"{channel}_tail")]):
+            theirs.layers[i].load_state_dict(block.state_dict())
+        theirs.norm.load_state_dict(getattr(ours, f"{channel}_norm").state_dict())
+        with torch.no_grad():
+            reference = theirs(inputs_embeds=ours.embed(grid)).last_hidden_state
+        assert (getattr(said, channel) - reference).abs().max() < 1e-5
+    assert not torch.allclose(said.text, said.speech, atol=0.1)
+
+
 def test_a_tail_can_be_left_out() -> None:
     model, grid = small_model(), mixed_grid()
     both, text = model(grid), model(grid, tails=("text",))
