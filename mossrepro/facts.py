@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +22,7 @@ class Fact:
 
     `low` and `high` bound the number with the method named in `interval` (for instance "Wilson 95 %"); `n` is how many
     answers, files or seconds stand behind it; `paper` is the paper's own value where it has one; `seconds` is what the
-    measurement took. `commit` and `hardware` are filled in when the fact is recorded.
+    measurement took. `command`, `commit` and `hardware` are filled in when the fact is recorded.
     """
 
     id: str
@@ -52,6 +53,12 @@ def wilson(k: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def command() -> str:
+    """The verb of this process with its flags, as a user would type it; empty where there is none."""
+    verbs = sys.argv[1:]
+    return shlex.join(["mossrepro", *verbs]) if Path(sys.argv[0]).name in ("mossrepro", "__main__.py") else ""
 
 
 def commit() -> str:
@@ -88,6 +95,7 @@ def record(run_dir: str | Path, fact: Fact) -> Path:
     folder = Path(run_dir) / "facts"
     folder.mkdir(parents=True, exist_ok=True)
     plain = asdict(fact)
+    plain["command"] = fact.command or command()
     plain["commit"] = fact.commit or commit()
     plain["hardware"] = fact.hardware or hardware()
     path = folder / f"{fact.id}.json"

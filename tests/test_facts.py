@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from mossrepro.errors import DataError
@@ -36,3 +38,12 @@ def test_a_file_that_is_no_fact_is_named(tmp_path, text):
     (tmp_path / "facts" / "bad.json").write_text(text)
     with pytest.raises(DataError, match=r"bad\.json"):
         load(tmp_path)
+
+
+def test_a_fact_knows_the_command_that_made_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/mossrepro", "eval", "codec", "--encodec", "a b.th"])
+    record(tmp_path, Fact("x", "x", 1.0))
+    assert load(tmp_path)["x"].command == "mossrepro eval codec --encodec 'a b.th'"
+    monkeypatch.setattr(sys, "argv", ["/bin/pytest", "tests"])
+    record(tmp_path, Fact("x", "x", 1.0))
+    assert load(tmp_path)["x"].command == ""

@@ -43,7 +43,7 @@ class Bench:
 
     def __init__(self, parts: dict[str, str], out: Path) -> None:
         self.parts, self.out = {name: Path(folder) for name, folder in parts.items()}, Path(out)
-        self.start = parts["backbone"]
+        self.start, self._clock = parts["backbone"], time.monotonic()
 
     @cached_property
     def judge(self) -> WhisperJudge:
@@ -83,6 +83,9 @@ class Bench:
         return [audio.resample(wave, self.speaker.vocoder.rate, RATE) for wave in self.speaker.speak_all(many)]
 
     def record(self, fact: facts.Fact) -> None:
+        """Write a fact, with the time since the one before."""
+        now = time.monotonic()
+        fact.seconds, self._clock = round(now - self._clock, 1), now
         facts.record(self.out, fact)
 
     def share(self, name: str, title: str, hits: list[bool]) -> float:
