@@ -16,8 +16,8 @@ from mossrepro.errors import MossError
 RUNS = Path("runs")
 
 
-# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`.
-BESIDE = ("control_", "oracle_", "rival_", "adaptation")
+# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -62,6 +62,7 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     assert found["rival_ours_bits"] == found["rival_kmeans_bits"] == found["rival_acoustic_bits"] == 75
     assert found["rival_acoustic_stack_bits"] == 600 and found["rival_encodec_bits"] == 1500
     assert {"rival_ours_wer_noise_at_5_dB", "rival_ours_wer_recorded_speech", "adaptation"} <= set(found)
+    assert found["rival_ours_stream_differs"] == found["rival_ours_stream_differs_clear"] == 0
     assert "rival_kmeans_ratio" in found and found["rival_acoustic_minutes"] > 0
     assert (run / "codes.png").stat().st_size > 10_000
     assert "k means" not in capsys.readouterr().err

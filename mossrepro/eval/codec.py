@@ -262,6 +262,26 @@ def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     return scores
 
 
+def streamed(contest: Contest, tokenizer: Tokenizer) -> None:
+    """How many codes of the test clips become others when the sound comes in chunks of 80 ms (float32); and how many
+    of these where the two nearest codes are not equally near, by 1e-4.
+    """
+    codec, differ, clear, total = tokenizer.reader, 0, 0, 0
+    for wave in contest.test.waves:
+        session, sound = codec.listen(), torch.from_numpy(wave)[None]
+        codes = torch.cat([*(session.push(part) for part in sound.split(SAMPLES_PER_CODE, 1)), session.close()], 1)
+        other = codes != codec.encode(sound)
+        with torch.inference_mode():
+            near = torch.cdist(codec.latents(codec.features(sound)), codec.quantiser.codebook[None])
+        near = near.topk(2, largest=False).values
+        differ += int(other.sum())
+        clear += int((other & (near[..., 1] - near[..., 0] >= 1e-4)).sum())
+        total += other.numel()
+    what = "codes that differ when the sound comes in chunks of 80 ms"
+    contest.record(tokenizer, "stream_differs", what, float(differ), "codes", n=total)
+    contest.record(tokenizer, "stream_differs_clear", f"{what}, no near tie", float(clear), "codes", n=total)
+
+
 def robustness(contest: Contest, tokenizer: Tokenizer) -> str:
     """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name.
 

@@ -118,5 +118,10 @@ def _encodec() -> nn.Module:
 
 def main(args: argparse.Namespace) -> int:
     """The verb."""
-    codec(args.output, rounds=args.rounds)
+    if args.what == "codec":
+        codec(args.output, rounds=args.rounds)
+    else:
+        from mossrepro.eval import speed_lm
+
+        speed_lm.decode(args.output, rounds=args.rounds)
     return 0

@@ -36,7 +36,7 @@ def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM
     config = _config(plain, folder, codes, tail_layers, SpecialIds.of(tokenizer, codes).pad, shards)
     with torch.device("meta"):
         model = LayerSplitLM(config)
-    fill(model, shards, _names(model))
+    fill(model, shards, names(model))
     if config.tied:
         model.text_head.weight = model.text_embed.weight
     speech = [model.speech_embed, model.speech_tail, model.speech_norm, model.speech_head]
@@ -92,15 +92,15 @@ def _scaling(rope: dict, where: Path) -> dict | None:
     return {key: float(rope[key]) for key in keys}
 
 
-def _names(model: LayerSplitLM) -> dict[str, str]:
+def names(model: LayerSplitLM) -> dict[str, str]:
     """Our names of the text half -> the hub's."""
-    cut, names = len(model.trunk), {}
+    cut, found = len(model.trunk), {}
     for ours in model.state_dict():
         part, _, rest = ours.partition(".")
         if part in ("trunk", "text_tail"):
             index, _, inner = rest.partition(".")
-            names[ours] = f"model.layers.{int(index) + (cut if part == 'text_tail' else 0)}.{inner}"
-    names |= {"text_embed.weight": "model.embed_tokens.weight", "text_norm.weight": "model.norm.weight"}
+            found[ours] = f"model.layers.{int(index) + (cut if part == 'text_tail' else 0)}.{inner}"
+    found |= {"text_embed.weight": "model.embed_tokens.weight", "text_norm.weight": "model.norm.weight"}
     if not model.config.tied:
-        names["text_head.weight"] = "lm_head.weight"
-    return names
+        found["text_head.weight"] = "lm_head.weight"
+    return found

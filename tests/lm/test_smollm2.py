@@ -48,7 +48,7 @@ def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None
         rope_parameters={"rope_type": "default", "rope_theta": c.theta}, max_position_embeddings=512,
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config).eval()
-    state = {theirs: model.state_dict()[ours] for ours, theirs in hub._names(model).items()}
+    state = {theirs: model.state_dict()[ours] for ours, theirs in hub.names(model).items()}
     missing, extra = theirs.load_state_dict(state, strict=False)
     assert missing == ["lm_head.weight"] and not extra
     grid = Grid(tokenizer, 64)
