@@ -238,9 +238,9 @@ def generate(
     grid, padding = (t.to(device) for t in pad_left(prompts, ids))
     reader = Reader(model, padding, grid.shape[1] + how.max_rows, defer)
     state = Automaton(prompts, ids, how, on_code)
-    for row in range(how.max_rows):
+    for _ in range(how.max_rows):
         reader.read(grid)
         grid = state.step(reader.logits([*state.wanted()])).to(device)[:, None]
-        if row + 1 == how.max_rows or not state.wanted():
+        if not state.wanted():
             break
     return state.replies
