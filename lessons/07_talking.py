@@ -27,8 +27,9 @@ from mossrepro.data.documents import question_prompt
 from mossrepro.data.oracle import oracle_codes
 from mossrepro.errors import CheckpointError
 from mossrepro.lm import checkpoint, decode, start
-from mossrepro.lm.decode import Sampling, generate, pick
+from mossrepro.lm.decode import CHANNELS, Draw, Sampling, generate, pick
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.order import seed_for
 from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.vocab import Grid, Rows, SpecialIds
 
@@ -93,7 +94,8 @@ print(f"{len(dialogue)} rows; the question's {len(question_codes)} codes take {l
 #
 # ## 3. The automaton
 #
-# One tick of the loop. Both heads have drawn a sample, `t` and `s`; the mode says which one counts.
+# One tick of the loop. Both heads have an opinion, `t` and `s`; the mode says which one is drawn by chance and counts.
+# (The other is only shown below: the most likely of what the idle head would have said.)
 #
 # | mode | what is written (text, speech) | then |
 # |---|---|---|
@@ -110,16 +112,24 @@ def naive_step(speaking, t, s, ids):
 
 
 @torch.inference_mode()
+def naive_heads(model, rows, ids, how, dice, speaking, early):
+    """What both heads say after all rows (L, 2); the one that is heard draws by chance, the other its most likely."""
+    hidden = model(rows[None])  # (1, L, D) from each tail
+    text, speech = model.text_head(hidden.text[:, -1]), model.speech_head(hidden.speech[:, -1])
+    speech[:, ids.eosp + (not early) :] = -torch.inf  # unused ids; EOSP too while it is too early
+    text[:, ids.pad] = -torch.inf  # it would be read as a code
+    if speaking:
+        return int(text.argmax()), pick(speech, how.speech, [dice["speech"]], [[]])[0]
+    return pick(text, how.text, [dice["text"]], [[]])[0], int(speech.argmax())
+
+
 def naive_reply(model, prompt, ids, how):
     """The whole loop. Every new row runs *all* rows again. -> one (speaking, t, s) for every row."""
     rows = torch.from_numpy(np.stack([prompt.text, prompt.speech], -1))  # (L, 2)
-    dice = [torch.Generator().manual_seed(how.seed + channel) for channel in (0, 1)]
+    dice = {channel: torch.Generator().manual_seed(seed_for(how.seed, channel)) for channel in CHANNELS}
     speaking, finished, codes, log = bool(rows[-1, 0] == ids.sosp), False, 0, []
     while len(log) < how.max_rows and not finished:
-        hidden = model(rows[None])  # (1, L, D) from each tail
-        text, speech = model.text_head(hidden.text[:, -1]), model.speech_head(hidden.speech[:, -1])
-        speech[:, ids.eosp + (codes >= how.min_codes) :] = -torch.inf  # unused ids; EOSP too while it is too early
-        t, s = (int(pick(x, how, die, [[]])) for x, die in zip((text, speech), dice, strict=True))
+        t, s = naive_heads(model, rows, ids, how, dice, speaking, codes < how.speech.min_length)
         log.append((speaking, t, s))
         codes += speaking and s != ids.eosp
         row, speaking, finished = naive_step(speaking, t, s, ids)
@@ -142,7 +152,7 @@ toy_prompt = Rows(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), superv
 
 replies = {}
 for seed in range(10 if SMOKE else 60):
-    how = Sampling(temperature=1.0, max_rows=24, seed=seed)
+    how = Sampling(Draw(temperature=1.0), Draw(temperature=1.0, min_length=1), max_rows=24, seed=seed)
     replies[seed] = log = naive_reply(toy, toy_prompt, toy_ids, how)
     reply = generate(toy, [toy_prompt], toy_ids, how)[0]
     marks = (toy_ids.sosp, toy_ids.im_end, toy_ids.end)
@@ -152,7 +162,7 @@ for seed in range(10 if SMOKE else 60):
 print(f"{len(replies)} replies, {sum(map(len, replies.values()))} rows: the naive loop and the package agree on each")
 
 # %% [markdown]
-# One of them, row by row. In each row one of the two samples is thrown away.
+# One of them, row by row. In each row one of the two opinions is thrown away.
 
 # %%
 names = {0: "im_start", 1: "im_end", 2: "endoftext", 3: "SOSP", 4: "pad"}
@@ -208,8 +218,10 @@ assert cache.used == n and torch.allclose(last.speech[:, 0], everything.speech[:
 print(f"one row with the cache = row {n - 1} of the whole, in both tails")
 
 # %% [markdown]
-# **Both tails are cached at every row**, also the one that is not heard: its keys will be looked at as soon as the mode
-# changes. What a row costs in memory: 2 (keys, values) x layer instances x key-value heads x width of a head.
+# **Both tails need every row**, also the one that is not heard: its keys will be looked at as soon as the mode changes.
+# But not at once. The package lets an idle tail wait, keeps what the trunk said, and gives it all the rows that it has
+# missed in one pass when its turn comes; a spoken answer never runs the text tail before its end. What a row costs in
+# memory: 2 (keys, values) x layer instances x key-value heads x width of a head.
 
 # %%
 parts = [cache.trunk, cache.text_tail, cache.speech_tail]
@@ -221,13 +233,13 @@ print(f"small: {instances} instances, {numbers * 4 / 1024:.0f} KiB a row in floa
 print(f"paper: 40 instances, {paper * 2 / 1024:.0f} KiB a row in bfloat16")
 
 # %% [markdown]
-# Now the clock. The reply is forced to a given length (`min_codes`), the prompt stays the same.
+# Now the clock. The reply is forced to a given length (`min_length`), the prompt stays the same.
 
 # %%
 lengths = (2, 4) if SMOKE else (8, 16, 32, 48)
 seconds = {"naive": [], "cached": []}
 for rows_wanted in lengths:
-    how = Sampling(max_rows=rows_wanted, min_codes=rows_wanted)
+    how = Sampling(speech=Draw(min_length=rows_wanted), max_rows=rows_wanted)
     for name, loop in (("naive", lambda h: naive_reply(model, prompt, ids, h)),
                        ("cached", lambda h: generate(model, [prompt], ids, h)[0].codes)):  # fmt: skip
         started = time.perf_counter()
@@ -248,8 +260,9 @@ print(", ".join(f"{name}: {rate:.1f} rows/s = {rate / 12.5:.1f} x real time" for
 # Below the dashed line the model speaks faster than it is listened to. On a quiet machine the naive curve bends
 # upwards, for each row is dearer than the one before.
 #
-# This is the package's loop. Beside the cache it answers several questions at once: prompts of different lengths are
-# padded on the left, and padding is hidden from attention.
+# This is the package's loop; `Reader` holds the cache and the idle tail's rows, `Automaton` the modes. Beside that it
+# answers several questions at once: prompts of different lengths are padded on the left, and padding is hidden from
+# attention.
 
 # %%
 display(Code(inspect.getsource(decode.generate), language="python"))

@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_talk(verbs)
     _add_reproduce(verbs)
     _add_bench(verbs)
+    _add_plan(verbs)
     _add_report(verbs)
     _add_convert(verbs)
     return parser
@@ -123,6 +124,17 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     _run_options(parser)
     parser.add_argument("--controls", action="store_true", help="also train and ask the two control backbones")
     parser.set_defaults(run_verb=_reproduce)
+
+
+def _add_plan(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("plan", help="parameters, memory and days of an LM stage, before it is trained")
+    parser.add_argument("-c", "--config", type=Path, action="append", required=True, metavar="FILE", help="as of fit")
+    parser.add_argument("--devices", type=int, default=1, help="default: 1")
+    parser.add_argument("--hours", type=float, default=1000.0, help="hours of speech to be counted (default: 1000)")
+    parser.add_argument(
+        "--tflops", type=float, default=0.3, help="TFLOP/s that a device sustains (default: 0.3, two CPU cores)"
+    )
+    parser.set_defaults(run_verb=_plan)
 
 
 def _add_bench(verbs: argparse._SubParsersAction) -> None:
@@ -209,6 +221,12 @@ def _export(args: argparse.Namespace) -> int:
     from mossrepro import convert
 
     return convert.take_out(args)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from mossrepro import plan
+
+    return plan.main(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -34,14 +34,18 @@ class Codec(Stage):
 
 @dataclass
 class Backbone(Stage):
-    """The text model; the numbers of a fit and `vocab` count for the mini one only."""
+    """The text model; the numbers of a fit count for the mini one only, the shape of others is what `plan` goes by."""
 
-    source: str  # "smollm2", or "mini": pretrained on the spot
+    source: str  # "smollm2"; "mini": pretrained on the spot; "hub": a folder that is given as model.start
     layers: int
     width: int
     hidden: int  # of the feed-forward layers
     heads: int
     vocab: int  # pieces of its tokenizer
+    kv_heads: int = 0  # heads of keys and values; 0: as many as of queries
+    head_dim: int = 0  # width of a head; 0: width / heads
+    qk_norm: bool = False  # Qwen3's norms on queries and keys
+    tied: bool = True  # the head is the embedding
 
 
 @dataclass

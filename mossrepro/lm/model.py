@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mossrepro.errors import ConfigError
 from mossrepro.layers import LayerCache, RMSNorm, TransformerBlock, rotary_table
@@ -88,6 +89,7 @@ class LayerSplitLM(nn.Module):
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.checkpointed = False  # activation checkpointing of every layer while training
         self.text_embed = nn.Embedding(c.text_vocab, c.dim)
         self.speech_embed = nn.Embedding(c.speech_vocab, c.dim)
         self.trunk = nn.ModuleList([self._block() for _ in range(c.layers - c.tail_layers)])
@@ -147,7 +149,10 @@ class LayerSplitLM(nn.Module):
         """The layers of "trunk", "text_tail" or "speech_tail": x (B, L, D) -> (B, L, D), without a norm at the end."""
         caches = getattr(cache, part) if cache else None
         for i, block in enumerate(getattr(self, part)):
-            x = block(x, table, mask, caches[i] if caches else None)
+            if self.checkpointed and self.training:  # keep its input only, and compute it again on the way back
+                x = checkpoint(block, x, table, mask, use_reentrant=False)
+            else:
+                x = block(x, table, mask, caches[i] if caches else None)
         return x
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
