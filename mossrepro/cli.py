@@ -132,7 +132,7 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--devices", type=int, default=1, help="default: 1")
     parser.add_argument("--hours", type=float, default=1000.0, help="hours of speech to be counted (default: 1000)")
     parser.add_argument(
-        "--tflops", type=float, default=0.3, help="TFLOP/s that a device sustains (default: 0.3, two CPU cores)"
+        "--tflops", type=float, default=0.2, help="TFLOP/s that a device sustains (default: 0.2, two CPU cores)"
     )
     parser.set_defaults(run_verb=_plan)
 

@@ -188,8 +188,8 @@ def _memory_table(
 ) -> Table:
     title = f"GiB on each of {devices} device{'s' * (devices > 1)}, {cost.rows:,} rows, {precision}"
     view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("strategy", "weights", "gradients", "AdamW", "kept for the way back", "extra", "sum"):
-        view.add_column(heading, justify="left" if heading == "strategy" else "right")
+    for heading in ("strategy", "weights", "gradients", "AdamW", "activations", "extra", "sum"):
+        view.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
     for checkpointed in (False, True):
         kept = step(lm, config.model.init_args.train, cost.rows / rows, rows, precision, checkpointed).kept
         for strategy in ("single",) if devices == 1 else ("ddp", "fsdp2"):

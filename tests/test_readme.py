@@ -24,7 +24,8 @@ COMMANDS = [
 MAKE = [words for words in COMMANDS if words[0] == "make"]
 FITS = [words[1:] for words in COMMANDS if words[:2] == ["mossrepro", "fit"]]
 PREDICTS = [words[1:] for words in COMMANDS if words[:2] == ["mossrepro", "predict"]]
-OTHERS = [words[1:] for words in COMMANDS if words[0] == "mossrepro" and words[1] not in ("fit", "predict")]
+PLANS = [words[1:] for words in COMMANDS if words[:2] == ["mossrepro", "plan"]]
+OTHERS = [words[1:] for words in COMMANDS if words[0] == "mossrepro" and words[1] not in ("fit", "predict", "plan")]
 
 
 def row_names(title: str) -> list[str]:
@@ -82,6 +83,13 @@ def test_a_fit_is_understood(words):
             found = found[part]
         assert str(found) == value, key
     assert config["trainer"]["max_steps"] > 0
+
+
+def test_the_plan_of_the_papers_size_is_printed(desk, capsys):
+    (words,) = PLANS
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "9,095,694,336" in printed and "fsdp2" in printed and "days" in printed
 
 
 def test_a_fit_on_recordings_of_ones_own_runs(desk):

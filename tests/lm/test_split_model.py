@@ -111,6 +111,21 @@ def test_a_tail_can_be_left_out() -> None:
     assert text.speech is None and torch.equal(text.text, both.text)
 
 
+@pytest.mark.parametrize("train", ["speech", "all"])
+def test_checkpointing_changes_no_gradient(train) -> None:
+    grid, gradients = mixed_grid(), []
+    for checkpointed in (False, True):
+        model = small_model().double()
+        model.train_only(train)
+        model.checkpointed = checkpointed
+        hidden = model(grid)
+        (model.text_head(hidden.text).square().sum() + model.speech_head(hidden.speech).square().sum()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
 def test_train_only_speech_names_exactly_the_speech_half() -> None:
     model = small_model()
     model.train_only("speech")
