@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,10 +11,11 @@ from mossrepro.data.facts import all_facts
 from mossrepro.data.lm_data import LMDataModule
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.vocab import Rows, SpecialIds, mini_tokenizer
 
 SMALL = {"dim": 32, "layers": 4, "tail_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
 SMALL |= {"text_vocab": 60, "codes": 40, "modality_pad": 7, "eps": 1e-6}
+IDS = SpecialIds(im_start=1, im_end=2, end=0, sosp=5, pad=7, eosp=40, speech_pad=1)
 
 
 def small_model(**changes) -> LayerSplitLM:
@@ -36,3 +38,12 @@ def module(folder, **changes) -> LMDataModule:
     settings = {"mix": {"recognise": 1.0, "S2S": 1.0, "text": 1.0}, "batch": 4, "tokens": "oracle", "codes": 64}
     settings |= {"script": str(folder), "tokenizer": str(folder / "tokenizer.json"), **changes}
     return LMDataModule(**settings)
+
+
+def prompt(text: list[int], speech: list[int] | None = None) -> Rows:
+    speech = speech or [IDS.speech_pad] * len(text)
+    return Rows(np.array(text), np.array(speech), np.zeros(len(text), bool))
+
+
+def prompts() -> list[Rows]:
+    return [prompt([1, 9, 11, IDS.sosp]), prompt([1, 20]), prompt([1, 7, 7, 20], [1, 3, 4, 1]), prompt([1, IDS.sosp])]

@@ -10,6 +10,7 @@ from torch import Tensor
 from mossrepro import shards
 from mossrepro.errors import CheckpointError
 from mossrepro.gguf_file import GGUFFile
+from mossrepro.lm import lora
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.vocab import SpecialIds, gguf_tokenizer, open_tokenizer
 
@@ -26,7 +27,7 @@ _GGUF_LAYER_NAMES = {
 }
 
 
-def load_gguf(path: Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, Tokenizer]:
+def load_gguf(path: Path, codes: int, tail_layers: int, split_at: int | None = None) -> tuple[LayerSplitLM, Tokenizer]:
     """Split a Llama-family GGUF (SmolLM2): the text half holds the file's weights, the speech half starts anew.
 
     Q4_1/Q8_0 blocks are dequantised to float32. Raises CheckpointError for another architecture.
@@ -52,6 +53,7 @@ def load_gguf(path: Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, T
         eps=field["llama.attention.layer_norm_rms_epsilon"],
         tied="output.weight" not in tensors,
         modality_pad=SpecialIds.of(tokenizer, codes).pad,
+        split_at=split_at,
     )
     model = LayerSplitLM(config)
     load_text_half(model, _gguf_to_hf(tensors, config))
@@ -76,14 +78,13 @@ def _gguf_to_hf(tensors: dict[str, Tensor], config: LMConfig) -> dict[str, Tenso
 @torch.no_grad()
 def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
     """Fill trunk, text tail, text embedding, norm and head from a plain LLM (Hugging Face names, no prefix)."""
-    cut = len(model.trunk)
     state = {"text_embed.weight": weights["embed_tokens.weight"], "text_norm.weight": weights["norm.weight"]}
     state["text_head.weight"] = weights.get("lm_head.weight", weights["embed_tokens.weight"])
     for name, weight in weights.items():
         if name.startswith("layers."):
             _, index, rest = name.split(".", 2)
-            i = int(index)
-            state[f"trunk.{i}.{rest}" if i < cut else f"text_tail.{i - cut}.{rest}"] = weight
+            part, place = model.config.place(int(index))
+            state[f"{part}.{place}.{rest}"] = weight
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith("speech_")]
     if missing or unexpected:
@@ -92,7 +93,7 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
 
 def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write model.safetensors, config.json and tokenizer.json; the weights appear whole or not at all."""
-    state = model.state_dict()
+    state = lora.merged(model.state_dict())
     if model.config.tied:
         del state["text_head.weight"]
     shards.save_whole(folder, state, model.config.to_dict())

@@ -184,7 +184,7 @@ class Reader:
         self.place = torch.arange(capacity, device=padding.device)
         self.table = model.rotary((self.place[None] - padding[:, None]).clamp(min=0))
         self.real = (self.place[None] >= padding[:, None]) if padding.any() else None
-        self.used = dict.fromkeys(("trunk", "text_tail", "speech_tail"), 0)
+        self.used = dict.fromkeys(("trunk", *CHANNELS), 0)
         self.missed: dict[str, list[Tensor]] = {channel: [] for channel in CHANNELS}
 
     def read(self, grid: Tensor) -> None:
@@ -200,7 +200,7 @@ class Reader:
     def _head(self, channel: str) -> Tensor:
         model = self.model
         norm, head = getattr(model, f"{channel}_norm"), getattr(model, f"{channel}_head")
-        x = self._run(f"{channel}_tail", torch.cat(self.missed[channel], 1))
+        x = self._run(channel, torch.cat(self.missed[channel], 1))
         self.missed[channel] = []
         return head(norm(x[:, -1]))
 
@@ -208,7 +208,8 @@ class Reader:
         start, end = self.used[part], self.used[part] + x.shape[1]
         self.used[part] = end
         table = self.table[0][:, :, start:end], self.table[1][:, :, start:end]
-        return self.model.run(part, x, table, self._mask(start, end), self.cache)
+        run = self.model.run if part == "trunk" else self.model.channel
+        return run(part, x, table, self._mask(start, end), self.cache)
 
     def _mask(self, start: int, end: int) -> Tensor | None:
         """Where rows start..end may look, (B, 1, n, end); None without padding: plain causal. Padding sees itself."""

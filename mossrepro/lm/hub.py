@@ -3,6 +3,7 @@
 The model is built on the meta device and every tensor is mapped from its shard, so that no second copy is ever made.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,9 @@ def is_hub(folder: Path) -> bool:
     return (folder / "config.json").is_file() and "architectures" in read_config(folder)
 
 
-def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM, Tokenizer]:
+def load(
+    folder: str | Path, codes: int, tail_layers: int, split_at: int | None = None
+) -> tuple[LayerSplitLM, Tokenizer]:
     """A hub folder as a split model whose speech half is still to be started (`start.start_speech_half`).
 
     Weights keep the file's precision. Raises CheckpointError for another architecture, a kind of rotary scaling that
@@ -34,6 +37,7 @@ def load(folder: str | Path, codes: int, tail_layers: int) -> tuple[LayerSplitLM
     shards = Shards(folder)
     tokenizer, plain = open_tokenizer(folder), read_config(folder)
     config = _config(plain, folder, codes, tail_layers, SpecialIds.of(tokenizer, codes).pad, shards)
+    config = replace(config, split_at=split_at)
     with torch.device("meta"):
         model = LayerSplitLM(config)
     fill(model, shards, names(model))
@@ -94,12 +98,12 @@ def _scaling(rope: dict, where: Path) -> dict | None:
 
 def names(model: LayerSplitLM) -> dict[str, str]:
     """Our names of the text half -> the hub's."""
-    cut, found = len(model.trunk), {}
+    number, found = {model.config.place(i): i for i in range(model.config.layers)}, {}
     for ours in model.state_dict():
         part, _, rest = ours.partition(".")
         if part in ("trunk", "text_tail"):
             index, _, inner = rest.partition(".")
-            found[ours] = f"model.layers.{int(index) + (cut if part == 'text_tail' else 0)}.{inner}"
+            found[ours] = f"model.layers.{number[part, int(index)]}.{inner}"
     found |= {"text_embed.weight": "model.embed_tokens.weight", "text_norm.weight": "model.norm.weight"}
     if not model.config.tied:
         found["text_head.weight"] = "lm_head.weight"

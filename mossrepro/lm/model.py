@@ -6,11 +6,15 @@ A pretrained text LLM is cut after its trunk. Its last layers become the text ta
     grid -> select embed -> trunk-|
                                   +-> speech tail -> speech norm -> speech head  (next speech id)
 
+With `split_at` the two are not the last layers but stand after the trunk's first `split_at`, and each goes on
+through the rest of the trunk by itself (an ablation: first, middle, last).
+
 Both tails see every row; which head's sample is kept is the decoding automaton's business (`decode.py`).
 The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instances after the copy.
 """
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -21,10 +25,14 @@ from mossrepro.errors import ConfigError
 from mossrepro.layers import LayerCache, RMSNorm, TransformerBlock, rotary_table
 from mossrepro.vocab import SPARE_SPEECH_ROWS
 
+TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
+
 
 @dataclass
 class LMConfig:
-    """Shape of a layer-split LM. `layers` counts the backbone's layers, of which the last `tail_layers` are split."""
+    """Shape of a layer-split LM. `layers` counts the backbone's layers, of which `tail_layers` are split: the last, or
+    those behind the first `split_at`.
+    """
 
     dim: int = 576
     layers: int = 30
@@ -41,6 +49,7 @@ class LMConfig:
     qk_norm: bool = False
     tied: bool = True
     modality_pad: int = 16
+    split_at: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "hidden", "text_vocab", "codes"):
@@ -50,6 +59,22 @@ class LMConfig:
             raise ConfigError(
                 f"tail_layers={self.tail_layers} must be at least 0 and below the backbone's {self.layers} layers"
             )
+
+        if self.split_at is not None and not 0 <= self.split_at <= self.layers - self.tail_layers:
+            most = self.layers - self.tail_layers
+            raise ConfigError(f"split_at={self.split_at} must be from 0 to the trunk's {most} layers")
+
+    @property
+    def cut(self) -> int:
+        """Layers of the trunk before the split."""
+        return self.layers - self.tail_layers if self.split_at is None else self.split_at
+
+    def place(self, layer: int) -> tuple[str, int]:
+        """Where the backbone's layer of that number stands: ("trunk" or "text_tail", its number there)."""
+        if layer < self.cut:
+            return "trunk", layer
+        behind = layer - self.cut
+        return ("text_tail", behind) if behind < self.tail_layers else ("trunk", layer - self.tail_layers)
 
     @property
     def speech_vocab(self) -> int:
@@ -72,15 +97,18 @@ class Hidden(NamedTuple):
 
 @dataclass
 class Cache:
-    """Keys and values of all layer instances, in the order trunk, text tail, speech tail."""
+    """Keys and values of all layer instances; a "rest" is what of the trunk stands behind the split."""
 
     trunk: list[LayerCache]
     text_tail: list[LayerCache]
     speech_tail: list[LayerCache]
+    text_rest: list[LayerCache]
+    speech_rest: list[LayerCache]
 
     @property
     def used(self) -> int:
-        return self.trunk[0].used
+        """Rows read so far, by the first layer."""
+        return next(layer for part in (self.trunk, self.text_tail, self.text_rest) for layer in part).used
 
 
 class LayerSplitLM(nn.Module):
@@ -134,46 +162,68 @@ class LayerSplitLM(nn.Module):
         x = self.run("trunk", self.embed(grid), table, mask, cache)
         text = speech = None
         if "text" in tails:
-            text = self.text_norm(self.run("text_tail", x, table, mask, cache))
+            text = self.text_norm(self.channel("text", x, table, mask, cache))
         if "speech" in tails:
-            speech = self.speech_norm(self.run("speech_tail", x, table, mask, cache))
+            speech = self.speech_norm(self.channel("speech", x, table, mask, cache))
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary table of positions (B, L), for `run`."""
         return rotary_table(positions, self.config.head_dim, self.config.theta, self.config.rope_scaling)
 
+    def channel(
+        self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """What follows the split in the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
+        x = self.run(f"{name}_tail", x, table, mask, cache)
+        return self.run(f"{name}_rest", x, table, mask, cache)
+
     def run(
         self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
-        """The layers of "trunk", "text_tail" or "speech_tail": x (B, L, D) -> (B, L, D), without a norm at the end."""
+        """The layers of a part, named as in `Cache`: x (B, L, D) -> (B, L, D), without a norm at the end."""
         caches = getattr(cache, part) if cache else None
-        for i, block in enumerate(getattr(self, part)):
+        for i, block in enumerate(self._blocks(part)):
             if self.checkpointed and self.training:  # keep its input only, and compute it again on the way back
                 x = checkpoint(block, x, table, mask, use_reentrant=False)
             else:
                 x = block(x, table, mask, caches[i] if caches else None)
         return x
 
+    def _blocks(self, part: str) -> list[TransformerBlock]:
+        if part == "trunk":
+            return [*self.trunk][: self.config.cut]
+        return [*self.trunk][self.config.cut :] if part.endswith("_rest") else [*getattr(self, part)]
+
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """Allocate room for `capacity` rows: 2 * layers * kv_heads * head_dim numbers a row (paper: 160 KiB, bf16)."""
         c, like = self.config, self.text_embed.weight
         shape = (batch, c.kv_heads, capacity, c.head_dim)
 
-        def layers(blocks: nn.ModuleList) -> list[LayerCache]:
+        def layers(blocks: list[TransformerBlock]) -> list[LayerCache]:
             return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in blocks]
 
-        return Cache(layers(self.trunk), layers(self.text_tail), layers(self.speech_tail))
+        return Cache(**{part.name: layers(self._blocks(part.name)) for part in fields(Cache)})
 
     def speech_parameters(self) -> dict[str, nn.Parameter]:
         """What speech adds to the text LLM, and all that Stage 1 trains (907.1 M at full size)."""
         prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.")
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
-    def train_only(self, part: str) -> None:
-        """Freeze all but `part`: "speech" (Stage 1) or "all" (Stage 2, SFT)."""
-        if part not in ("speech", "all"):
-            raise ConfigError(f"train={part!r}: choose speech or all")
-        speech = set(self.speech_parameters())
+    def train_only(self, part: str, done: float = 1.0) -> None:
+        """Freeze all but `part`: "speech" (Stage 1), "shared" (the trunk too), "all" (Stage 2, SFT) or "gradual".
+
+        Gradual: the text half's layers from the back, as many as the share `done` of the stage says; its embedding,
+        head and norm come with the first layer of the trunk. Low-rank changes (`lora.py`) are always trained.
+        """
+        if part not in TRAINED:
+            raise ConfigError(f"train={part!r}: choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}")
+        learns = set(self.speech_parameters())
+        layers = [f"{where}.{i}." for where, i in map(self.config.place, range(self.config.layers))]
+        if part == "gradual":
+            count = math.ceil(done * len(layers))
+            prefixes = tuple(layers[len(layers) - count :]) + (("text_",) if count == len(layers) else ())
+        else:
+            prefixes = {"speech": (), "shared": ("trunk.",), "all": ("",)}[part]
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(part == "all" or name in speech)
+            parameter.requires_grad_(name in learns or ".lora_" in name or name.startswith(prefixes))

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 
 from mossrepro import shards
-from mossrepro.errors import CheckpointError
+from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.vocab import SPARE_SPEECH_ROWS, SpecialIds, open_tokenizer
 
@@ -53,6 +53,8 @@ def is_released(folder: Path) -> bool:
 
 def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
     """Write a model in the released layout. A tied text head is written twice, and config.json says that it is tied."""
+    if model.config.cut != len(model.trunk):
+        raise ConfigError(f"split_at={model.config.split_at}: the released layout has its split behind the whole trunk")
     folder, state = Path(folder), model.state_dict()
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once

@@ -1,5 +1,7 @@
 """The first values of the speech half: everything that a text LLM does not bring along."""
 
+from dataclasses import replace
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,9 +46,23 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
 
 
 def is_started(model: LayerSplitLM) -> bool:
-    """Whether the speech tail has learnt something: it is no longer the text tail's copy."""
-    pairs = zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True)
+    """Whether the speech half has learnt something: its tail and norm are no longer the text half's copies."""
+    pairs = [(model.speech_norm.weight, model.text_norm.weight)]
+    pairs += zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True)
     return not all(torch.equal(speech, text) for speech, text in pairs)
+
+
+def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> LayerSplitLM:
+    """A backbone's text half, split elsewhere; its speech half is to be started anew (`start_speech_half`)."""
+    other = LayerSplitLM(replace(model.config, tail_layers=tail_layers, split_at=split_at))
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("text_")}
+    state = {name: value for name, value in state.items() if not name.startswith("text_tail.")}
+    for layer in range(model.config.layers):
+        (old, i), (new, j) = model.config.place(layer), other.config.place(layer)
+        for name, value in getattr(model, old)[i].state_dict().items():
+            state[f"{new}.{j}.{name}"] = value
+    other.load_state_dict(state, strict=False)
+    return other
 
 
 @torch.no_grad()

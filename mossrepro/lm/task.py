@@ -11,10 +11,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from mossrepro import assets
 from mossrepro.errors import ConfigError
 from mossrepro.lm import checkpoint, hub, released
+from mossrepro.lm.lora import adapt
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.lm.start import is_started, spell_codes, start_speech_half
+from mossrepro.lm.start import is_started, resplit, spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
 
+_UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
+_DEPTH = 4  # layers of the split, where nobody says
 VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
 
 
@@ -30,8 +33,13 @@ class LayerSplitTask(Task):
         start: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
             layout, or the folder of an earlier stage or of a mini backbone.
         codes: codebook size; must equal that of `start` if that is a finished stage.
-        tail_layers: depth of the split, for a backbone that is not split yet.
-        train: "speech" (Stage 1: the text half stays bit-identical) or "all" (Stage 2, SFT).
+        tail_layers: depth of the split; 0 for no split, None for that of `start`, or 4 for a text LLM.
+        split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
+        train: "speech" (Stage 1: the text half stays bit-identical), "all" (Stage 2, SFT), "shared" (the trunk, but not
+            the text tail, embedding and head) or "gradual" (the text half layer by layer from the back, all of it from
+            four fifths of the steps on).
+        lora: rank of low-rank changes to the trunk, instead of unfreezing it; 0 for none. They are part of the weights
+            when the stage is done.
         lr: peak rate of the text half. speech_lr: of the speech tail and norm.
         head_lr, embed_lr: of the speech head and embedding, which start from nothing and can take more.
         warmup: steps of linear warm-up; a cosine to `final` x peak follows.
@@ -47,7 +55,7 @@ class LayerSplitTask(Task):
         self,
         start: str,
         codes: int,
-        tail_layers: int = 4,
+        tail_layers: int | None = None,
         train: str = "all",
         lr: float = 1e-4,
         speech_lr: float = 3e-4,
@@ -61,6 +69,8 @@ class LayerSplitTask(Task):
         thought_weight: float = 0.5,
         thought_at: str = "text",
         tail: str = "copy",
+        split_at: int | None = None,
+        lora: int = 0,
         sounds: str | None = None,
         checkpointed: bool = False,
         seed: int = 0,
@@ -74,17 +84,30 @@ class LayerSplitTask(Task):
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
-        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed)
+        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed, split_at)
+        if lora:
+            adapt(self.model.trunk, lora, seed)
         if sounds is not None:
             spell_codes(self.model, self.tokenizer, code_table(sounds, "sounds", codes))
+        self.train_part = train
         self.model.train_only(train)
         self.model.checkpointed = checkpointed
 
     def open_model(
-        self, start: str, codes: int, tail_layers: int, tail: str, seed: int
+        self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """The model to train and its tokenizer, as `start` says."""
-        return open_start(start, codes, tail_layers, tail, seed)
+        return open_start(start, codes, tail_layers, tail, seed, split_at)
+
+    def on_train_start(self) -> None:
+        """ConfigError for a gradual unfreezing on several ranks, which agree once on what has gradients."""
+        if self.train_part == "gradual" and self.trainer.world_size > 1:
+            raise ConfigError("train=gradual runs on one device")
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], index: int) -> None:
+        """Unfreeze as far as the step says."""
+        if self.train_part == "gradual":
+            self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of rows of each kind: text, thought, speech, n_text, ... (scalars)."""
@@ -153,7 +176,8 @@ class LayerSplitTask(Task):
         groups: dict[str, list] = {kind: [] for kind in self.rates}
         own = {"speech_embed.weight": "embed", "speech_head.weight": "head"}
         for name, parameter in self.model.named_parameters():
-            groups[own.get(name, "speech" if name in speech else "text")].append(parameter)
+            new = name in speech or ".lora_" in name
+            groups[own.get(name, "speech" if new else "text")].append(parameter)
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
@@ -167,25 +191,34 @@ class LayerSplitTask(Task):
         checkpoint.save_pretrained(self.model, self.tokenizer, Path(folder))
 
 
-def open_start(start: str, codes: int, tail_layers: int, tail: str, seed: int) -> tuple[LayerSplitLM, Tokenizer]:
+def open_start(
+    start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None = None
+) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
     In bfloat16 most steps of a small learning rate would round to nothing. ConfigError if the codebook differs, or for
-    a random tail where the tail has been trained.
+    a random tail or another split where the tail has been trained.
     """
+    depth = _DEPTH if tail_layers is None else tail_layers
     if start == "smollm2":
-        model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, tail_layers)
+        model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)
         fresh = True
     elif fresh := not released.is_released(Path(start)) and hub.is_hub(Path(start)):
-        model, tokenizer = hub.load(start, codes, tail_layers)
+        model, tokenizer = hub.load(start, codes, depth, split_at)
     else:
         read = released.load if released.is_released(Path(start)) else checkpoint.from_pretrained
         model, tokenizer = read(Path(start))
         if model.config.codes != codes:
             raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
     model = model.float()
-    if tail == "random" and not fresh and is_started(model):
-        raise ConfigError(f"tail=random: the speech tail of {start} has been trained; start from its backbone")
-    if fresh or tail == "random":
+    has = (model.config.tail_layers, model.config.split_at)
+    wanted = (has[0] if tail_layers is None else tail_layers, split_at if split_at is not None else has[1])
+    anew = fresh or tail == "random" or wanted != has
+    if anew and not fresh and is_started(model):
+        what = f"tail={tail}, {wanted[0]} layers at {wanted[1]}"
+        raise ConfigError(f"{what}: {start} has been trained with {has[0]} at {has[1]}; start from its backbone")
+    if wanted != has:
+        model = resplit(model, *wanted)
+    if anew:
         start_speech_half(model, seed, tail)
     return model, tokenizer

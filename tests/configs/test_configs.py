@@ -20,6 +20,7 @@ from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.data.tokens import TokenWriter
 from mossrepro.errors import ConfigError
+from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.order import rng
 from mossrepro.vocab import mini_tokenizer
 
@@ -98,6 +99,42 @@ def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, r
     assert train(stage, out, *flags(stage, corpus, script, backbone)) == 0
     assert json.loads((out / "done.json").read_text())["steps"] == 2
     assert (out / "model.safetensors").stat().st_size > 1000 and json.loads((out / "config.json").read_text())
+
+
+VARIANTS = sorted({path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} - {"paper_codec", "paper_lm"})
+SMALLER = {"split_middle": ["--model.init_args.split_at", "1"], "deep_split": ["--size.lm.tail_layers", "2"]}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_an_overlay_and_trains_what_it_says(name, corpus, script, backbone, tmp_path):
+    """From the mini backbone, whose three layers are split elsewhere where the variant says so."""
+    overlay = ["-c", str(CONFIGS / "experiment" / f"{name}.yaml"), *SMALLER.get(name, [])]
+    assert train("stage2", tmp_path / "out", *flags("stage2", corpus, script, backbone), *overlay) == 0
+    model, _ = from_pretrained(tmp_path / "out")
+    before, _ = from_pretrained(backbone)
+    layers = range(before.config.layers)
+    moved = {i for i in layers if not same(layer_of(before, i), layer_of(model, i))}
+    text = not same(before.text_embed, model.text_embed)
+    frozen = name in ("stage2_frozen", "frozen_no_split")
+    lora = name in ("frozen_no_split_lora", "lora_trunk")
+    trunk = {i for i in layers if model.config.place(i)[0] == "trunk"}
+    learnt = set() if frozen else trunk if lora or name == "stage2_shared" else set(layers)
+    assert moved == learnt or name == "stage2_gradual" and moved == {1, 2}  # two steps of three layers
+    assert text == (not (frozen or lora) and name not in ("stage2_shared", "stage2_gradual"))
+    depth, at = {"deep_split": (2, None), "split_first": (1, 0), "split_middle": (1, 1)}.get(
+        name, (0 if "no_split" in name else 1, None)
+    )
+    assert (model.config.tail_layers, model.config.split_at) == (depth, at)
+    assert not same(model.speech_head, before.speech_head) and not any("lora" in n for n in model.state_dict())
+
+
+def layer_of(model, number):
+    part, place = model.config.place(number)
+    return getattr(model, part)[place]
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])

@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from lm_toys import small_model
+from lm_toys import IDS, prompt, prompts, small_model
 
 from mossrepro.lm.decode import Automaton, Draw, Reader, Sampling, generate, pick
-from mossrepro.vocab import Rows, SpecialIds
-
-IDS = SpecialIds(im_start=1, im_end=2, end=0, sosp=5, pad=7, eosp=40, speech_pad=1)
-
-
-def prompt(text: list[int], speech: list[int] | None = None) -> Rows:
-    speech = speech or [IDS.speech_pad] * len(text)
-    return Rows(np.array(text), np.array(speech), np.zeros(len(text), bool))
 
 
 def logits(best: int, size: int) -> torch.Tensor:
@@ -104,10 +96,6 @@ def warm(**more) -> Sampling:
     return Sampling(Draw(1.5), Draw(1.5, min_length=2), max_rows=24, **more)
 
 
-def prompts() -> list[Rows]:
-    return [prompt([1, 9, 11, IDS.sosp]), prompt([1, 20]), prompt([1, 7, 7, 20], [1, 3, 4, 1]), prompt([1, IDS.sosp])]
-
-
 def test_a_seed_repeats_alone_what_it_says_in_a_batch() -> None:
     model = small_model().eval()
     together = generate(model, prompts(), IDS, warm(seed=5))
@@ -148,7 +136,7 @@ def test_a_tail_reads_what_it_missed_in_one_pass_when_its_turn_comes() -> None:
         both, some = eager.logits([]), lazy.logits(["speech"] if i < 9 else ["text"])
         for channel, found in some.items():
             torch.testing.assert_close(found, both[channel])
-    assert lazy.used == {"trunk": 12, "text_tail": 12, "speech_tail": 9}
+    assert lazy.used == {"trunk": 12, "text": 12, "speech": 9}
 
 
 def test_every_code_is_told_as_soon_as_it_is_said_and_no_row_is_read_in_vain(monkeypatch) -> None:

@@ -1,0 +1,141 @@
+"""Other places to split, and other ways to let the text half move."""
+
+import pytest
+import torch
+from lm_toys import IDS, folder, module, prompts, small_model  # noqa: F401
+from torch import nn
+
+from mossrepro.errors import ConfigError
+from mossrepro.lm import lora, released
+from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
+from mossrepro.lm.decode import Draw, Sampling, generate
+from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.start import is_started, resplit, start_speech_half
+from mossrepro.lm.task import LayerSplitTask, open_start
+from mossrepro.vocab import mini_tokenizer
+
+PLACES = [(2, None), (2, 0), (2, 1), (0, None), (1, 3), (3, 1)]
+
+
+def grid(rows: int = 9) -> torch.Tensor:
+    made = torch.randint(8, 40, (2, rows, 2), generator=torch.Generator().manual_seed(3))
+    made[:, 3:7, 0] = 7
+    return made
+
+
+@pytest.mark.parametrize(("depth", "at"), PLACES)
+def test_a_fresh_split_says_what_the_backbone_says_wherever_it_is(depth, at) -> None:
+    """The tails are copies, so both channels of every split are the unsplit model."""
+    backbone = small_model(tail_layers=0).double().eval()
+    model = resplit(backbone, depth, at).double()
+    start_speech_half(model, 0)
+    model.speech_embed.load_state_dict(backbone.speech_embed.state_dict())
+    expected, said = backbone(grid()).text, model.eval()(grid())
+    torch.testing.assert_close(said.text, expected)
+    torch.testing.assert_close(said.speech, expected)
+    assert len(model.speech_tail) == depth and len(model.trunk) == 4 - depth and not is_started(model)
+    places = [model.config.place(i) for i in range(4)]
+    assert [part for part, _ in places].count("text_tail") == depth and len(set(places)) == 4
+    again = resplit(model, 0, None)
+    assert all(torch.equal(v, again.state_dict()[n]) for n, v in backbone.state_dict().items() if "speech" not in n)
+
+
+@pytest.mark.parametrize(("depth", "at"), PLACES)
+def test_every_split_decodes_as_it_reads(depth, at) -> None:
+    model = small_model(tail_layers=depth, split_at=at).double().eval()
+    with torch.no_grad():
+        model.speech_head.weight[IDS.eosp] += 0.5
+    how = Sampling(Draw(1.2), Draw(1.2, min_length=2), max_rows=12)
+    lazy = generate(model, prompts(), IDS, how)
+    assert lazy == generate(model, prompts(), IDS, how, defer=False)
+    alone = [Sampling(how.text, how.speech, 12, seed) for seed in range(len(prompts()))]
+    assert lazy == [generate(model, [p], IDS, how)[0] for p, how in zip(prompts(), alone, strict=True)]
+    whole, cache = model(grid()), model.new_cache(2, 9)
+    parts = [model(part, cache=cache) for part in grid().split([4, 1, 4], 1)]
+    torch.testing.assert_close(torch.cat([p.speech for p in parts], 1), whole.speech)
+    torch.testing.assert_close(torch.cat([p.text for p in parts], 1), whole.text)
+
+
+def test_a_split_in_the_middle_is_saved_and_is_no_released_layout(tmp_path) -> None:
+    model, tokenizer = small_model(split_at=1), mini_tokenizer(["one two"], 300)
+    save_pretrained(model, tokenizer, tmp_path)
+    again, _ = from_pretrained(tmp_path)
+    assert again.config.cut == 1 and torch.equal(again(grid()).speech, model(grid()).speech)
+    with pytest.raises(ConfigError, match="split_at=1"):
+        released.save(model, tokenizer, tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="split_at=3"):
+        small_model(split_at=3)
+
+
+@pytest.fixture
+def backbone(folder, tmp_path):  # noqa: F811
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    task.save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_a_trained_split_is_not_moved(backbone, tmp_path) -> None:
+    model, tokenizer = open_start(str(backbone), 64, 2, "copy", 0, 0)
+    assert (model.config.tail_layers, model.config.split_at) == (2, 0)
+    with torch.no_grad():
+        model.speech_norm.weight.add_(0.1)
+    save_pretrained(model, tokenizer, tmp_path / "stage")
+    kept, _ = open_start(str(tmp_path / "stage"), 64, None, "copy", 0)
+    assert kept.config == model.config
+    for change in ((1, 0), (2, 1)):
+        with pytest.raises(ConfigError, match="has been trained with 2 at 0"):
+            open_start(str(tmp_path / "stage"), 64, change[0], "copy", 0, change[1])
+
+
+def test_low_rank_changes_start_as_nothing_and_end_as_weights(tmp_path) -> None:
+    model, plain = small_model(tied=False), small_model(tied=False)
+    new = lora.adapt(model.trunk, 3)
+    layers = [m for m in plain.trunk.modules() if type(m) is nn.Linear]
+    assert new == sum(3 * (m.in_features + m.out_features) for m in layers) and len(layers) == 2 * 7
+    assert torch.equal(model(grid()).text, plain(grid()).text)
+    model.train_only("speech")
+    learns = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learns == set(model.speech_parameters()) | {n for n, _ in model.named_parameters() if ".lora_" in n}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_up"):
+                parameter.normal_(std=0.1)
+    said = model(grid())
+    assert not torch.allclose(said.text, plain(grid()).text, atol=1e-3)
+    save_pretrained(model, mini_tokenizer(["one two"], 300), tmp_path)
+    again, _ = from_pretrained(tmp_path)
+    torch.testing.assert_close(again(grid()).text, said.text, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="at least 1"):
+        lora.adapt(small_model(), 0)
+
+
+def test_layers_thaw_from_the_back() -> None:
+    model, thawed = small_model(tied=False), []
+    for done in (0.0, 0.2, 0.5, 0.8, 1.0):
+        model.train_only("gradual", done)
+        learns = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert set(model.speech_parameters()) <= learns
+        places = ["{}.{}.".format(*model.config.place(i)) for i in range(4)]
+        thawed.append([i for i, place in enumerate(places) if any(name.startswith(place) for name in learns)])
+        assert ("text_embed.weight" in learns) == ("text_head.weight" in learns) == (done >= 0.8)
+    assert thawed == [[], [3], [2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    model.train_only("gradual", 1.0)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None:  # noqa: F811
+    from codec_toys import train
+
+    def fit(out=None, ckpt=None) -> LayerSplitTask:
+        task = LayerSplitTask(str(backbone), codes=64, train="gradual", lr=1e-2)
+        train(task, module(folder), 6, out, ckpt, at=3)
+        return task
+
+    before, whole = from_pretrained(backbone)[0].state_dict(), fit(tmp_path)
+    resumed = fit(ckpt=str(tmp_path / "last.ckpt"))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    first = "trunk.0.mlp.up_proj.weight"
+    assert torch.equal(saved[f"model.{first}"], before[first])  # not thawed yet
+    assert not torch.equal(whole.model.state_dict()[first], before[first])
