@@ -68,7 +68,7 @@ class RivalChain(Chain):
     def kmeans(self) -> Path:
         """k-means on the mel frames of the training clips."""
         corpus = self.codec_corpus()
-        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 1}
+        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 2}
         return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
 
     def acoustic(self, books: int) -> tuple[Path, Path, Path]:

@@ -24,6 +24,7 @@ LESSONS = build.lessons()
 ANSWERS = {
     "00_map_and_sound": [10 * 12.5, 50, 25 * 1_920, 15_488_064, round(256_000 / 175)],
     "01_sound_becomes_symbols": [75 * 2 * 10, 60 * 37.5, 1_500 * 1_024 * 64, 512, 349],
+    "03_the_split": [4 * 3_540_096, 32 + 4 + 4, 22 + 8 + 8, 16 * 8_188_638_208, 1 - 1e-4],
     "07_talking": [40 + 2, sum(range(100, 150)), 1024 // 32, 10_000 * 160 / 1024, 8 * 80],
 }
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mossrepro.codec.model import CodecConfig, SpeechCodec
 from mossrepro.errors import DataError
+from mossrepro.order import rng
 
 
 def fit_mel(frames: Tensor, config: CodecConfig, seed: int = 0, rounds: int = 20) -> SpeechCodec:
@@ -27,10 +28,24 @@ def fit_mel(frames: Tensor, config: CodecConfig, seed: int = 0, rounds: int = 20
     _, axes = np.linalg.eigh(np.cov((points - mean).T))
     axes = axes[:, ::-1][:, : config.code_dim]
     narrow = (points - mean) @ axes
-    centres, _ = kmeans2(narrow, config.codes, iter=rounds, minit="++", missing="warn", seed=seed)
+    centres, _ = kmeans2(narrow, spread_out(narrow, config.codes, seed), iter=rounds, minit="matrix", missing="warn")
     with torch.no_grad():
         codec.narrow.weight.copy_(torch.from_numpy(axes.T.copy()))
         codec.narrow.bias.copy_(torch.from_numpy(-mean @ axes))
         codec.quantiser.codebook.copy_(torch.from_numpy(centres))
         codec.quantiser.started.fill_(True)
     return codec
+
+
+def spread_out(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` of the points (N, C), each drawn by its squared distance to those before (k-means++, Arthur 2007).
+
+    scipy's own start measures all distances anew for every centre: a quarter of an hour for 1,024 of 60,000 points.
+    """
+    random, chosen = rng(seed, "k-means++"), np.empty((count, points.shape[1]))
+    far = np.full(len(points), np.inf)
+    for i in range(count):
+        share = far / far.sum() if i and far.any() else None
+        chosen[i] = points[random.choice(len(points), p=share)]
+        far = np.minimum(far, np.square(points - chosen[i]).sum(1))
+    return chosen

@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from codec_toys import TINY
 
 from mossrepro.codec import SpeechCodec
-from mossrepro.codec.kmeans import fit_mel
+from mossrepro.codec.kmeans import fit_mel, spread_out
 from mossrepro.errors import ConfigError, DataError
 
 MEL = dataclasses.replace(TINY, front="mel")
@@ -47,3 +48,14 @@ def test_what_cannot_be_fitted_is_named() -> None:
         fit_mel(torch.zeros(3, 640), MEL)
     with pytest.raises(ConfigError, match="whisper, mel or none"):
         SpeechCodec(dataclasses.replace(TINY, front="wave"))
+
+
+def test_centres_start_far_apart() -> None:
+    """Two tight clouds and a few points far from both: every cloud and every far point gets a centre."""
+    random = np.random.default_rng(0)
+    clouds = [np.full((400, 2), at) + 0.01 * random.standard_normal((400, 2)) for at in (0.0, 5.0)]
+    far = np.array([[50.0, 0.0], [0.0, 50.0], [-50.0, 0.0]])
+    chosen = spread_out(np.concatenate([*clouds, far]), 5, seed=3)
+    near = np.square(chosen[:, None] - np.array([[0.0, 0.0], [5.0, 5.0], *far])).sum(-1).argmin(1)
+    assert sorted(near) == [0, 1, 2, 3, 4]
+    assert np.array_equal(chosen, spread_out(np.concatenate([*clouds, far]), 5, seed=3))

@@ -1,0 +1,281 @@
+# %% [markdown]
+# # 03 · The split, and what freezing promises
+#
+# A text model that has read the web is put under a pair of ears and a mouth. Two things must not happen: it must not
+# forget, and speech must not be squeezed through layers that are busy choosing *written* words. The paper's answer is a
+# split and a freeze. This lesson makes both on a real model, and then counts bits.
+#
+# - **Reading** 20 minutes · **computing** two minutes on two CPU cores, 3 GB of memory · no GPU, no network
+# - **You need** lesson 00, and to know what a transformer layer does
+
+# %%
+import inspect
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Audio, Code, display
+
+from mossrepro import plan, voices
+from mossrepro.assets import digest
+from mossrepro.data.lm_data import collate
+from mossrepro.data.oracle import oracle_codes
+from mossrepro.lm import start
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.sizes import CONFIGS
+from mossrepro.vocab import Grid
+
+SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
+
+# %% [markdown]
+# ## 1. When does a text model know what it is going to write?
+#
+# SmolLM2-135M has 30 layers. After every one of them we can ask the head, early, what it would write next (the "logit
+# lens"). Below: at which rank does the right word stand, layer by layer?
+
+# %%
+task = LayerSplitTask("smollm2", codes=1024, tail_layers=4, train="speech")
+model, tokenizer = task.model, task.tokenizer
+grid = Grid(tokenizer, codes=1024)
+ids = grid.ids
+asked = {
+    "The capital of France is": " Paris",
+    "The opposite of hot is": " cold",
+    "Water freezes and becomes": " ice",
+}
+blocks = [*model.trunk, *model.text_tail]
+
+
+@torch.inference_mode()
+def naive_lens(model, text, word):
+    """Rank of `word` after `text`, asked after each of the layers; 1 is the model's first choice."""
+    written = torch.tensor([tokenizer.encode(text).ids])  # (1, L)
+    x = model.text_embed(written)  # (1, L, D)
+    table = model.rotary(torch.arange(written.shape[1])[None])
+    ranks = []
+    for block in blocks:
+        x = block(x, table)
+        scores = model.text_head(model.text_norm(x[0, -1]))
+        ranks.append(int((scores > scores[tokenizer.encode(word).ids[0]]).sum()) + 1)
+    return ranks
+
+
+figure, axes = plt.subplots(figsize=(8, 3))
+for text, word in asked.items():
+    axes.plot(range(1, 31), naive_lens(model, text, word), "o-", markersize=3, label=f"{text} ...{word}")
+axes.axvline(26.5, color="k", linestyle="--", linewidth=0.8)
+axes.set(yscale="log", xlabel="layer", ylabel="rank of the right word")
+axes.invert_yaxis()
+axes.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# For most of the way the right word is nowhere near the top: those layers deal in meaning. Only the last ones turn what
+# is meant into what is *written*. Speech needs the same meaning and another turn at the end. The paper found the same
+# from the other side: the states of spoken and written versions of a sentence grow alike over the first layers, stay
+# alike, and part in the last ones (arXiv 2510.00499, on SpeechGPT-2.0-preview: 28 layers, apart in the last 3). So it
+# cuts Qwen3-8B after 32 of 36 layers; we cut SmolLM2 after 26 of 30, at the dashed line.
+#
+# ## 2. The cut
+#
+# What is before the cut is shared: the **trunk**. The last four layers become the **text tail**, a copy of them the
+# **speech tail**. The whole model, naively:
+
+
+# %%
+def naive_split(model, rows):
+    """rows (1, L, 2) of text and speech ids -> what the two tails say, (1, L, D) each."""
+    text, speech = rows.unbind(-1)
+    spoken = (text == model.config.modality_pad)[..., None]  # select, never sum
+    x = torch.where(spoken, model.speech_embed(speech), model.text_embed(text))
+    table = model.rotary(torch.arange(rows.shape[1])[None])
+    for block in model.trunk:
+        x = block(x, table)
+    written, said = x, x
+    for one, other in zip(model.text_tail, model.speech_tail, strict=True):
+        written, said = one(written, table), other(said, table)
+    return model.text_norm(written), model.speech_norm(said)
+
+
+sentence = "The garden is full of green birds."
+dialogue = grid.join(
+    grid.system(spoken=True),
+    grid.turn("user", text=f"Repeat: {sentence}"),
+    grid.turn("assistant", codes=oracle_codes(sentence, "03", 1024), supervise=True),
+)
+rows = torch.from_numpy(np.stack([dialogue.text, dialogue.speech], -1))[None]
+with torch.inference_mode():
+    naive, ours = naive_split(model, rows), model(rows)
+assert torch.allclose(naive[0], ours.text, atol=1e-3) and torch.allclose(naive[1], ours.speech, atol=1e-3)
+print(f"{rows.shape[1]} rows, {int((rows[..., 0] == ids.pad).sum())} of them spoken; naive and package agree")
+wave, rate = voices.say(sentence)
+display(Audio(wave, rate=rate))  # what the codes of the assistant's turn stand for
+
+# %% [markdown]
+# A speech tail that is a copy says what the text tail says, for the time being:
+
+# %%
+print("largest difference between the two channels:", float((ours.text - ours.speech).abs().max()))
+assert torch.equal(ours.text, ours.speech)
+
+# %% [markdown]
+# What speech adds is small, here and in the paper's model. `mossrepro plan` builds the large one on PyTorch's `meta`
+# device, which has shapes and no memory:
+
+# %%
+large = plan.read([CONFIGS / "stage1.yaml", CONFIGS / "size" / "full.yaml"])
+with torch.device("meta"):
+    paper = LayerSplitLM(plan.shape(large))
+paper.train_only("speech")
+for name, one in (("SmolLM2, split", model), ("the paper's", paper)):
+    parts = plan.parts(one)
+    total, trained = (sum(pair[i] for pair in parts.values()) for i in (0, 1))
+    print(f"{name:15} {total:>13,} parameters, {trained:>11,} learn in Stage 1 ({trained / total:.1%})")
+    print("   ", {part: f"{count / 1e6:.1f} M" for part, (count, _) in parts.items()})
+assert total == 9_095_694_336 and trained == 907_056_128
+
+# %% [markdown]
+# ## 3. Freezing is a promise about bits
+#
+# Stage 1 trains the speech half alone. "The text model does not change" is easily said; let us take it literally and
+# compare every bit of every weight before and after. The documents ask for words to be said, and to be written.
+
+# %%
+words = ["The garden is full of green birds.", "Nobody had seen the captain.", "The old bridge was closed."]
+documents = []
+for i, text in enumerate(words[: 2 if SMOKE else 3]):
+    codes = oracle_codes(text, str(i), 1024)
+    say = [grid.turn("user", text=f"Repeat: {text}"), grid.turn("assistant", codes=codes, supervise=True)]
+    hear = [grid.turn("user", codes=codes), grid.turn("assistant", text=text, supervise=True)]
+    documents += [grid.join(grid.system(True), *say), grid.join(grid.system(False), *hear)]
+batch = collate(documents, grid, 256)
+before = {name: value.clone() for name, value in model.state_dict().items()}
+optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+for step in range(2 if SMOKE else 12):
+    losses = task.losses(batch)
+    text, speech = losses["text"] / losses["n_text"], losses["speech"] / losses["n_speech"]
+    (text + speech).backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    print(f"step {step}: text {float(text):.2f}, speech {float(speech):.2f} nats a row")
+
+
+# %%
+def naive_changed_bits(old, new):
+    """How many of a tensor's bits are others now, and how many there are."""
+    flipped = old.contiguous().view(torch.int32) ^ new.contiguous().view(torch.int32)
+    return int(np.unpackbits(flipped.numpy().view(np.uint8)).sum()), 32 * old.numel()
+
+
+changed: dict[str, list[int]] = {}
+for name, new in model.state_dict().items():
+    flipped, bits = naive_changed_bits(before[name], new)
+    part = changed.setdefault(name.split(".")[0], [0, 0])
+    part[0], part[1] = part[0] + flipped, part[1] + bits
+for part, (flipped, bits) in changed.items():
+    print(f"{part:13} {flipped:>12,} of {bits:>14,} bits changed")
+assert all((flipped == 0) == (not part.startswith("speech")) for part, (flipped, _) in changed.items())
+
+figure, axes = plt.subplots(figsize=(7, 2.5))
+axes.barh(list(changed), [flipped / bits for flipped, bits in changed.values()], color="#4c78a8")
+axes.set(xlabel="share of bits that changed in Stage 1")
+axes.invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# Not "hardly changed": not one bit of the text half. Whatever the model answers in writing after Stage 1 it answered
+# before. A finished run measures it too (`largest change of a text logit by Stage 1`), and a test watches over it.
+#
+# ### A freeze that leaks
+#
+# There is a way to do it wrong that looks right. Let the frozen weights have gradients of zero instead of none:
+
+# %%
+weight = torch.nn.Parameter(model.trunk[0].mlp.up_proj.weight[:4, :4].detach().clone())
+other = weight.detach().clone()
+leaky = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.1)
+weight.grad = torch.zeros_like(weight)
+leaky.step()
+flipped, bits = naive_changed_bits(other, weight.detach())
+print(f"{flipped} of {bits} bits changed by a step with a gradient of zero")
+assert flipped > 0
+
+# %% [markdown]
+# AdamW takes a little of every weight that has a gradient, whatever the gradient is (weight decay), and its momentum
+# goes on moving it. A frozen weight must have *no* gradient (`requires_grad=False`): then the optimiser passes it by.
+#
+# ### Frozen does not mean closed
+#
+# The loss of *written* words teaches the *speech* embedding, through 30 frozen layers: they have no gradient of their
+# own and still let one through. It is the strongest hint in Stage 1: so codes find the place where a text model expects
+# words.
+
+# %%
+heard = collate([documents[1]], grid, 256)  # spoken in, written out
+task.losses(heard)["text"].backward()
+print("gradient of the speech embedding:", float(model.speech_embed.weight.grad.abs().sum()) > 0)
+print("gradient of the trunk:", model.trunk[0].mlp.up_proj.weight.grad)
+assert model.speech_embed.weight.grad.abs().sum() > 0 and model.trunk[0].mlp.up_proj.weight.grad is None
+optimiser.zero_grad()
+
+# %% [markdown]
+# What a stage may train is one word in its configuration (`train: speech`, `shared`, `gradual` or `all`):
+
+# %%
+display(Code(inspect.getsource(LayerSplitLM.train_only), language="python"))
+
+# %% [markdown]
+# ## 4. Other places to cut
+#
+# The reviewers asked what happens with another depth, or with speech's own layers first or in the middle. As long as
+# the speech tail is a copy, every one of these models says the same: they differ in what may *change*.
+
+# %%
+written = rows.clone()
+written[..., 0] = torch.where(rows[..., 0] == ids.pad, ids.im_end, rows[..., 0])  # text only: no speech embedding
+for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in the middle"), (8, None, "8 last")]:
+    if SMOKE and depth == 8:
+        continue
+    cut = start.resplit(model, depth, at)
+    start.start_speech_half(cut, seed=0)
+    with torch.inference_mode():
+        says = cut(written)
+        assert torch.equal(says.text, says.speech) and torch.allclose(says.text, model(written).text, atol=1e-3)
+    learns = sum(p.numel() for p in cut.speech_parameters().values())
+    behind = len(cut.trunk) - cut.config.cut
+    print(f"{name:16} trunk before and behind: {cut.config.cut:2} and {behind:2} layers,", end=" ")
+    print(f"{learns / 1e6:5.1f} M parameters of speech's own")
+
+# %% [markdown]
+# Each is an overlay: `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml -c
+# configs/experiment/split_middle.yaml ...`. The paper's own table says that freezing first carries nearly all of the
+# gain (MMLU 66.5 against 62.1 without), and that the split alone brings little; *frozen without a split* was never
+# published, and is `configs/experiment/frozen_no_split.yaml`.
+#
+# ## 5. Exercises
+#
+# Put your numbers in place of `None` and run the cell: it knows only a fingerprint of each answer.
+#
+# 1. A layer of SmolLM2 has 3,540,096 parameters. How many does the speech tail of four layers have?
+# 2. Qwen3-8B is cut after 32 of 36 layers. How many layer instances does the split model have?
+# 3. With 8 split layers of SmolLM2's 30, how many layers does a row pass if both tails run?
+# 4. How many bits must be equal to say that the paper's 8,188,638,208 frozen parameters in bfloat16 are unchanged?
+# 5. AdamW, weight decay 0.1, learning rate 1e-3, gradient zero: what becomes of a weight of 1.0 in one step?
+
+# %%
+answers = {1: None, 2: None, 3: None, 4: None, 5: None}
+fingerprints = {
+    1: "e6bb83dda075c2ba",
+    2: "e15274dcfe2d0cb5",
+    3: "cc179cc6804e03b3",
+    4: "d7bf12f56578edef",
+    5: "1ac57f5171e8398e",
+}
+for number, mine in answers.items():
+    state = "open" if mine is None else "right" if digest(float(mine)) == fingerprints[number] else "not yet"
+    print(f"exercise {number}: {state}")
+
+# %% [markdown]
+# Next: lesson 07 shows how the split model answers, row by row.
