@@ -318,4 +318,4 @@ for number, mine in answers.items():
     print(f"exercise {number}: {state}")
 
 # %% [markdown]
-# Next: lesson 07 shows how the language model reads and writes these codes.
+# Next: lesson 02 puts these symbols beside words, in one sequence.
