@@ -1,0 +1,238 @@
+# %% [markdown]
+# # 02 · One sequence, two channels
+#
+# A language model reads one row after another and guesses the next. Where do spoken words go, and written ones, and
+# what exactly is guessed? This lesson lays a conversation out by hand, row by row, shows what counts in the loss, and
+# draws every kind of document that the model is trained on.
+#
+# - **Reading** 20 minutes · **computing** half a minute on one CPU core, 1 GB of memory · no GPU, no network
+# - **You need** lessons 00 and 01, and to know what a token is
+
+# %%
+import inspect
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Audio, Code, display
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from mossrepro import assets, audio, voices
+from mossrepro.assets import digest
+from mossrepro.codec.model import RATE
+from mossrepro.data.documents import Documents
+from mossrepro.data.facts import all_facts
+from mossrepro.data.lm_data import IGNORE, collate
+from mossrepro.data.oracle import OracleStore, oracle_codes
+from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.order import rng
+from mossrepro.sphinx import align
+from mossrepro.vocab import Grid, gguf_tokenizer
+
+SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
+
+# %% [markdown]
+# ## 1. Words are dear, sounds are many
+#
+# SmolLM2's tokenizer cuts text into pieces, the codec cuts sound into codes. The same sentence, twice:
+
+# %%
+tokenizer = gguf_tokenizer(assets.get("smollm2"))
+grid = Grid(tokenizer, codes=1024)
+ids = grid.ids
+sentence = "the old captain painted seven green birds"
+wave = audio.resample(*voices.say(sentence, "assistant"), RATE)
+pieces = tokenizer.encode(sentence).tokens
+codes = oracle_codes(sentence, "lesson 02", 1024)[: -(-len(wave) // 1280)]  # codes of letters: no codec is needed here
+print(f"{len(pieces)} pieces: {pieces}")
+print(f"{len(codes)} codes of 80 ms: {codes.tolist()}")
+display(Audio(wave, rate=RATE))
+
+# %% [markdown]
+# Four or five rows of sound for one row of text. That is why the codec must be slow (lesson 01), and why a model that
+# answers in speech has to know *early* what it is going to say.
+#
+# ## 2. Two channels
+#
+# Text ids and speech ids come from different lists, so a row has two places: channel 0 for text, channel 1 for speech.
+# Only one of the two is ever *meant*; the other holds a filler. A spoken turn is framed by two special ids, SOSP (start
+# of speech, a text id) and EOSP (end of speech, a speech id):
+
+
+# %%
+def naive_spoken(codes):
+    """Codes (n,) -> rows [(text id, speech id), ...], n + 2 of them."""
+    rows = [(ids.sosp, ids.speech_pad)]  # the text channel says: speech comes
+    rows += [(ids.pad, int(code)) for code in codes]  # the text channel holds the pad, the speech channel speaks
+    return [*rows, (ids.pad, ids.eosp)]
+
+
+spoken = grid.spoken(codes)
+assert [*zip(spoken.text.tolist(), spoken.speech.tolist(), strict=True)] == naive_spoken(codes)
+print("text   ", spoken.text[:6].tolist(), "...", spoken.text[-2:].tolist())
+print("speech ", spoken.speech[:6].tolist(), "...", spoken.speech[-2:].tolist())
+print({name: getattr(ids, name) for name in ("sosp", "pad", "eosp", "speech_pad")})
+
+# %% [markdown]
+# ### Select, never sum
+#
+# Other models add up the vectors of all channels. Here a row is read through exactly one of its two ids: the text
+# channel decides. Is it the pad, the speech id is looked up; is it anything else, the text id is.
+
+
+# %%
+def naive_embed(model, row):
+    """One row (text id, speech id) -> its vector (D,)."""
+    text, speech = row
+    table, id = (model.speech_embed, speech) if text == ids.pad else (model.text_embed, text)
+    return table.weight[id]
+
+
+torch.manual_seed(0)
+toy = LayerSplitLM(LMConfig(dim=32, layers=3, tail_layers=1, heads=4, kv_heads=2, head_dim=8, hidden=48,
+                            modality_pad=ids.pad))  # fmt: skip
+rows = naive_spoken(codes)
+ours = toy.embed(torch.tensor([rows]))[0]
+assert torch.equal(ours, torch.stack([naive_embed(toy, row) for row in rows]))
+changed = [(ids.sosp, 7), *rows[1:]]  # what stands in the speech channel beside a text id does not matter
+assert torch.equal(toy.embed(torch.tensor([changed]))[0], ours)
+print("the package embeds as we do, and looks at no filler")
+
+# %% [markdown]
+# So a text model that meets only text rows computes what it always did: the split costs it nothing (lesson 03).
+#
+# ## 3. What is guessed
+#
+# The model stands at row i and guesses row i + 1. If that row is written, the *text* head is asked; if it is spoken,
+# the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
+
+
+# %%
+def naive_targets(doc):
+    """A document -> for every row what the text head and what the speech head is asked for, or IGNORE."""
+    text, speech = [], []
+    for i in range(len(doc)):
+        following = doc[i + 1 : i + 2]
+        counts = len(following) > 0 and bool(following.supervise[0])
+        said = counts and following.text[0] == ids.pad
+        text.append(int(following.text[0]) if counts and not said else IGNORE)
+        speech.append(int(following.speech[0]) if said else IGNORE)
+    return text, speech
+
+
+question, answer = "What is the capital of France?", "The capital of France is Paris."
+asked, replied = (oracle_codes(text, text, 1024) for text in (question, answer))
+pairings = {}
+for name in ("S2S", "S2T", "T2S", "T2T"):
+    user = grid.turn("user", codes=asked) if name[0] == "S" else grid.turn("user", text=question)
+    how = {"codes": replied} if name[2] == "S" else {"text": answer}
+    reply = grid.turn("assistant", **how, supervise=True)
+    pairings[name] = grid.join(grid.system(spoken=name[2] == "S"), user, reply)
+    batch = collate([pairings[name]], grid, 256)
+    text, speech = naive_targets(pairings[name])
+    assert batch["text_target"][0].tolist() == text and batch["speech_target"][0].tolist() == speech
+    counted = [sum(target != IGNORE for target in targets) for targets in (text, speech)]
+    print(f"{name}: {len(pairings[name]):3} rows, {counted[0]:2} ask the text head, {counted[1]:2} the speech head")
+
+# %% [markdown]
+# The same question and the same answer in four pairings: speech or text in, speech or text out. The *system turn*
+# chooses how to answer. And note the one written row of a spoken answer: after EOSP the text head must close the turn.
+#
+# The first word of a spoken answer is decided at the row of SOSP. Before that row a text model would write "The capital
+# of ..." and take its time; here the model has none.
+#
+# ## 4. Everything it reads
+#
+# One conversation is not enough to learn to listen and to speak. The package draws ten kinds of documents, in
+# proportions that each stage chooses (`mix` in `configs/stage1.yaml`, `stage2.yaml`, `sft.yaml`). Below, one of each:
+# blue is written, orange is spoken; dark is what counts in the loss.
+
+# %%
+facts = all_facts()
+recipe = ScriptRecipe(hear=30, say=30, state=5, ask=1, kokoro=0, hear_kokoro=0, tests=1, test_facts=2)
+lines = write_script(facts, recipe)
+store = OracleStore({line.id: line.text for line in lines}, 1024)
+told = next(line for line in lines if line.role == "say")
+times = {told.id: [(word, 0.3 * i, 0.3 * i + 0.3) for i, word in enumerate(told.text.split())]}
+documents = Documents(grid, lines, store, facts, words=times)
+kinds = ["recognise", "say", "echo", "interleaved", "speech", "text", "S2S", "T2S", "S2T", "T2T"]
+drawn = {kind: documents.draw(kind, rng(2, "lesson", kind)) for kind in kinds}
+longest = max(map(len, drawn.values()))
+strips = np.zeros((len(kinds), longest), int)  # 0 nothing; 1, 2 written; 3, 4 spoken; even ones count
+for i, doc in enumerate(drawn.values()):
+    strips[i, : len(doc)] = 1 + 2 * (doc.text == ids.pad) + doc.supervise
+colours = ["#ffffff", "#b9c6dd", "#2f5d9b", "#f6cfa3", "#e07b00"]
+figure, axes = plt.subplots(figsize=(14, 4))
+axes.imshow(strips, aspect="auto", cmap=ListedColormap(colours), vmin=-0.5, vmax=4.5, interpolation="nearest")
+axes.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel="row")
+labels = ["written", "written, counts", "spoken", "spoken, counts"]
+handles = [Patch(facecolor=c, label=label) for c, label in zip(colours[1:], labels, strict=True)]
+axes.legend(handles=handles, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+plt.show()
+
+# %%
+for kind in ("recognise", "say", "text"):
+    written = tokenizer.decode(drawn[kind].text[drawn[kind].text != ids.pad].tolist(), skip_special_tokens=False)
+    print(f"--- {kind}\n{written}")
+
+# %% [markdown]
+# `recognise` teaches the ears, `say` the mouth, `echo` both at once; `text` replays what must not be forgotten. The
+# dialogues ask for knowledge. In `interleaved`, all counts.
+#
+# ## 5. Interleaving: one sentence, two scripts
+#
+# The paper's large trick needs no questions at all. Take any recording with its transcript, find out when each word was
+# spoken (a **forced aligner** does that), cut both into spans of a few words, and let speech and text take turns. To
+# guess what comes after the switch the model must carry the *meaning* across.
+
+# %%
+spans, start = [], 0
+found = align(wave, sentence)
+for count in (2, 3, len(found) - 5):
+    spans.append(found[start : start + count])
+    start += count
+for i, span in enumerate(spans):
+    words = " ".join(word for word, *_ in span)
+    if i % 2 == 0:
+        piece = wave[int(RATE * span[0][1]) : int(RATE * span[-1][2])]
+        print(f"spoken  {span[0][1]:.2f}-{span[-1][2]:.2f} s, about {len(piece) / 1280:.0f} codes: ({words})")
+        display(Audio(piece, rate=RATE))
+    else:
+        print(f"written {tokenizer.encode(' ' + words).tokens}")
+assert [word for span in spans for word, *_ in span] == sentence.split()
+
+# %% [markdown]
+# The package's version, with spans of one to four words:
+
+# %%
+display(Code(inspect.getsource(Documents._interleaved), language="python"))
+
+# %% [markdown]
+# ## 6. Exercises
+#
+# Put your numbers in place of `None` and run the cell: it knows only a fingerprint of each answer.
+#
+# 1. A spoken turn has 40 codes. How many rows lie between its `<|im_start|>assistant\n` and its `<|im_end|>`?
+# 2. How many rows of a spoken answer of 30 codes count in the loss (EOSP and `<|im_end|>` too)?
+# 3. The paper's context is 14,336 rows. How many minutes of speech is that, at 12.5 codes a second? (Do not round.)
+# 4. It has 16,384 codes and 128 rows behind them. What is EOSP's id, if it is the first of these?
+# 5. Read aloud, text passes at 150 words a minute. How many codes is an average word?
+
+# %%
+answers = {1: None, 2: None, 3: None, 4: None, 5: None}
+fingerprints = {
+    1: "53519e43db90bd08",
+    2: "e83763df0a559307",
+    3: "a63125e05f01ee53",
+    4: "1019ec9b89e38027",
+    5: "a19a1584344c1f37",
+}
+for number, mine in answers.items():
+    state = "open" if mine is None else "right" if digest(float(mine)) == fingerprints[number] else "not yet"
+    print(f"exercise {number}: {state}")
+
+# %% [markdown]
+# Next: lesson 03 cuts the model that reads these rows, and holds it to its promise not to forget.
