@@ -175,13 +175,15 @@ class Grid:
     ) -> Rows:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
 
-        `thoughts` are those of `spoken`: thought, ahead, starts.
+        After text SOSP is supervised too: it is for the model to start speaking. `thoughts` are those of `spoken`.
         """
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
             parts.append(self.text(text, supervise))
         if codes is not None:
             parts.append(self.spoken(codes, supervise, **thoughts))
+            if text is not None:
+                parts[-1].supervise[0] = supervise
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 

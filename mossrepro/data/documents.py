@@ -35,10 +35,10 @@ class Documents:
 
     `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their thoughts
     are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than `fill` rows (0:
-    one exchange). `think`: all through a
-    spoken reply the text head is asked for the text that is being said, `ahead` pieces early (`Grid.spoken`). Nothing
-    is written; it only teaches the trunk, by a loss that a text LLM knows, to have the answer ready when the mouth
-    opens.
+    one exchange). `think`: all through a spoken reply the text head is asked for the text that is being said, `ahead`
+    pieces early (`Grid.spoken`). Nothing is written; it only teaches the trunk, by a loss that a text LLM knows, to
+    have the answer ready when the mouth opens. `guide`: every spoken reply is written first, the "text guidance" that
+    the paper does without (to compare with).
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Documents:
         fill: int = 0,
         think: bool = False,
         ahead: int = 0,
+        guide: bool = False,
     ) -> None:
+        self.guide = guide
         self.grid, self.codes, self.words, self.fill = grid, codes, words or {}, fill
         self.think, self.ahead = think, ahead
         self.facts = {fact.key: fact for fact in facts}
@@ -117,7 +119,8 @@ class Documents:
         if self.think:
             starts = [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
             thoughts = {"thought": text, "ahead": self.ahead, "starts": starts}
-        return self.grid.turn("assistant", codes=self.codes[name], supervise=True, **thoughts)
+        written = text if self.guide else None
+        return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **thoughts)
 
     def _speech(self, random: np.random.Generator) -> Rows:
         line = self._pick(self.by_role["say"], random)
@@ -186,8 +189,13 @@ class Documents:
         return documents
 
 
-def question_prompt(grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None) -> Rows:
-    """The prompt of one question in a pairing: system turn, user turn, and the head of the reply."""
+def question_prompt(
+    grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, guide: bool = False
+) -> Rows:
+    """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
+
+    `guide`: of a model that writes a spoken answer first.
+    """
     spoken = pairing[2] == "S"
     user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)
-    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
+    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not guide))

@@ -39,6 +39,7 @@ class LMDataModule(StepDataModule):
         fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
         think: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
         ahead: by so many pieces of text before the voice.
+        guide: spoken replies are written first: text guidance, to compare with.
         max_rows: a document is cut there.
     """
 
@@ -53,6 +54,7 @@ class LMDataModule(StepDataModule):
         fill: int = 0,
         think: bool = False,
         ahead: int = 0,
+        guide: bool = False,
         max_rows: int = 256,
         seed: int = 0,
         num_workers: int = 0,
@@ -62,7 +64,7 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_rows = batch, max_rows
         grid = Grid(Tokenizer.from_file(tokenizer), codes)
-        self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead)
+        self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead, guide)
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
@@ -139,7 +141,7 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
 
 
 def open_documents(
-    script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0
+    script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0, guide: bool = False
 ) -> Documents:
     """Script, facts, word times and codes of a folder. DataError names what is missing."""
     if not (script / "script.jsonl").is_file():
@@ -151,4 +153,4 @@ def open_documents(
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )
-    return Documents(grid, lines, store, facts, times, fill, think, ahead)
+    return Documents(grid, lines, store, facts, times, fill, think, ahead, guide)

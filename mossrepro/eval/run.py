@@ -195,14 +195,14 @@ def language_model(bench: Bench) -> None:
     _text_retention(bench)
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
     model = ready(model)
-    grid = Grid(tokenizer, model.config.codes)
+    grid, guide = Grid(tokenizer, model.config.codes), is_guided(bench.parts["sft"])
     index = []
     for name in "ABVC":
         lines = [line for line in bench.lines if line.role == "test" and line.set == name]
         baseline = spoken_qa.chance(lines, bench.known)
         bench.record(facts.Fact(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
-            asked = _ask(bench, model, grid, lines, pairing)
+            asked = _ask(bench, model, grid, lines, pairing, guide)
             bench.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
                 bench.record(spoken_qa.gain(name, pairing, asked, baseline))
@@ -216,8 +216,18 @@ def language_model(bench: Bench) -> None:
     bench.record(facts.Fact("t2t_c_lost", "text → text on C: points lost by the training", before - after, "points"))
 
 
-def _ask(bench: Bench, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str) -> list[Asked]:
-    return ask(model, grid, lines, bench.known, bench.codes, pairing, bench.speak, bench.judge.transcribe)
+def _ask(
+    bench: Bench, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, guide: bool = False
+) -> list[Asked]:
+    voice = bench.speak, bench.judge.transcribe
+    return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, guide)
+
+
+def is_guided(stage: Path) -> bool:
+    """Whether a stage was trained to write its spoken answers first."""
+    path = stage / "fit.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    return bool(settings.get("data", {}).get("init_args", {}).get("guide", False))
 
 
 @torch.inference_mode()

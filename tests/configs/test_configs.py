@@ -20,6 +20,7 @@ from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.data.tokens import TokenWriter
 from mossrepro.errors import ConfigError
+from mossrepro.eval.run import is_guided
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.order import rng
 from mossrepro.vocab import mini_tokenizer
@@ -125,6 +126,7 @@ def test_a_variant_is_an_overlay_and_trains_what_it_says(name, corpus, script, b
         name, (0 if "no_split" in name else 1, None)
     )
     assert (model.config.tail_layers, model.config.split_at) == (depth, at)
+    assert is_guided(tmp_path / "out") == (name == "text_guidance") and not is_guided(tmp_path)
     assert not same(model.speech_head, before.speech_head) and not any("lora" in n for n in model.state_dict())
 
 

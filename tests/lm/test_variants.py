@@ -1,18 +1,25 @@
 """Other places to split, and other ways to let the text half move."""
 
+import numpy as np
 import pytest
 import torch
 from lm_toys import IDS, folder, module, prompts, small_model  # noqa: F401
 from torch import nn
 
+from mossrepro.data.documents import question_prompt
+from mossrepro.data.facts import Fact
+from mossrepro.data.lm_data import collate
+from mossrepro.data.script import Line
 from mossrepro.errors import ConfigError
+from mossrepro.eval import spoken_qa
 from mossrepro.lm import lora, released
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
-from mossrepro.lm.decode import Draw, Sampling, generate
+from mossrepro.lm.decode import Draw, Reply, Sampling, generate
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.start import is_started, resplit, start_speech_half
 from mossrepro.lm.task import LayerSplitTask, open_start
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.order import rng
+from mossrepro.vocab import Grid, mini_tokenizer
 
 PLACES = [(2, None), (2, 0), (2, 1), (0, None), (1, 3), (3, 1)]
 
@@ -139,3 +146,33 @@ def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None
     first = "trunk.0.mlp.up_proj.weight"
     assert torch.equal(saved[f"model.{first}"], before[first])  # not thawed yet
     assert not torch.equal(whole.model.state_dict()[first], before[first])
+
+
+@pytest.mark.parametrize("guide", [False, True])
+def test_text_guidance_writes_what_is_said_before_it_is_said(folder, guide) -> None:  # noqa: F811
+    data = module(folder, guide=guide)
+    documents, grid = data.documents, data.documents.grid
+    for kind in ("T2S", "S2S", "say"):
+        doc = documents.draw(kind, rng(1, kind))
+        starts = np.flatnonzero(doc.text == grid.ids.sosp)
+        reply = doc[starts[-1] - 12 : starts[-1] + 2]
+        batch = collate([doc], grid, 256)
+        asked = batch["text_target"][0][starts[-1] - 1] == grid.ids.sosp
+        assert bool(asked) == guide and bool(reply.supervise[:12].any()) == guide
+        assert batch["speech_target"][0][starts[-1]] >= 0  # the first code is asked for at SOSP in both
+    prompt = question_prompt(grid, "T2S", "who is it?", guide=guide)
+    assert (prompt.text[-1] == grid.ids.sosp) == (not guide)
+    assert (documents.draw("S2T", rng(1, "x")).text == grid.ids.sosp).sum() == 1  # the question; written answers stay
+
+
+def test_a_guided_model_is_judged_by_its_voice(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(spoken_qa, "generate", lambda model, prompts, ids, how: seen.append((prompts, how)) or [
+        Reply(text=[5, 6], codes=[1, 2], ended=True) for _ in prompts])  # fmt: skip
+    fact = Fact("capital", "France", "Paris", "C")
+    line = Line("q", "test", "Who?", "v", "test", fact.key, "C")
+    grid = Grid(mini_tokenizer(["Who? system user assistant"], 300), 40)
+    voice = (lambda many: [np.zeros(3) for _ in many], lambda waves: ["It is Paris."] * len(waves))
+    (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", *voice, guide=True)
+    assert one.right and one.heard == "It is Paris." and seen[0][1].max_rows == 66
+    assert seen[0][0][0].text[-1] != grid.ids.sosp
