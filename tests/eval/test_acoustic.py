@@ -110,6 +110,13 @@ def test_every_book_has_a_say_in_the_encoder() -> None:
     assert torch.equal(passed, torch.ones_like(x))
 
 
+def test_what_it_hears_is_not_lost_at_the_start() -> None:
+    """Of two different sounds at the level of speech an untrained encoder makes different latents."""
+    torch.manual_seed(0)
+    latents = AcousticCodec(AcousticConfig()).latents(0.05 * torch.randn(2, 1280 * 20))
+    assert latents.flatten(0, 1).std(0).mean() > 0.5
+
+
 def test_it_hears_no_future(codec) -> None:
     wave = 0.1 * torch.randn(1, 1280 * 12)
     louder = torch.cat([wave, torch.randn(1, 1280 * 3)], 1)
