@@ -53,11 +53,16 @@ class Memory:
 
 
 def read(files: list[Path]) -> DictConfig:
-    """A stage's YAML and its overlays, from left to right. ConfigError for a file that is missing or no LM stage."""
+    """A stage's YAML and its overlays, from left to right.
+
+    ConfigError for a file that is missing or no LM stage, and for low-rank changes, which are not counted here.
+    """
     try:
         config = OmegaConf.merge(*(OmegaConf.load(file) for file in files))
         if "LayerSplitTask" not in config.model.class_path:
             raise ConfigError(f"{files[0]}: {config.model.class_path} is no stage of the language model")
+        if config.model.init_args.get("lora"):
+            raise ConfigError(f"{files[-1]}: lora={config.model.init_args.lora} cannot be planned; leave it out")
         OmegaConf.to_container(config.size, throw_on_missing=True)
         int(config.trainer.max_steps), str(config.model.init_args.train)
     except FileNotFoundError as error:
@@ -82,6 +87,7 @@ def shape(config: DictConfig) -> LMConfig:
         codes=config.size.codec.codes,
         qk_norm=b.get("qk_norm", False),
         tied=b.get("tied", True),
+        split_at=config.model.init_args.get("split_at"),
     )
 
 
@@ -132,9 +138,7 @@ def step(config: LMConfig, train: str, documents: float, rows: int, precision: s
     return Step(round(documents * rows), grow(one.flops, two.flops), grow(one.kept, two.kept))
 
 
-def memory(
-    model: LayerSplitLM, kept: float, precision: str, strategy: str, devices: int
-) -> Memory:
+def memory(model: LayerSplitLM, kept: float, precision: str, strategy: str, devices: int) -> Memory:
     """What lies on one of `devices` devices under "single", "ddp" or "fsdp2"; `kept` as of `step`, for one device."""
     width = 2 if precision == "bf16-true" else 4
     whole = width * sum(p.numel() for p in model.parameters())
@@ -162,11 +166,12 @@ def main(args: argparse.Namespace) -> int:
     console.print(_parts_table(model))
     data, settings = config.data.init_args, config.model.init_args
     rows = data.get("max_rows") if data.get("fill", 0) > 256 else data.get("fill", 0) or 100
+    if args.devices > data.batch:
+        raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {args.devices} devices")
     documents, precision = data.batch / args.devices, config.trainer.get("precision", "32-true")
-    checkpointed = settings.get("checkpointed", False)
-    cost = step(lm, settings.train, documents, rows, precision, checkpointed)
-    console.print(_memory_table(model, lm, config, cost, args.devices, rows, precision))
-    _say_time(console, config, cost, args)
+    costs = {flag: step(lm, settings.train, documents, rows, precision, flag) for flag in (False, True)}
+    console.print(_memory_table(model, costs, args.devices, precision))
+    _say_time(console, config, costs[settings.get("checkpointed", False)], args)
     return 0
 
 
@@ -183,17 +188,15 @@ def _parts_table(model: LayerSplitLM) -> Table:
     return view
 
 
-def _memory_table(
-    model: LayerSplitLM, lm: LMConfig, config: DictConfig, cost: Step, devices: int, rows: int, precision: str
-) -> Table:
-    title = f"GiB on each of {devices} device{'s' * (devices > 1)}, {cost.rows:,} rows, {precision}"
+def _memory_table(model: LayerSplitLM, costs: dict[bool, Step], devices: int, precision: str) -> Table:
+    """`costs`: of a step on one device, without and with activation checkpointing."""
+    title = f"GiB on each of {devices} device{'s' * (devices > 1)}, {costs[False].rows:,} rows, {precision}"
     view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("strategy", "weights", "gradients", "AdamW", "activations", "extra", "sum"):
         view.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
-    for checkpointed in (False, True):
-        kept = step(lm, config.model.init_args.train, cost.rows / rows, rows, precision, checkpointed).kept
+    for checkpointed, cost in costs.items():
         for strategy in ("single",) if devices == 1 else ("ddp", "fsdp2"):
-            m = memory(model, kept, precision, strategy, devices)
+            m = memory(model, cost.kept, precision, strategy, devices)
             numbers = (m.weights, m.gradients, m.optimiser, m.kept, m.extra, m.total)
             name = strategy + (", checkpointed" if checkpointed else "")
             view.add_row(name, *(f"{number / GIB:.2f}" for number in numbers))

@@ -70,6 +70,14 @@ def test_freezing_and_checkpointing_save_what_they_should() -> None:
     assert again.kept < 0.4 * stage2.kept and 1.2 < again.flops / stage2.flops < 1.4
 
 
+def test_a_split_in_front_costs_the_trunk_twice() -> None:
+    """Both channels go through it by themselves."""
+    last, first = (plan.shape(config("stage2", "tiny", *more)) for more in ((), ("experiment/split_first.yaml",)))
+    assert (last.split_at, first.split_at) == (None, 0)
+    costs = [plan.step(one, "all", 2, 40, "32-true", False).flops for one in (last, first)]
+    assert costs[1] > 1.3 * costs[0]
+
+
 def test_what_lies_where() -> None:
     with torch.device("meta"):
         model = LayerSplitLM(SHAPE)
@@ -95,6 +103,8 @@ def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> Non
         (["plan", *files[:2]], "a size is needed"),
         (["plan", "-c", str(CONFIGS / "codec.yaml"), *files[2:]], "no stage of the language model"),
         (["plan", *files, "--devices", "0"], "above 0"),
+        (["plan", *files, "--devices", "7"], "cannot be shared by 7"),
+        (["plan", *files, "-c", str(CONFIGS / "experiment" / "lora_trunk.yaml")], "lora=16 cannot be planned"),
     ):
         assert cli.main(command) == 2 and named in capsys.readouterr().err
     with pytest.raises(ConfigError, match="a size is needed"):
