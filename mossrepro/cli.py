@@ -139,7 +139,7 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
 
 def _add_bench(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("bench", help="measure speed beside what one would use instead")
-    parser.add_argument("what", choices=("codec", "decode"))
+    parser.add_argument("what", choices=("codec", "decode", "train"))
     parser.add_argument("--rounds", type=int, default=7, help="times that each runs, turn by turn (default: 7)")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/bench"), help="default: runs/bench")
     parser.set_defaults(run_verb=_bench)

@@ -25,9 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return self.weight * F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype)
 
 
 def stretched(rates: Tensor, scaling: dict[str, float]) -> Tensor:
@@ -45,18 +43,18 @@ def stretched(rates: Tensor, scaling: dict[str, float]) -> Tensor:
 def rotary_table(
     positions: Tensor, head_dim: int, theta: float, scaling: dict[str, float] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions: positions (B, L) -> two of (B, 1, L, E), halves repeated."""
+    """Positions (B, L) -> cosines, sines (B, 1, L, E): halves repeated, the sines of the first half negative."""
     rates = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)  # (E/2,)
     rates = rates if scaling is None else stretched(rates, scaling)
-    angles = (positions[:, None, :, None].float() * rates).repeat(1, 1, 1, 2)  # (B, 1, L, E)
-    return angles.cos(), angles.sin()
+    angles = positions[:, None, :, None].float() * rates  # (B, 1, L, E/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn every pair (x_i, x_{i+E/2}) of x (B, H, L, E) by its position's angle."""
     cos, sin = table
-    left, right = x.chunk(2, -1)
-    return x * cos.to(x.dtype) + torch.cat((-right, left), -1) * sin.to(x.dtype)
+    return x * cos.to(x.dtype) + x.roll(x.shape[-1] // 2, -1) * sin.to(x.dtype)
 
 
 @dataclass
@@ -76,12 +74,32 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Packing:
+    """Documents laid end to end in one sequence: `lengths` in rows, their sum is L. Stands in the place of a mask."""
+
+    lengths: tuple[int, ...]
+
+    def positions(self, device: torch.device) -> Tensor:
+        """(1, L): every document counts from 0."""
+        return torch.cat([torch.arange(length, device=device) for length in self.lengths])[None]
+
+
+@torch.compiler.disable  # a graph would be compiled for every set of lengths
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Plain causal attention inside every document: as many products as rows need, and no mask of (L, L)."""
+    parts = zip(*(t.split(packing.lengths, 2) for t in (q, k, v)), strict=True)
+    return torch.cat([attend(*part) for part in parts], 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Packing | None = None) -> Tensor:
     """softmax(q k' / sqrt(E)) v: q (B, H, L, E), k and v (B, G, keys, E), `mask` as in `Attention.forward`.
 
     Short rows that a CPU trains on are written out, with all query heads of a group in one product: the backward pass
     of PyTorch's fused kernel takes 2.5 times as long there (bfloat16, 124 rows; docs/LOG.md).
     """
+    if isinstance(mask, Packing):
+        return attend_packed(q, k, v, mask)
     b, heads, n, width = q.shape
     groups, keys = k.shape[1:3]
     if mask is None and 1 < n < keys:  # PyTorch's "causal" would take the rows for the first of the keys
@@ -111,11 +129,15 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        mask: Tensor | Packing | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a row may look.
 
-        None is plain causal, the rows being the last of the keys.
+        None is plain causal, the rows being the last of the keys; a `Packing` is that inside every document (B = 1).
         """
         b, n, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(b, n, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, L, E)
@@ -151,7 +173,11 @@ class TransformerBlock(nn.Module):
         self.mlp = SwiGLU(dim, hidden)
 
     def forward(
-        self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        mask: Tensor | Packing | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """x (B, L, D) -> (B, L, D); see `Attention.forward` for the other arguments."""
         x = x + self.self_attn(self.input_layernorm(x), table, mask, cache)

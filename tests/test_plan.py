@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mossrepro import cli, plan
 from mossrepro.errors import ConfigError
+from mossrepro.lm import cost
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.sizes import CONFIGS
 
@@ -20,7 +21,7 @@ def test_the_papers_shape_by_part() -> None:
     with torch.device("meta"):
         model = LayerSplitLM(plan.shape(config("stage1", "full")))
     model.train_only("speech")
-    found = plan.parts(model)
+    found = cost.parts(model)
     assert sum(count for count, _ in found.values()) == 9_095_694_336
     speech = sum(count for part, (count, _) in found.items() if part.startswith("speech"))
     assert sum(learns for _, learns in found.values()) == speech == 907_056_128
@@ -51,7 +52,7 @@ def test_the_shapes_of_sizes_that_are_trained_are_those_that_are_planned(size, s
 
 @pytest.mark.parametrize("train", ["speech", "all"])
 def test_products_are_those_of_a_real_step(train) -> None:
-    planned = plan.step(SHAPE, train, 3, 40, "32-true", False)
+    planned = cost.step(SHAPE, train, 3, 40, "32-true", False)
     model = LayerSplitLM(SHAPE)
     model.train_only(train)
     grid = torch.full((3, 40, 2), SHAPE.modality_pad)
@@ -64,9 +65,9 @@ def test_products_are_those_of_a_real_step(train) -> None:
 
 
 def test_freezing_and_checkpointing_save_what_they_should() -> None:
-    stage1, stage2 = (plan.step(SHAPE, train, 4, 60, "bf16-mixed", False) for train in ("speech", "all"))
+    stage1, stage2 = (cost.step(SHAPE, train, 4, 60, "bf16-mixed", False) for train in ("speech", "all"))
     assert stage1.flops < 0.85 * stage2.flops
-    again = plan.step(SHAPE, "all", 4, 60, "bf16-mixed", True)
+    again = cost.step(SHAPE, "all", 4, 60, "bf16-mixed", True)
     assert again.kept < 0.4 * stage2.kept and 1.2 < again.flops / stage2.flops < 1.4
 
 
@@ -74,7 +75,7 @@ def test_a_split_in_front_costs_the_trunk_twice() -> None:
     """Both channels go through it by themselves."""
     last, first = (plan.shape(config("stage2", "tiny", *more)) for more in ((), ("experiment/split_first.yaml",)))
     assert (last.split_at, first.split_at) == (None, 0)
-    costs = [plan.step(one, "all", 2, 40, "32-true", False).flops for one in (last, first)]
+    costs = [cost.step(one, "all", 2, 40, "32-true", False).flops for one in (last, first)]
     assert costs[1] > 1.3 * costs[0]
 
 
@@ -83,13 +84,13 @@ def test_what_lies_where() -> None:
         model = LayerSplitLM(SHAPE)
     model.train_only("speech")
     whole, trained = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (True, False))
-    one = plan.memory(model, 10.0, "bf16-mixed", "single", 1)
+    one = cost.memory(model, 10.0, "bf16-mixed", "single", 1)
     assert (one.weights, one.gradients, one.optimiser) == (4 * whole, 4 * trained, 8 * trained)
     assert (one.kept, one.extra) == (10, 0)
     assert one.total == 4 * whole + 12 * trained + 10
-    assert plan.memory(model, 0.0, "bf16-true", "single", 1).total == 2 * whole + 6 * trained
-    assert plan.memory(model, 0.0, "bf16-mixed", "ddp", 4).extra == 4 * trained
-    shared = plan.memory(model, 0.0, "bf16-mixed", "fsdp2", 4)
+    assert cost.memory(model, 0.0, "bf16-true", "single", 1).total == 2 * whole + 6 * trained
+    assert cost.memory(model, 0.0, "bf16-mixed", "ddp", 4).extra == 4 * trained
+    shared = cost.memory(model, 0.0, "bf16-mixed", "fsdp2", 4)
     assert shared.weights == whole and shared.optimiser == 2 * trained and shared.extra > 0
 
 

@@ -57,6 +57,7 @@ BOTH = [("ddp", 2), pytest.param("fsdp2", 2, marks=pytest.mark.slow), pytest.par
 @pytest.mark.parametrize(("strategy", "accumulate"), BOTH)
 def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accumulate) -> None:  # noqa: F811
     asked = {"task": "lm", "script": str(folder), "start": str(start), "mix": MIX, "accumulate": accumulate}
+    asked["pack"] = accumulate == 2
     one = train(tmp_path / "one", **asked)
     two = train(tmp_path / "two", **asked, strategy=strategy, devices=2)
     assert apart(one, weights(start)) > 1e-4 and apart(one, two) < 1e-6

@@ -41,6 +41,7 @@ class LMDataModule(StepDataModule):
         ahead: by so many pieces of text before the voice.
         guide: spoken replies are written first: text guidance, to compare with.
         max_rows: a document is cut there.
+        pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
     """
 
     def __init__(
@@ -56,13 +57,14 @@ class LMDataModule(StepDataModule):
         ahead: int = 0,
         guide: bool = False,
         max_rows: int = 256,
+        pack: bool = False,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
-        self.batch, self.max_rows = batch, max_rows
+        self.batch, self.max_rows, self.pack = batch, max_rows, pack
         grid = Grid(Tokenizer.from_file(tokenizer), codes)
         self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead, guide)
         if mix.get("interleaved") and not self.documents.aligned:
@@ -93,6 +95,8 @@ class LMDataModule(StepDataModule):
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised.
 
+        Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
+
         text_count, thought_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
         batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
         """
@@ -100,7 +104,8 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
         first = step - step % self.accumulate
         counts = np.sum([self._count(first + i) for i in range(self.accumulate)], 0) / (self.accumulate * world)
-        batch = collate(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
+        lay = pack if self.pack else collate
+        batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
         return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
 
     def _documents(self, step: int) -> list[Rows]:
@@ -138,6 +143,13 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
         "thought_target": torch.from_numpy(thought),
         "speech_target": torch.from_numpy(speech),
     }
+
+
+def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+    """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
+    alone = [collate([doc], grid, max_rows) for doc in docs]
+    batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
+    return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
 
 
 def open_documents(

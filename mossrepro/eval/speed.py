@@ -118,10 +118,7 @@ def _encodec() -> nn.Module:
 
 def main(args: argparse.Namespace) -> int:
     """The verb."""
-    if args.what == "codec":
-        codec(args.output, rounds=args.rounds)
-    else:
-        from mossrepro.eval import speed_lm
+    from mossrepro.eval import speed_lm, speed_train
 
-        speed_lm.decode(args.output, rounds=args.rounds)
+    {"codec": codec, "decode": speed_lm.decode, "train": speed_train.train}[args.what](args.output, rounds=args.rounds)
     return 0

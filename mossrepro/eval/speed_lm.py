@@ -5,6 +5,7 @@ Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt 
 
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +31,42 @@ SPEECH_CODES = 1024
 IDS = {"im_start": 1, "im_end": 2, "end": 0, "sosp": 5}  # the ids of both tokenizers, but for "sosp", which is any
 
 
+@dataclass
+class Bench:
+    """Where comparisons go: facts into the folder `out`, a row for each into a table."""
+
+    out: Path
+    table: Table
+    unit: str
+
+    def note(self, id: str, title: str, times: dict[str, list[float]], count: int) -> None:
+        """`times`: seconds for `count` units of "mine" and of "theirs", by rounds."""
+        ratios = sorted(b / a for a, b in zip(times["mine"], times["theirs"], strict=True))
+        speeds = {who: count / statistics.median(values) for who, values in times.items()}
+        middle, low, high, n = statistics.median(ratios), ratios[0], ratios[-1], len(ratios)
+        facts.record(self.out, facts.Fact(id, f"speed, {title}", middle, "x", low, high, "all rounds", n))
+        for who, speed in speeds.items():
+            facts.record(self.out, facts.Fact(f"{id}_{who}", f"{title}: {who}", speed, self.unit, n=n))
+        numbers = (f"{speed:.1f}" for speed in speeds.values())
+        self.table.add_row(title, *numbers, f"{middle:.2f} ({low:.2f}-{high:.2f})")
+
+
 def decode(out: Path, rounds: int = 5, rows: int = 48) -> None:
     """Measure a random model of the size `tiny` and SmolLM2; facts go into `out`."""
     torch.manual_seed(0)
     tiny = LayerSplitLM(TINY)
     start_speech_half(tiny, 0)
     models = {"tiny": tiny, "small": open_start("smollm2", SPEECH_CODES, 4, "copy", 0)[0]}
-    table = Table("answering", "ours, rows/s", "beside it, rows/s", "faster by")
+    bench = Bench(out, Table("answering", "ours, rows/s", "beside it, rows/s", "faster by"), "rows/s")
     for name, model in models.items():
         model.eval()
-        _against_generate(out, table, name, model, rounds, rows)
-        _against_two_tails(out, table, name, model, rounds, rows)
+        _against_generate(bench, name, model, rounds, rows)
+        _against_two_tails(bench, name, model, rounds, rows)
     _against_memory(out, facts.load(out)["bench_decode_small_mine"].value, models["small"])
-    Console().print(table)
+    Console().print(bench.table)
 
 
-def _against_generate(out: Path, table: Table, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
+def _against_generate(bench: Bench, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
     """Text, beside the same weights in a Llama of `transformers`."""
     theirs, ids = as_llama(model), _ids(model)
     prompt = _prompt(model, spoken=False)
@@ -66,10 +87,10 @@ def _against_generate(out: Path, table: Table, name: str, model: LayerSplitLM, r
     times = race({"mine": mine, "theirs": others}, rounds)
     if said["mine"] != said["theirs"]:
         raise MossError(f"{name}: the two do not write the same tokens, so their times cannot be compared")
-    _note(out, table, f"bench_decode_{name}", f"{name}, text, beside transformers' generate", times, rows)
+    bench.note(f"bench_decode_{name}", f"{name}, text, beside transformers' generate", times, rows)
 
 
-def _against_two_tails(out: Path, table: Table, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
+def _against_two_tails(bench: Bench, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
     """Speech with an idle text tail, beside both tails at every row."""
     ids, prompt = _ids(model), _prompt(model, spoken=True)
     how, said = Sampling(speech=Draw(min_length=rows), max_rows=rows), {}
@@ -80,7 +101,7 @@ def _against_two_tails(out: Path, table: Table, name: str, model: LayerSplitLM, 
     times = race({"mine": lambda: run(True), "theirs": lambda: run(False)}, rounds)
     if said[True] != said[False]:
         raise MossError(f"{name}: an idle tail changed what is said")
-    _note(out, table, f"bench_tails_{name}", f"{name}, speech, beside running both tails", times, rows)
+    bench.note(f"bench_tails_{name}", f"{name}, speech, beside running both tails", times, rows)
 
 
 def _against_memory(out: Path, speed: float, model: LayerSplitLM) -> None:
@@ -99,30 +120,28 @@ def _against_memory(out: Path, speed: float, model: LayerSplitLM) -> None:
     facts.record(out, facts.Fact("bench_bandwidth", "memory read", bandwidth / 1e9, "GB/s"))
 
 
-def _note(out: Path, table: Table, id: str, title: str, times: dict[str, list[float]], rows: int) -> None:
-    ratios = sorted(b / a for a, b in zip(times["mine"], times["theirs"], strict=True))
-    speeds = {who: rows / statistics.median(values) for who, values in times.items()}
-    middle, low, high = statistics.median(ratios), ratios[0], ratios[-1]
-    facts.record(out, facts.Fact(id, f"decoding speed, {title}", middle, "x", low, high, "all rounds", len(ratios)))
-    for who, speed in speeds.items():
-        facts.record(out, facts.Fact(f"{id}_{who}", f"{title}: {who}", speed, "rows/s", n=len(ratios)))
-    table.add_row(title, *(f"{speed:.1f}" for speed in speeds.values()), f"{middle:.2f} ({low:.2f}-{high:.2f})")
+def llama_config(model: LayerSplitLM):
+    """The backbone's shape for `transformers`. ConfigError where it is not installed."""
+    try:
+        from transformers import LlamaConfig
+    except ImportError as error:
+        raise ConfigError("this bench runs transformers beside ours: pip install transformers") from error
+    c = model.config
+    return LlamaConfig(
+        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        num_key_value_heads=c.kv_heads, head_dim=c.head_dim, vocab_size=c.text_vocab, rms_norm_eps=c.eps,
+        tie_word_embeddings=c.tied, rope_parameters={"rope_type": "default", "rope_theta": c.theta},
+        max_position_embeddings=1024, attn_implementation="sdpa",
+    )  # fmt: skip
 
 
 def as_llama(model: LayerSplitLM) -> nn.Module:
-    """The text half as a LlamaForCausalLM of `transformers`, sharing its weights. ConfigError where it is not there."""
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError as error:
-        raise ConfigError("bench decode runs transformers' generate: pip install transformers") from error
-    c = model.config
+    """The text half as a LlamaForCausalLM of `transformers`, sharing its weights."""
+    config = llama_config(model)
+    from transformers import LlamaForCausalLM
+
     with torch.device("meta"):
-        theirs = LlamaForCausalLM(LlamaConfig(
-            hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
-            num_key_value_heads=c.kv_heads, head_dim=c.head_dim, vocab_size=c.text_vocab, rms_norm_eps=c.eps,
-            tie_word_embeddings=c.tied, rope_parameters={"rope_type": "default", "rope_theta": c.theta},
-            max_position_embeddings=1024,
-        ))  # fmt: skip
+        theirs = LlamaForCausalLM(config)
     state = model.state_dict()
     theirs.load_state_dict({name: state[ours] for ours, name in hub.names(model).items()}, strict=False, assign=True)
     theirs.tie_weights()

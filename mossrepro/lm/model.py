@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mossrepro.errors import ConfigError
-from mossrepro.layers import LayerCache, RMSNorm, TransformerBlock, rotary_table
+from mossrepro.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 from mossrepro.vocab import SPARE_SPEECH_ROWS
 
 TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
@@ -145,17 +145,19 @@ class LayerSplitLM(nn.Module):
         self,
         grid: Tensor,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Packing | None = None,
         cache: Cache | None = None,
         tails: tuple[str, ...] = ("text", "speech"),
     ) -> Hidden:
         """Run trunk and tails.
 
         Shapes: grid (B, L, 2) int64; positions (B, L), default those after the cache's; mask (B, 1, L, keys) bool,
-        default causal. `tails` names those to run, and "trunk" where its end is wanted: training a batch without text
-        targets can leave the text tail out.
+        default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names those to
+        run, and "trunk" where its end is wanted: training a batch without text targets can leave the text tail out.
         """
-        if positions is None:
+        if positions is None and isinstance(mask, Packing):
+            positions = mask.positions(grid.device)
+        elif positions is None:
             first = cache.used if cache else 0
             positions = torch.arange(first, first + grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
         table = self.rotary(positions)
@@ -172,14 +174,14 @@ class LayerSplitLM(nn.Module):
         return rotary_table(positions, self.config.head_dim, self.config.theta, self.config.rope_scaling)
 
     def channel(
-        self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
+        self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
         """What follows the split in the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
         x = self.run(f"{name}_tail", x, table, mask, cache)
         return self.run(f"{name}_rest", x, table, mask, cache)
 
     def run(
-        self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
+        self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
         """The layers of a part, named as in `Cache`: x (B, L, D) -> (B, L, D), without a norm at the end."""
         caches = getattr(cache, part) if cache else None
@@ -194,6 +196,12 @@ class LayerSplitLM(nn.Module):
         if part == "trunk":
             return [*self.trunk][: self.config.cut]
         return [*self.trunk][self.config.cut :] if part.endswith("_rest") else [*getattr(self, part)]
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let PyTorch compile the layers, one graph for all of them, at their first use (minutes; any lengths)."""
+        for part in (self.trunk, self.text_tail, self.speech_tail):
+            for block in part:
+                block.compile(dynamic=True, backend=backend)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """Allocate room for `capacity` rows: 2 * layers * kv_heads * head_dim numbers a row (paper: 160 KiB, bf16)."""

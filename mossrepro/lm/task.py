@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mossrepro import assets
 from mossrepro.errors import ConfigError
+from mossrepro.layers import Packing
 from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.lora import adapt
+from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.start import is_started, resplit, spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
@@ -47,6 +48,7 @@ class LayerSplitTask(Task):
             where the speech tail begins.
         tail: "copy" or "random" start of the speech tail.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
+        compiled: the layers run as graphs that PyTorch compiles at the first step (needs a C++ compiler on a CPU).
         sounds: for Stage 1: a token store that says what its codes sound like; they then start as a spelling of that.
             None: they start at random, with the text embedding's statistics.
     """
@@ -73,6 +75,7 @@ class LayerSplitTask(Task):
         lora: int = 0,
         sounds: str | None = None,
         checkpointed: bool = False,
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,6 +95,8 @@ class LayerSplitTask(Task):
         self.train_part = train
         self.model.train_only(train)
         self.model.checkpointed = checkpointed
+        if compiled:
+            self.model.compile_blocks()
 
     def open_model(
         self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None
@@ -118,7 +123,8 @@ class LayerSplitTask(Task):
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
         if self._trainer is not None and self._trainer.world_size > 1:  # ranks must gather and reduce the same layers
             places |= {"text", "speech"}
-        hidden = model(batch["grid"], tails=tuple(places))
+        packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
+        hidden = model(batch["grid"], mask=packing, tails=tuple(places))
         out = {}
         for kind, (place, head) in kinds.items():
             rows = wanted[kind]
@@ -126,8 +132,7 @@ class LayerSplitTask(Task):
             if place not in places:
                 out[kind] = rows.new_zeros((), dtype=torch.float32)
                 continue
-            logits = head(getattr(hidden, place)[rows]).float()
-            out[kind] = F.cross_entropy(logits, batch[f"{kind}_target"][rows], reduction="sum")
+            out[kind] = chunked_cross_entropy(head, getattr(hidden, place)[rows], batch[f"{kind}_target"][rows])
         if "speech" not in places:
             out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
         if "text" not in places:

@@ -1,13 +1,18 @@
 """The race is fair and its results are facts; how fast anything is, is not tested."""
 
+from contextlib import nullcontext
+
 import pytest
 from codec_toys import TINY
+from lightning.pytorch import LightningModule
 from lm_toys import small_model
 
 from mossrepro import cli, facts
 from mossrepro.errors import MossError
-from mossrepro.eval import speed, speed_lm
+from mossrepro.eval import speed, speed_lm, speed_train
 from mossrepro.lm.decode import generate
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.vocab import SpecialIds, mini_tokenizer
 
 
 def test_runners_take_turns_after_a_first_call_that_does_not_count() -> None:
@@ -56,3 +61,42 @@ def test_other_tokens_are_no_race(tmp_path, toys, monkeypatch) -> None:
     monkeypatch.setattr(speed_lm, "generate", other)
     with pytest.raises(MossError, match="same tokens"):
         speed_lm.decode(tmp_path, 1)
+
+
+def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path, capsys, monkeypatch) -> None:
+    tokenizer = mini_tokenizer(["moss moss user assistant system", "answer in one short sentence"], 300)
+    vocab = tokenizer.get_vocab_size()
+
+    def toy(*_, train="all"):
+        task = LayerSplitTask.__new__(LayerSplitTask)
+        LightningModule.__init__(task)
+        pad = SpecialIds.of(tokenizer, 64).pad
+        task.model, task.tokenizer = small_model(codes=64, tied=True, text_vocab=vocab, modality_pad=pad), tokenizer
+        task.model.train_only(train)
+        task.thought_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
+        return task
+
+    monkeypatch.setattr(speed_train, "LayerSplitTask", toy)
+    monkeypatch.setattr(speed_train, "SPEECH_CODES", 64)
+    monkeypatch.setattr(speed_train.multiprocessing, "get_context", lambda kind: Here)
+    assert cli.main(["bench", "train", "--rounds", "2", "-o", str(tmp_path)]) == 0
+    found = facts.load(tmp_path)
+    pairs = {f"bench_{kind}_small{who}" for kind in ("train", "stage1") for who in ("", "_mine", "_theirs")}
+    plans = {f"bench_{what}_{part}" for what in ("memory", "plan") for part in ("speech", "all")}
+    assert set(found) == pairs | plans | {"bench_stage1_memory"}
+    assert "planned / measured" in capsys.readouterr().out
+    bare = speed_train.Bare.forward
+    monkeypatch.setattr(speed_train.Bare, "forward", lambda self, grid: {k: 0 * v for k, v in bare(self, grid).items()})
+    with pytest.raises(MossError, match="cannot be compared"):
+        speed_train.train(tmp_path, 1)
+
+
+class Here:
+    """A pool in this very process."""
+
+    def __init__(self, size: int) -> None: ...
+
+    Pool = staticmethod(lambda size: nullcontext(Here(size)))
+
+    def apply(self, function, args):
+        return function(*args)

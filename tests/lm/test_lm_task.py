@@ -78,6 +78,13 @@ def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> 
     assert numbers["valid/T2S"] == pytest.approx((out["speech"] / out["n_speech"]).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_layers_are_checkpointed_and_compiled_where_asked(backbone, asked: bool) -> None:
+    model = LayerSplitTask(str(backbone), codes=64, checkpointed=asked, compiled=asked).model
+    blocks = [*model.trunk, *model.text_tail, *model.speech_tail]
+    assert model.checkpointed == asked and {block._compiled_call_impl is not None for block in blocks} == {asked}
+
+
 def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
     task = LayerSplitTask(str(backbone), codes=64, train="speech")
     task.losses(module(folder, mix={"recognise": 1.0}).train_batch(0, 0, 1))["text"].backward()
