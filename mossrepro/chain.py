@@ -142,13 +142,20 @@ class Chain:
             flags.append(f"--{steps}={numbers[steps]}")
         spec = {"config": text, "numbers": numbers, "version": VERSIONS["fit"]}
         spec["inputs"] = {key: _content_name(value) for key, value in inputs.items()}
+        if extras := self.extras(stage):
+            spec["extras"] = [Path(word).read_text() if word.endswith(".yaml") else word for word in extras]
 
         def build(folder: Path) -> None:
             if (folder / "done.json").is_file():
                 return  # interrupted between the export and the renaming of the folder
-            _stage(stage, ["fit", "-c", str(config), "-c", str(self.overlay), "--output", str(folder), *flags])
+            files = ["-c", str(config), "-c", str(self.overlay)]
+            _stage(stage, ["fit", *files, *extras, "--output", str(folder), *flags])
 
         return self.link(stage, f"fit-{stage}", spec, build)
+
+    def extras(self, stage: str) -> list[str]:
+        """More of the command line of a stage: overlays and flags."""
+        return []
 
     def _number(self, name: str) -> Any:
         """`size.codec.steps` -> its value."""

@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(verbs)
     _add_talk(verbs)
     _add_reproduce(verbs)
+    _add_ablate(verbs)
     _add_bench(verbs)
     _add_plan(verbs)
     _add_report(verbs)
@@ -124,6 +125,13 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     _run_options(parser)
     parser.add_argument("--controls", action="store_true", help="also train and ask the two control backbones")
     parser.set_defaults(run_verb=_reproduce)
+
+
+def _add_ablate(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("ablate", help="train variants of the language model beside the recipe and ask them")
+    parser.add_argument("variant", nargs="*", help="names in configs/experiment (default: all)")
+    _run_options(parser)
+    parser.set_defaults(run_verb=_ablate)
 
 
 def _add_plan(verbs: argparse._SubParsersAction) -> None:
@@ -209,6 +217,12 @@ def _rivals(args: argparse.Namespace) -> int:
     from mossrepro import rivals
 
     return rivals.main(args)
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from mossrepro import ablate
+
+    return ablate.main(args)
 
 
 def _import(args: argparse.Namespace) -> int:

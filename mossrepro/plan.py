@@ -45,10 +45,10 @@ def read(files: list[Path]) -> DictConfig:
 
 def shape(config: DictConfig) -> LMConfig:
     """The model that a stage trains at a size."""
-    b, heads = config.size.backbone, config.size.backbone.heads
+    b, heads, extra = config.size.backbone, config.size.backbone.heads, config.model.init_args.get("extra") or 0
     return LMConfig(
         dim=b.width,
-        layers=b.layers,
+        layers=b.layers + extra,
         tail_layers=config.size.lm.tail_layers,
         heads=heads,
         kv_heads=b.get("kv_heads") or heads,
@@ -59,6 +59,7 @@ def shape(config: DictConfig) -> LMConfig:
         qk_norm=b.get("qk_norm", False),
         tied=b.get("tied", True),
         split_at=config.model.init_args.get("split_at"),
+        extra=extra,
     )
 
 

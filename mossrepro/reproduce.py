@@ -16,8 +16,8 @@ from mossrepro.errors import MossError
 RUNS = Path("runs")
 
 
-# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`.
-BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_")
+# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`, `ablate`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
 
 
 def main(args: argparse.Namespace) -> int:

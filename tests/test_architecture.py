@@ -13,7 +13,7 @@ RANK = {
     **dict.fromkeys(["codec", "lm", "vocoder", "asr", "sphinx", "voices"], 1),
     **dict.fromkeys(["data", "pipeline"], 2),
     **dict.fromkeys(["eval", "chat"], 3),
-    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "rivals", "convert"], 4),
+    **dict.fromkeys(["cli", "fit", "reproduce", "chain", "controls", "rivals", "ablate", "convert"], 4),
     **dict.fromkeys(["plan", "report", "page", "__main__"], 4),
 }
 

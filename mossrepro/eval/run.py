@@ -202,7 +202,7 @@ def language_model(bench: Bench) -> None:
         baseline = spoken_qa.chance(lines, bench.known)
         bench.record(facts.Fact(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
-            asked = _ask(bench, model, grid, lines, pairing, guide)
+            asked = put(bench, model, grid, lines, pairing, guide)
             bench.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
                 bench.record(spoken_qa.gain(name, pairing, asked, baseline))
@@ -216,9 +216,10 @@ def language_model(bench: Bench) -> None:
     bench.record(facts.Fact("t2t_c_lost", "text → text on C: points lost by the training", before - after, "points"))
 
 
-def _ask(
+def put(
     bench: Bench, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, guide: bool = False
 ) -> list[Asked]:
+    """Questions to a model, by the codes, the voice and the judge of a run."""
     voice = bench.speak, bench.judge.transcribe
     return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, guide)
 
@@ -248,7 +249,7 @@ def _text_retention(bench: Bench) -> None:
     bench.record(
         facts.Fact("stage1_text_change", "largest change of a text logit by Stage 1", change, "", n=min(16, len(lines)))
     )
-    asked = _ask(bench, ready(first), grid, lines, "T2T")
+    asked = put(bench, ready(first), grid, lines, "T2T")
     before = spoken_qa.score("C", "T2T", asked)
     before.id, before.name = "t2t_c_before", "text → text on C before any speech training"
     bench.record(before)

@@ -74,7 +74,7 @@ class MiniBackboneTask(LayerSplitTask):
         )
 
     def open_model(
-        self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None
+        self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, *_: int | None
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """A model of the shape asked for, with random weights."""
         tokenizer = Tokenizer.from_file(self.tokenizer_file)

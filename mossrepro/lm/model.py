@@ -31,7 +31,8 @@ TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
 @dataclass
 class LMConfig:
     """Shape of a layer-split LM. `layers` counts the backbone's layers, of which `tail_layers` are split: the last, or
-    those behind the first `split_at`.
+    those behind the first `split_at`. Without a split the last `extra` of them may be new ones that belong to the
+    speech half though both channels go through them: a control with as many parameters as a split has.
     """
 
     dim: int = 576
@@ -50,6 +51,7 @@ class LMConfig:
     tied: bool = True
     modality_pad: int = 16
     split_at: int | None = None
+    extra: int = 0
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "hidden", "text_vocab", "codes"):
@@ -63,6 +65,8 @@ class LMConfig:
         if self.split_at is not None and not 0 <= self.split_at <= self.layers - self.tail_layers:
             most = self.layers - self.tail_layers
             raise ConfigError(f"split_at={self.split_at} must be from 0 to the trunk's {most} layers")
+        if self.extra and not (self.tail_layers == 0 and 0 < self.extra < self.layers):
+            raise ConfigError(f"extra={self.extra} layers want tail_layers=0 and a backbone before them")
 
     @property
     def cut(self) -> int:
@@ -215,7 +219,9 @@ class LayerSplitLM(nn.Module):
 
     def speech_parameters(self) -> dict[str, nn.Parameter]:
         """What speech adds to the text LLM, and all that Stage 1 trains (907.1 M at full size)."""
-        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.")
+        c = self.config
+        extra = (f"trunk.{i}." for i in range(c.layers - c.extra, c.layers))
+        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra)
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
     def train_only(self, part: str, done: float = 1.0) -> None:

@@ -55,6 +55,8 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
     """Write a model in the released layout. A tied text head is written twice, and config.json says that it is tied."""
     if model.config.cut != len(model.trunk):
         raise ConfigError(f"split_at={model.config.split_at}: the released layout has its split behind the whole trunk")
+    if model.config.extra:
+        raise ConfigError(f"extra={model.config.extra}: the released layout has new layers in a split only")
     folder, state = Path(folder), model.state_dict()
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once

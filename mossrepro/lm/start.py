@@ -66,6 +66,24 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
 
 
 @torch.no_grad()
+def deepen(model: LayerSplitLM, extra: int) -> LayerSplitLM:
+    """A backbone without a split and with `extra` more layers at its end: the parameter-matched control.
+
+    They are copies of the last ones that add nothing yet, their last matrices being 0 (arXiv 2401.02415, block
+    expansion), so that the deeper model says what the backbone says.
+    """
+    layers = model.config.layers
+    other = LayerSplitLM(replace(model.config, layers=layers + extra, extra=extra))
+    state = model.state_dict()
+    for i in range(extra):
+        for name, value in model.trunk[layers - extra + i].state_dict().items():
+            silent = name.endswith(("o_proj.weight", "down_proj.weight"))
+            state[f"trunk.{layers + i}.{name}"] = torch.zeros_like(value) if silent else value
+    other.load_state_dict(state)
+    return other
+
+
+@torch.no_grad()
 def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> None:
     """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
 

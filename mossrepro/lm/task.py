@@ -14,7 +14,7 @@ from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.lm.start import is_started, resplit, spell_codes, start_speech_half
+from mossrepro.lm.start import deepen, is_started, resplit, spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
@@ -36,6 +36,8 @@ class LayerSplitTask(Task):
         codes: codebook size; must equal that of `start` if that is a finished stage.
         tail_layers: depth of the split; 0 for no split, None for that of `start`, or 4 for a text LLM.
         split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
+        extra: with tail_layers 0: so many new layers behind the backbone, a control with as many parameters as a split
+            but one way for both channels; None for those of `start`.
         train: "speech" (Stage 1: the text half stays bit-identical), "all" (Stage 2, SFT), "shared" (the trunk, but not
             the text tail, embedding and head) or "gradual" (the text half layer by layer from the back, all of it from
             four fifths of the steps on).
@@ -72,6 +74,7 @@ class LayerSplitTask(Task):
         thought_at: str = "text",
         tail: str = "copy",
         split_at: int | None = None,
+        extra: int | None = None,
         lora: int = 0,
         sounds: str | None = None,
         checkpointed: bool = False,
@@ -87,7 +90,7 @@ class LayerSplitTask(Task):
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
-        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed, split_at)
+        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed, split_at, extra)
         if lora:
             adapt(self.model.trunk, lora, seed)
         if sounds is not None:
@@ -99,10 +102,17 @@ class LayerSplitTask(Task):
             self.model.compile_blocks()
 
     def open_model(
-        self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None
+        self,
+        start: str,
+        codes: int,
+        tail_layers: int | None,
+        tail: str,
+        seed: int,
+        split_at: int | None,
+        extra: int | None,
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """The model to train and its tokenizer, as `start` says."""
-        return open_start(start, codes, tail_layers, tail, seed, split_at)
+        return open_start(start, codes, tail_layers, tail, seed, split_at, extra)
 
     def on_train_start(self) -> None:
         """ConfigError for a gradual unfreezing on several ranks, which agree once on what has gradients."""
@@ -197,12 +207,18 @@ class LayerSplitTask(Task):
 
 
 def open_start(
-    start: str, codes: int, tail_layers: int | None, tail: str, seed: int, split_at: int | None = None
+    start: str,
+    codes: int,
+    tail_layers: int | None,
+    tail: str,
+    seed: int,
+    split_at: int | None = None,
+    extra: int | None = None,
 ) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
     In bfloat16 most steps of a small learning rate would round to nothing. ConfigError if the codebook differs, or for
-    a random tail or another split where the tail has been trained.
+    a random tail, another split or more layers where speech has been trained.
     """
     depth = _DEPTH if tail_layers is None else tail_layers
     if start == "smollm2":
@@ -226,4 +242,9 @@ def open_start(
         model = resplit(model, *wanted)
     if anew:
         start_speech_half(model, seed, tail)
+    if extra is not None and extra != model.config.extra:
+        if model.config.extra or is_started(model):
+            has = f"{start} has been trained with {model.config.extra}"
+            raise ConfigError(f"extra={extra}: {has}; start from its backbone")
+        model = deepen(model, extra)
     return model, tokenizer

@@ -104,6 +104,7 @@ def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, r
 
 VARIANTS = sorted({path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} - {"paper_codec", "paper_lm"})
 SMALLER = {"split_middle": ["--model.init_args.split_at", "1"], "deep_split": ["--size.lm.tail_layers", "2"]}
+SMALLER["matched_no_split"] = ["--model.init_args.extra", "1"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -94,6 +94,36 @@ def test_a_trained_split_is_not_moved(backbone, tmp_path) -> None:
             open_start(str(tmp_path / "stage"), 64, change[0], "copy", 0, change[1])
 
 
+def test_a_control_as_large_as_a_split_starts_as_the_backbone(backbone, tmp_path) -> None:
+    """As many parameters, one way for both channels; Stage 1 trains the new layers and keeps the others' bits."""
+    split, _ = open_start(str(backbone), 64, 2, "copy", 0)
+    plain, tokenizer = open_start(str(backbone), 64, 0, "copy", 0)
+    model, _ = open_start(str(backbone), 64, 0, "copy", 0, extra=2)
+    size = {name: sum(p.numel() for p in m.parameters()) for name, m in (("split", split), ("extra", model))}
+    assert size["split"] == size["extra"] and model.config.layers == 5
+    rows = grid() % 60
+    torch.testing.assert_close(model(rows).text, plain(rows).text)
+    model.train_only("speech")
+    learns = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad and "trunk" in name}
+    assert learns == {"3", "4"}
+    for parameter in model.parameters():
+        parameter.grad = None
+    model(rows).text.square().sum().backward()
+    assert model.trunk[3].mlp.down_proj.weight.grad.abs().sum() > 0 and model.trunk[0].mlp.down_proj.weight.grad is None
+    with torch.no_grad():
+        model.speech_norm.weight.add_(0.1)
+    save_pretrained(model, tokenizer, tmp_path / "stage")
+    again, _ = open_start(str(tmp_path / "stage"), 64, 0, "copy", 0)
+    assert again.config == model.config == open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra=2)[0].config
+    with pytest.raises(ConfigError, match="extra=1: .* has been trained with 2"):
+        open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra=1)
+    with pytest.raises(ConfigError, match="extra=2: the released layout"):
+        released.save(model, tokenizer, tmp_path / "theirs")
+    for wrong in ({"extra": 2}, {"extra": 4, "tail_layers": 0}):
+        with pytest.raises(ConfigError, match="want tail_layers=0"):
+            small_model(**wrong)
+
+
 def test_low_rank_changes_start_as_nothing_and_end_as_weights(tmp_path) -> None:
     model, plain = small_model(tied=False), small_model(tied=False)
     new = lora.adapt(model.trunk, 3)

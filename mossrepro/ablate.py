@@ -1,0 +1,164 @@
+"""`mossrepro ablate`: the variants of `configs/experiment`, trained beside the recipe itself and asked as it is.
+
+Every variant goes through Stage 1, Stage 2 and SFT with a share of a run's steps (`size.control.share`), and so does
+the recipe ("baseline"): compare the rows with each other, not with the run. Codec, data and sound are the run's own.
+Everything is a link of the chain: cached, resumable; a stage that a variant does not change is shared.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mossrepro import facts, sizes
+from mossrepro.chain import Chain
+from mossrepro.errors import ConfigError, MossError
+from mossrepro.report import read_curve
+
+if TYPE_CHECKING:
+    from mossrepro.eval.run import Bench
+
+BASELINE = "baseline"
+EVERY, LATER = ("stage1", "stage2", "sft"), ("stage2", "sft")
+VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it changes
+    "no_split": EVERY,
+    "matched_no_split": EVERY,
+    "deep_split": EVERY,
+    "split_first": EVERY,
+    "split_middle": EVERY,
+    "random_tail": ("stage1",),
+    "never_frozen": ("stage1",),
+    "stage2_shared": ("stage2",),
+    "stage2_gradual": ("stage2",),
+    "stage2_frozen": LATER,
+    "lora_trunk": LATER,
+    "frozen_no_split": EVERY,
+    "frozen_no_split_lora": EVERY,
+    "text_guidance": LATER,
+}
+ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
+VERSION = 1  # raised when what is asked or counted changes
+
+
+class VariantChain(Chain):
+    """A chain whose language model is one of VARIANTS, or the recipe itself."""
+
+    def __init__(self, size: str, name: str) -> None:
+        super().__init__(size)
+        if name != BASELINE and name not in VARIANTS:
+            raise ConfigError(f"there is no variant {name!r}; known: {', '.join(VARIANTS)}")
+        self.name, self.share = name, self.size.control.share
+
+    def extras(self, stage: str) -> list[str]:
+        """The overlay, and its numbers that depend on the size."""
+        if stage not in VARIANTS.get(self.name, ()):
+            return []
+        return ["-c", str(sizes.CONFIGS / "experiment" / f"{self.name}.yaml"), *self._fitted()]
+
+    def _fitted(self) -> list[str]:
+        """What the overlays say for `small`, in numbers that fit this size."""
+        lm, layers = self.size.lm, self.size.backbone.layers
+        numbers = {
+            "deep_split": f"--size.lm.tail_layers={min(2 * lm.tail_layers, layers - 1)}",
+            "split_middle": f"--model.init_args.split_at={(layers - lm.tail_layers) // 2}",
+            "matched_no_split": f"--model.init_args.extra={lm.tail_layers}",
+            "frozen_no_split_lora": f"--model.init_args.lora={self._rank()}",
+        }
+        return [numbers[self.name]] if self.name in numbers else []
+
+    def _rank(self) -> int:
+        """The rank at which low-rank changes to every layer have as many parameters as a tail."""
+        b, lm = self.size.backbone, self.size.lm
+        head = b.head_dim or b.width // b.heads
+        outputs = [b.heads * head, *[(b.kv_heads or b.heads) * head] * 2]
+        shapes = [*((b.width, out) for out in outputs), (b.heads * head, b.width), *[(b.width, b.hidden)] * 3]
+        whole, each = sum(i * o for i, o in shapes), sum(i + o for i, o in shapes)
+        return max(1, lm.tail_layers * whole // (b.layers * each))
+
+
+def ablate(size: str, run: Path, names: Sequence[str]) -> None:
+    """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
+    from mossrepro.eval.run import Bench
+
+    if not (run / "parts.json").is_file():
+        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
+    chains = [VariantChain(size, name) for name in (BASELINE, *names)]
+    parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
+    used = {name: Path(folder).name for name, folder in parts.items()}
+    for i, chain in enumerate(chains, 1):
+        console.print(f"[bold]{i}/{len(chains)} {chain.name}[/bold]")
+        model = chain.language_model("sft")
+        spec = {"variant": chain.name, "model": model.name, "parts": used, "version": VERSION}
+
+        def build(folder: Path, name: str = chain.name, model: Path = model) -> None:
+            _ask(name, model, Bench(parts, folder))
+
+        measured = chain.link("evaluation", "ablation", spec, build)
+        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+    Console().print(table(facts.load(run)))
+
+
+def _ask(name: str, folder: Path, bench: "Bench") -> None:
+    """The questions of ASKED, and the losses of V that the last stage ended with."""
+    from mossrepro.eval import spoken_qa
+    from mossrepro.eval.run import is_guided, put
+    from mossrepro.lm import checkpoint
+    from mossrepro.lm.decode import ready
+    from mossrepro.vocab import Grid
+
+    model, tokenizer = checkpoint.from_pretrained(folder)
+    model, grid = ready(model), Grid(tokenizer, model.config.codes)
+    for pairing, which in ASKED:
+        lines = [line for line in bench.lines if line.role == "test" and line.set == which]
+        fact = spoken_qa.score(which, pairing, put(bench, model, grid, lines, pairing, is_guided(folder)))
+        fact.id, fact.name = f"ablation_{name}_{fact.id}", f"{name}: {fact.name}"
+        bench.record(fact)
+    for pairing, loss in _losses(folder).items():
+        title = f"{name}: loss of answers on V, {spoken_qa.HEADLINE[pairing]}"
+        bench.record(facts.Fact(f"ablation_{name}_loss_{pairing.lower()}", title, loss, "nats a row"))
+
+
+def _losses(folder: Path) -> dict[str, float]:
+    """Pairing -> the last validation loss of a stage; empty where it was too short to have any."""
+    path, last = folder / "metrics.jsonl", {}
+    for row in read_curve(path) if path.is_file() else ():
+        last |= {key.removeprefix("valid/"): value for key, value in row.items() if key.startswith("valid/")}
+    return last
+
+
+def table(found: dict[str, facts.Fact]) -> Table:
+    """A row for each variant that has been asked; a star where the baseline's interval does not hold the number."""
+    view = Table(title="right answers, %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *ASKED.values(), "loss S2T", "loss T2S", "loss S2S"):
+        view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
+    for name in (BASELINE, *VARIANTS):
+        cells = []
+        for id in shares:
+            fact, base = found.get(f"ablation_{name}_{id}"), found.get(f"ablation_{BASELINE}_{id}")
+            cells.append(_cell(fact, base))
+        losses = [found.get(f"ablation_{name}_loss_{pairing}") for pairing in ("s2t", "t2s", "s2s")]
+        if any(cell != "–" for cell in cells):
+            view.add_row(name, *cells, *(f"{fact.value:.2f}" if fact else "–" for fact in losses))
+    return view
+
+
+def _cell(fact: facts.Fact | None, base: facts.Fact | None) -> str:
+    if fact is None or base is None:
+        return "–"
+    return f"{fact.value:.1f}" + ("" if base.low <= fact.value <= base.high else " *")
+
+
+def main(args: argparse.Namespace) -> int:
+    """The verb."""
+    from mossrepro.reproduce import RUNS, set_threads
+
+    set_threads()
+    ablate(args.size, RUNS / (args.name or args.size), args.variant or list(VARIANTS))
+    return 0

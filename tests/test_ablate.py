@@ -1,0 +1,82 @@
+"""Variants: each changes the stages it says, in key and command alike, and all are asked the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mossrepro import ablate, chain, cli, facts
+from mossrepro.ablate import ASKED, BASELINE, VARIANTS, VariantChain
+from mossrepro.errors import ConfigError
+from mossrepro.sizes import CONFIGS
+
+
+def fitted(monkeypatch, folder: Path, name: str, size: str = "smoke") -> dict[str, tuple[dict, list[str]]]:
+    """Stage -> its key and its command."""
+    made, commands = {}, []
+    monkeypatch.setattr(chain, "_stage", lambda stage, command: commands.append(command))
+    one = VariantChain(size, name)
+
+    def link(stage, kind, spec, build) -> Path:
+        build(folder)
+        made[stage] = spec, commands[-1]
+        return folder
+
+    one.link = link
+    for stage in ("stage1", "stage2", "sft", "codec"):
+        one.fit(stage)
+    return made
+
+
+@pytest.mark.parametrize("name", [BASELINE, *VARIANTS])
+def test_a_variant_changes_its_own_stages(monkeypatch, tmp_path, name: str) -> None:
+    overlay = CONFIGS / "experiment" / f"{name}.yaml"
+    plain = fitted(monkeypatch, tmp_path, BASELINE)
+    for stage, (key, command) in fitted(monkeypatch, tmp_path, name).items():
+        changed = stage in VARIANTS.get(name, ())
+        assert (str(overlay) in command) == (key != plain[stage][0]) == changed
+        if changed:
+            assert key["extras"][1] == overlay.read_text() and command.index(str(overlay)) > command.index("-c") + 3
+
+
+def test_every_overlay_of_the_language_model_is_a_variant() -> None:
+    files = {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")}
+    assert files == {*VARIANTS, "paper_codec", "paper_lm"}
+    with pytest.raises(ConfigError, match="no variant 'nosplit'; known: no_split"):
+        VariantChain("smoke", "nosplit")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_numbers_fitted_to_a_size_are_the_overlays_own_at_small(name: str) -> None:
+    text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+    for flag in VariantChain("small", name)._fitted():
+        key, value = flag.rsplit(".", 1)[1].split("=")
+        assert f"{key}: {value}" in text
+
+
+@pytest.mark.slow
+def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["ablate", "no_split", "--size", "smoke"]) == 2 and "no parts.json" in capsys.readouterr().err
+    assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+    for name in VARIANTS:
+        assert cli.main(["ablate", name, "--size", "smoke"]) == 0
+    found = facts.load(Path("runs/smoke"))
+    for name in (BASELINE, *VARIANTS):
+        assert {f"ablation_{name}_{pairing}_{which}".lower() for pairing, which in ASKED} <= set(found)
+    said = capsys.readouterr().out
+    assert "text kept" in said and all(name in said for name in VARIANTS)
+    monkeypatch.setattr(chain, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr(ablate, "_ask", lambda *_: pytest.fail("what they answered is cached"))
+    assert cli.main(["ablate", "no_split", "random_tail", "--size", "smoke"]) == 0
+
+
+def test_the_table_marks_what_the_baselines_interval_does_not_hold(tmp_path) -> None:
+    assert ablate._losses(tmp_path / "nothing") == {}
+    lines = [{"step": 20, "valid/S2T": 2.0, "valid/S2S": 3.0}, {"step": 30, "train/text": 1.0, "valid/S2T": 1.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert ablate._losses(tmp_path) == {"S2T": 1.5, "S2S": 3.0}
+    rows = {"baseline": (50.0, 40.0, 60.0), "no_split": (70.0, 60.0, 80.0), "random_tail": (45.0, 30.0, 60.0)}
+    found = {f"ablation_{name}_s2t_c": facts.Fact("x", "x", *row[:1], "%", *row[1:]) for name, row in rows.items()}
+    column = next(column for column in ablate.table(found).columns if column.header == "S2T C")
+    assert list(column.cells) == ["50.0", "70.0 *", "45.0"]
