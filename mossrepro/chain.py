@@ -24,7 +24,7 @@ from mossrepro.errors import MossError
 
 STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
 # Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
-VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 4}
+VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 5}
 
 
 class Chain:

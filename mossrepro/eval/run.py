@@ -27,7 +27,6 @@ from mossrepro.eval.spoken_qa import Asked, ask, said
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import ready
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.lm.task import open_start
 from mossrepro.spoken import word_error_rate
 from mossrepro.vocab import Grid
 from mossrepro.vocoder.resynthesis import Speaker
@@ -191,8 +190,9 @@ def _deceived(bench: Bench, asked: list[Fact]) -> list[bool]:
 
 
 def language_model(bench: Bench) -> None:
-    """Text kept bit for bit after Stage 1; the four pairings on A, B, V, C after SFT."""
-    _text_retention(bench)
+    """What every stage leaves of the text model; the four pairings on A, B, V, C after SFT."""
+    from mossrepro.eval.retention import text_retention
+
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
     model = ready(model)
     grid, guide = Grid(tokenizer, model.config.codes), is_guided(bench.parts["sft"])
@@ -212,8 +212,7 @@ def language_model(bench: Bench) -> None:
             if pairing == "S2S":
                 index += [_keep_sound(bench, one) for one in asked[:SHOWN] if one.wave is not None]
     (bench.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
-    before, after = (facts.load(bench.out)[name].value for name in ("t2t_c_before", "t2t_c"))
-    bench.record(facts.Fact("t2t_c_lost", "text → text on C: points lost by the training", before - after, "points"))
+    text_retention(bench)
 
 
 def put(
@@ -229,30 +228,6 @@ def is_guided(stage: Path) -> bool:
     path = stage / "fit.json"
     settings = json.loads(path.read_text()) if path.is_file() else {}
     return bool(settings.get("data", {}).get("init_args", {}).get("guide", False))
-
-
-@torch.inference_mode()
-def _text_retention(bench: Bench) -> None:
-    """T2T on C of the untouched backbone, and the largest change of any of its text logits by Stage 1 (must be 0)."""
-    staged, tokenizer = checkpoint.from_pretrained(bench.parts["stage1"])
-    config = staged.config
-    first, _ = open_start(bench.start, config.codes, config.tail_layers, "copy", 0)
-    first.eval()
-    grid = Grid(tokenizer, config.codes)
-    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
-    change = 0.0
-    for line in lines[:16]:
-        rows = grid.join(grid.system(False), grid.turn("user", text=line.text), grid.reply_prefix(False))
-        x = torch.from_numpy(np.stack([rows.text, rows.speech], -1))[None]
-        logits = [m.text_head(m(x, tails=("text",)).text) for m in (first, staged)]
-        change = max(change, float((logits[0] - logits[1]).abs().max()))
-    bench.record(
-        facts.Fact("stage1_text_change", "largest change of a text logit by Stage 1", change, "", n=min(16, len(lines)))
-    )
-    asked = put(bench, ready(first), grid, lines, "T2T")
-    before = spoken_qa.score("C", "T2T", asked)
-    before.id, before.name = "t2t_c_before", "text → text on C before any speech training"
-    bench.record(before)
 
 
 def _keep_sound(bench: Bench, one: Asked) -> dict:

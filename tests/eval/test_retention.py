@@ -6,7 +6,8 @@ from lm_toys import folder  # noqa: F401
 from tokenizers import Tokenizer
 
 from mossrepro import facts
-from mossrepro.eval.run import Bench, _text_retention
+from mossrepro.eval.retention import perplexity, text_retention
+from mossrepro.eval.run import Bench
 from mossrepro.lm.checkpoint import save_pretrained
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.vocab import Grid
@@ -25,10 +26,27 @@ def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  #
         if moved:
             model.get_parameter(moved).view(-1)[0] += 0.01
     save_pretrained(model, tokenizer, tmp_path / "stage1")
-    parts = {name: str(tmp_path / name) for name in ("backbone", "stage1")} | {"script": str(folder)}
+    later = {"stage2": str(tmp_path / "stage1"), "sft": str(tmp_path / "stage1")}
+    parts = {name: str(tmp_path / name) for name in ("backbone", "stage1")} | {"script": str(folder)} | later
     bench = Bench(parts, tmp_path)
     bench.codes = {}  # text questions need none
-    _text_retention(bench)
+    bench.record(facts.Fact("t2t_c", "asked with the other pairings", 25.0, "%"))
+    text_retention(bench)
     found = facts.load(tmp_path)
     assert (found["stage1_text_change"].value > 0) == bool(moved)
-    assert found["t2t_c_before"].n > 0
+    assert found["t2t_c_before"].n == found["t2t_c_stage2"].n > 0
+    assert found["t2t_c_lost"].value == found["t2t_c_before"].value - 25.0
+    before, after = found["perplexity_before"], found["perplexity_stage1"]
+    assert (before.value != after.value) == bool(moved) and before.n == after.n > 1000
+
+
+def test_perplexity_is_that_of_the_next_piece(folder) -> None:  # noqa: F811
+    """A model that always says the same distribution has the perplexity of that distribution."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    model = LayerSplitLM(LMConfig(**shape, text_vocab=size, codes=40, modality_pad=Grid(tokenizer, 40).ids.pad))
+    with torch.no_grad():
+        model.text_norm.weight.zero_()
+    value, count = perplexity(model, tokenizer)
+    assert value == pytest.approx(size, rel=1e-4) and count == 6 * 511
