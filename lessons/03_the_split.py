@@ -278,4 +278,4 @@ for number, mine in answers.items():
     print(f"exercise {number}: {state}")
 
 # %% [markdown]
-# Next: lesson 07 shows how the split model answers, row by row.
+# Next: lesson 04 trains it, in three stages.

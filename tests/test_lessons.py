@@ -26,6 +26,7 @@ ANSWERS = {
     "01_sound_becomes_symbols": [75 * 2 * 10, 60 * 37.5, 1_500 * 1_024 * 64, 512, 349],
     "02_one_sequence_two_channels": [40 + 2, 30 + 2, 14_336 / 12.5 / 60, 16_384, 12.5 / 2.5],
     "03_the_split": [4 * 3_540_096, 32 + 4 + 4, 22 + 8 + 8, 16 * 8_188_638_208, 1 - 1e-4],
+    "04_stage_1_to_sft": [1.75, 190 * 8 * 150, 0.1, 5, 1_000_000 / 12.5 / 3600],
     "07_talking": [40 + 2, sum(range(100, 150)), 1024 // 32, 10_000 * 160 / 1024, 8 * 80],
 }
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
