@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, qk_norm: bool = False, eps: float = 1e-6):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.head_dim = head_dim
         self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
         self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
@@ -140,9 +140,10 @@ class Attention(nn.Module):
         None is plain causal, the rows being the last of the keys; a `Packing` is that inside every document (B = 1).
         """
         b, n, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(b, n, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, L, E)
-        k = self.k_norm(self.k_proj(x).view(b, n, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, G, L, E)
-        v = self.v_proj(x).view(b, n, self.kv_heads, self.head_dim).transpose(1, 2)
+        heads = (b, n, -1, self.head_dim)  # all of them, or this device's where layers are cut across several
+        q = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)  # (B, H, L, E)
+        k = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)  # (B, G, L, E)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
         q, k = rotate(q, table), rotate(k, table)
         if cache is not None:
             k, v = cache.append(k, v)

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lm_toys import folder, module  # noqa: F401
 from mossrepro.errors import ConfigError
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.model import LayerSplitLM
 
 HERE = Path(__file__).parent
 MIX = {"S2S": 0.4, "say": 0.2, "text": 0.4}  # single documents: many a rank's batch has no row of one kind
@@ -25,7 +27,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:  # noqa: F811
 
 @pytest.fixture(scope="module")
 def start(folder, tmp_path_factory):  # noqa: F811
+    """A mini backbone with Qwen3's norms on queries and keys."""
     task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    torch.manual_seed(1)
+    task.model = LayerSplitLM(replace(task.model.config, qk_norm=True))
     path = tmp_path_factory.mktemp("start")
     task.save_pretrained(path)
     return path
@@ -51,7 +56,8 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     return max(float((value - other[name]).abs().max()) for name, value in one.items())
 
 
-BOTH = [("ddp", 2), pytest.param("fsdp2", 2, marks=pytest.mark.slow), pytest.param("ddp", 1, marks=pytest.mark.slow)]
+SLOW = [("fsdp2", 2), ("ddp", 1)]
+BOTH = [("ddp", 2), ("tensor", 1), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
 
 
 @pytest.mark.parametrize(("strategy", "accumulate"), BOTH)

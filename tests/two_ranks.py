@@ -47,8 +47,9 @@ def main(asked: dict) -> None:
     torch.set_num_threads(1)
     out = Path(asked["out"])
     strategy = asked["strategy"]
-    if strategy == "fsdp2":
-        strategy = ModelParallelStrategy(asked["devices"], 1, save_distributed_checkpoint=False)
+    if strategy in ("fsdp2", "tensor"):
+        sizes = (asked["devices"], 1) if strategy == "fsdp2" else (1, asked["devices"])
+        strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
     task, data = job(asked)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=asked["devices"], strategy=strategy, max_epochs=-1, max_steps=asked["steps"],

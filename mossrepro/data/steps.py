@@ -91,8 +91,8 @@ class StepDataModule(LightningDataModule):
         """The endless loader, starting at `position()`."""
         self._start = self.position() if self._resume is None else self._resume
         self._counted, self._resume = self._loop_count(), None
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        steps = _Steps(self, self.position, rank, world)
+        shares = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {"rank": 0, "num_replicas": 1}
+        steps = _Steps(self, self.position, shares["rank"], shares["num_replicas"])  # one batch for a group's devices
         return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:

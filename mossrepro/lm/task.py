@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from mossrepro import assets
 from mossrepro.errors import ConfigError
@@ -14,6 +13,7 @@ from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.parallel import is_cut_across, shard
 from mossrepro.lm.start import deepen, is_started, resplit, spell_codes, start_speech_half
 from mossrepro.training import Task, code_table
 
@@ -176,14 +176,9 @@ class LayerSplitTask(Task):
         self.log(f"valid/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
 
     def configure_model(self) -> None:
-        """Under `ModelParallelStrategy`: shard every layer, then what is left, over the data-parallel ranks (FSDP2)."""
-        mesh = self.device_mesh and self.device_mesh["data_parallel"]
-        if not mesh or mesh.size() == 1 or isinstance(self.model, FSDPModule):
-            return
-        for part in ("trunk", "text_tail", "speech_tail"):
-            for block in getattr(self.model, part):
-                fully_shard(block, mesh=mesh)
-        fully_shard(self.model, mesh=mesh)
+        """Under `ModelParallelStrategy`: spread the model over its devices (`parallel.py`)."""
+        if self.device_mesh:
+            shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
@@ -197,7 +192,7 @@ class LayerSplitTask(Task):
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=not is_cut_across(self.model),  # PyTorch's fused step wants one mesh
         )
         return self.scheduled(optimiser, self.warmup, self.final)
 

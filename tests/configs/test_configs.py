@@ -140,7 +140,10 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+SLOW_STRATEGIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "tensor")]
+
+
+@pytest.mark.parametrize("strategy", [*SLOW_STRATEGIES, "fsdp2"])
 def test_a_strategy_is_an_overlay(strategy, corpus, script, backbone, tmp_path):
     """Two processes on one machine, as on several GPUs: the same command with one more file."""
     command = [sys.executable, "-m", "mossrepro", "fit", "-c", str(CONFIGS / "stage2.yaml")]

@@ -1,0 +1,54 @@
+"""The split model over many devices: layers cut across (tensor parallel), weights shared out along (FSDP2).
+
+Across a group of `tensor_parallel` devices every layer's heads and hidden units are dealt out: a device multiplies its
+part and the parts are added up, twice a layer (arXiv 1909.08053). Along `data_parallel` devices every weight is cut
+into pieces that are brought together when their layer is due. Embeddings, heads and norms are whole in a group.
+"""
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
+
+from mossrepro.errors import ConfigError
+from mossrepro.lm.lora import LoRALinear
+from mossrepro.lm.model import LayerSplitLM
+
+_OUT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+_IN = ("self_attn.o_proj", "mlp.down_proj")
+_PER_HEAD = ("self_attn.q_norm", "self_attn.k_norm")  # a device norms its own heads with one weight for all
+
+
+def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
+    """Spread a model over a mesh of dimensions "data_parallel" and "tensor_parallel", once.
+
+    ConfigError where heads cannot be dealt out evenly, or with low-rank changes across a group.
+    """
+    if mesh.size() == 1 or isinstance(model, FSDPModule):
+        return
+    along, across = mesh["data_parallel"], mesh["tensor_parallel"]
+    blocks = [block for part in (model.trunk, model.text_tail, model.speech_tail) for block in part]
+    if across.size() > 1:
+        _check(model, across.size())
+        for block in blocks:
+            plan = {**dict.fromkeys(_OUT, ColwiseParallel()), **dict.fromkeys(_IN, RowwiseParallel())}
+            if model.config.qk_norm:
+                plan |= dict.fromkeys(_PER_HEAD, SequenceParallel(sequence_dim=2, use_local_output=True))
+            parallelize_module(block, across, plan)
+    for block in blocks:
+        fully_shard(block, mesh=along)
+    fully_shard(model, mesh=along)
+
+
+def _check(model: LayerSplitLM, size: int) -> None:
+    c = model.config
+    for name in ("heads", "kv_heads", "hidden"):
+        if getattr(c, name) % size:
+            raise ConfigError(f"tensor_parallel_size={size}: {getattr(c, name)} {name} cannot be dealt out evenly")
+    if any(isinstance(part, LoRALinear) for part in model.modules()):
+        raise ConfigError(f"tensor_parallel_size={size}: low-rank changes are not cut; use 1")
+
+
+def is_cut_across(module: nn.Module) -> bool:
+    """Whether layers are cut across devices, so that parameters lie on meshes of different shapes."""
+    return len({getattr(p, "device_mesh", None) for p in module.parameters()}) > 1
