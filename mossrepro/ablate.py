@@ -1,12 +1,14 @@
 """`mossrepro ablate`: the variants of `configs/experiment`, trained beside the recipe itself and asked as it is.
 
 Every variant goes through Stage 1, Stage 2 and SFT with a share of a run's steps (`size.control.share`), and so does
-the recipe ("baseline"): compare the rows with each other, not with the run. Codec, data and sound are the run's own.
+the recipe ("baseline"): compare the rows with each other, not with the run. `length_20` is the recipe with 20 % of the
+run's steps, `length_100` the run itself: how far knowledge has come by then. Codec, data and sound are the run's own.
 Everything is a link of the chain: cached, resumable; a stage that a variant does not change is shared.
 """
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +44,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "frozen_no_split_lora": EVERY,
     "text_guidance": LATER,
 }
+_LENGTH = re.compile(r"length_([1-9]\d*)")
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
 VERSION = 1  # raised when what is asked or counted changes
 
@@ -51,9 +54,10 @@ class VariantChain(Chain):
 
     def __init__(self, size: str, name: str) -> None:
         super().__init__(size)
-        if name != BASELINE and name not in VARIANTS:
-            raise ConfigError(f"there is no variant {name!r}; known: {', '.join(VARIANTS)}")
-        self.name, self.share = name, self.size.control.share
+        length = _LENGTH.fullmatch(name)
+        if name != BASELINE and name not in VARIANTS and not length:
+            raise ConfigError(f"there is no variant {name!r}; known: {', '.join(VARIANTS)}, length_20 and the like")
+        self.name, self.share = name, int(length[1]) / 100 if length else self.size.control.share
 
     def extras(self, stage: str) -> list[str]:
         """The overlay, and its numbers that depend on the size."""
@@ -138,7 +142,8 @@ def table(found: dict[str, facts.Fact]) -> Table:
     for heading in ("", *ASKED.values(), "loss S2T", "loss T2S", "loss S2S"):
         view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
-    for name in (BASELINE, *VARIANTS):
+    lengths = {int(match[1]) for id in found if (match := _LENGTH.search(id))}
+    for name in (BASELINE, *VARIANTS, *(f"length_{percent}" for percent in sorted(lengths))):
         cells = []
         for id in shares:
             fact, base = found.get(f"ablation_{name}_{id}"), found.get(f"ablation_{BASELINE}_{id}")

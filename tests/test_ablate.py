@@ -46,6 +46,15 @@ def test_every_overlay_of_the_language_model_is_a_variant() -> None:
         VariantChain("smoke", "nosplit")
 
 
+def test_a_length_is_the_recipe_with_a_share_of_the_steps(monkeypatch, tmp_path) -> None:
+    whole, half = (fitted(monkeypatch, tmp_path, f"length_{percent}") for percent in (100, 50))
+    assert not any("steps" in word for word in whole["sft"][1]) and "--size.lm.sft.steps=1" in half["sft"][1]
+    assert half["codec"][0] == whole["codec"][0] and half["sft"][0]["numbers"]["size.lm.sft.steps"] == 1
+    for wrong in ("length_0", "length_", "length_20x"):
+        with pytest.raises(ConfigError, match="no variant"):
+            VariantChain("smoke", wrong)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_numbers_fitted_to_a_size_are_the_overlays_own_at_small(name: str) -> None:
     text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
@@ -78,5 +87,7 @@ def test_the_table_marks_what_the_baselines_interval_does_not_hold(tmp_path) -> 
     assert ablate._losses(tmp_path) == {"S2T": 1.5, "S2S": 3.0}
     rows = {"baseline": (50.0, 40.0, 60.0), "no_split": (70.0, 60.0, 80.0), "random_tail": (45.0, 30.0, 60.0)}
     found = {f"ablation_{name}_s2t_c": facts.Fact("x", "x", *row[:1], "%", *row[1:]) for name, row in rows.items()}
+    found["ablation_length_20_s2t_c"] = facts.Fact("x", "x", 41.0, "%", 30.0, 50.0)
+    assert list(ablate.table(found).columns[0].cells) == ["baseline", "no_split", "random_tail", "length_20"]
     column = next(column for column in ablate.table(found).columns if column.header == "S2T C")
-    assert list(column.cells) == ["50.0", "70.0 *", "45.0"]
+    assert list(column.cells) == ["50.0", "70.0 *", "45.0", "41.0"]
