@@ -162,7 +162,8 @@ assert answered["stage1"][:2] == answered["before"][:2]  # frozen: the very same
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.2))
 for (pairing, name), values in zip(ASKED, zip(*answered.values(), strict=True), strict=True):
-    axes[0].plot(list(answered), values, label=f"{pairing} on {name}", marker="o", linestyle="-" if name == "A" else "--")
+    line = "-" if name == "A" else "--"
+    axes[0].plot(list(answered), values, label=f"{pairing} on {name}", marker="o", linestyle=line)
 axes[0].set(ylabel="share of right answers", ylim=(-0.05, 1.05))
 axes[0].legend(frameon=False, fontsize=8)
 done = 0
@@ -180,8 +181,8 @@ plt.show()
 # %% [markdown]
 # Look for three things:
 # - **Stage 1 leaves every written answer as it was.** It cannot do otherwise (lesson 03).
-# - **Hearing comes late.** A frozen trunk can be spoken *from* long before it can be spoken *to*: questions asked aloud are
-#   answered only when all of the model has moved (Stage 2) and has met spoken questions (SFT).
+# - **Hearing comes late.** A frozen trunk can be spoken *from* long before it can be spoken *to*: questions asked aloud
+#   are answered only when all of the model has moved (Stage 2) and has met spoken questions (SFT).
 # - **C, asked aloud.** The mini model (`tiny`) has read nothing but our facts: what it knows of C does not come out by
 #   voice. With SmolLM2 (`small`) it does: there the knowledge sits in a trunk that read the web, and a question needs
 #   only to be heard. `docs/RESULTS.md` has the numbers of the real codec.
