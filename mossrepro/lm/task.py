@@ -163,9 +163,21 @@ class LayerSplitTask(Task):
                 self.log(f"train/{name}", mean.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
             total = total + weight * mean
         if not torch.isfinite(total):
-            where = f"step {self.global_step}, rank {self.global_rank}, losses {[float(out[k]) for k in self.weights]}"
+            where = f"step {self.global_step}, rank {self.global_rank}, {self._culprits(batch)}"
             raise ConfigError(f"loss is {total.item()} ({where}): lower the learning rate, or look at that batch")
         return total
+
+    @torch.no_grad()
+    def _culprits(self, batch: dict[str, Tensor]) -> str:
+        """The documents of a batch whose loss alone is not finite, by number and by how their text begins."""
+        found, documents = [], separate(batch)
+        for i, document in enumerate(documents):
+            out = self.losses(document)
+            if not all(torch.isfinite(out[kind]) for kind in self.weights):
+                found.append(f"{i} ({self.tokenizer.decode(document['grid'][0, :, 0].tolist())[-60:]!r})")
+        if len(found) == len(documents):
+            return "every document: the weights are no longer finite, or an id is out of range"
+        return f"document {', '.join(found)}"
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Loss of the answers to questions of V, nats a row, by pairing (the batches of `LMDataModule`)."""
@@ -199,6 +211,15 @@ class LayerSplitTask(Task):
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""
         checkpoint.save_pretrained(self.model, self.tokenizer, Path(folder))
+
+
+def separate(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The documents of a batch of `LMDataModule`, padded or packed, as batches of one."""
+    rows = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
+    if "lengths" not in batch:
+        return [{name: value[i : i + 1] for name, value in rows.items()} for i in range(len(batch["grid"]))]
+    parts = {name: value.split(batch["lengths"].tolist(), 1) for name, value in rows.items()}
+    return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
 
 
 def open_start(

@@ -13,7 +13,7 @@ from mossrepro.data.script import read_script
 from mossrepro.errors import ConfigError
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.task import VALIDATED, LayerSplitTask
+from mossrepro.lm.task import VALIDATED, LayerSplitTask, separate
 
 
 @pytest.fixture
@@ -115,6 +115,28 @@ def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, m
     means = {kind: out[kind] / out[f"n_{kind}"] for kind in ("text", "speech", "thought")}
     expected = means["text"] + means["speech"] + weight * means["thought"]
     assert torch.allclose(task.training_step(batch, 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, monkeypatch) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64)
+    monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=7, global_rank=0))
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    batch = module(folder, mix={"recognise": 1.0}, pack=pack).train_batch(0, 0, 1)
+    documents = separate(batch)
+    pad = task.model.config.modality_pad
+    spoken = [set(one["grid"][..., 1][one["grid"][..., 0] == pad].tolist()) for one in documents]
+    i, code = next((i, c) for i, mine in enumerate(spoken) for c in mine if sum(c in other for other in spoken) == 1)
+    assert len(documents) == 4 and torch.isfinite(task.training_step(batch, 0))
+    with torch.no_grad():
+        task.model.speech_embed.weight[code] = float("nan")
+    said = task.tokenizer.decode(documents[i]["text_target"][documents[i]["text_target"] >= 0].tolist())
+    with pytest.raises(ConfigError, match=rf"step 7, rank 0, document {i} \(.*{said.strip()[-8:]}.*lower the learning"):
+        task.training_step(batch, 0)
+    with torch.no_grad():
+        task.model.text_embed.weight.fill_(float("nan"))
+    with pytest.raises(ConfigError, match="every document: the weights are no longer finite"):
+        task.training_step(batch, 0)
 
 
 def test_other_codebook_and_other_words_are_refused(backbone) -> None:
