@@ -102,7 +102,9 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     text = "also ours with finite scalar quantisation, and drawn to Whisper's features"
     rivals.add_argument("--ablations", action="store_true", help=text)
     rivals.set_defaults(run_verb=_rivals)
-    for name, text in (("lm", "the four pairings"), ("vocoder", "what comes back from codes"), ("all", "everything")):
+    measures = {"lm": "the four pairings", "text": "what every stage leaves of the text model"}
+    measures |= {"vocoder": "what comes back from codes", "all": "everything"}
+    for name, text in measures.items():
         part = kinds.add_parser(name, help=f"measure a finished run again: {text}")
         part.set_defaults(run_verb=_eval)
     for part in kinds.choices.values():

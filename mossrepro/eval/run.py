@@ -31,7 +31,7 @@ from mossrepro.spoken import word_error_rate
 from mossrepro.vocab import Grid
 from mossrepro.vocoder.resynthesis import Speaker
 
-MEASURES = ("codec", "vocoder", "lm")
+MEASURES = ("codec", "vocoder", "lm", "text")
 RATE = 16_000
 SHOWN = 3  # questions of a set whose sound is kept for the report
 RATED = 40  # recordings whose naturalness is predicted
@@ -109,10 +109,13 @@ class Bench:
 
 
 def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES) -> None:
-    """Measure `which` of codec, vocoder, lm; facts and sounds go into the folder `out`."""
+    """Measure `which` of codec, vocoder, lm, text; facts and sounds go into the folder `out`. Text comes after lm."""
+    from mossrepro.eval.retention import text_retention
+
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
     bench, console = Bench(parts, out), Console(stderr=True)
     steps: dict[str, Callable[[Bench], None]] = {"codec": codec, "vocoder": vocoder, "lm": language_model}
+    steps["text"] = text_retention
     for name in which:
         started = time.monotonic()
         steps[name](bench)
@@ -190,9 +193,7 @@ def _deceived(bench: Bench, asked: list[Fact]) -> list[bool]:
 
 
 def language_model(bench: Bench) -> None:
-    """What every stage leaves of the text model; the four pairings on A, B, V, C after SFT."""
-    from mossrepro.eval.retention import text_retention
-
+    """The four pairings on A, B, V, C after SFT."""
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
     model = ready(model)
     grid, guide = Grid(tokenizer, model.config.codes), is_guided(bench.parts["sft"])
@@ -212,7 +213,6 @@ def language_model(bench: Bench) -> None:
             if pairing == "S2S":
                 index += [_keep_sound(bench, one) for one in asked[:SHOWN] if one.wave is not None]
     (bench.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
-    text_retention(bench)
 
 
 def put(
