@@ -133,6 +133,10 @@ def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, mo
     said = task.tokenizer.decode(documents[i]["text_target"][documents[i]["text_target"] >= 0].tolist())
     with pytest.raises(ConfigError, match=rf"step 7, rank 0, document {i} \(.*{said.strip()[-8:]}.*lower the learning"):
         task.training_step(batch, 0)
+    task._trainer.world_size = 2
+    with pytest.raises(ConfigError, match="rank 0, one of 4 documents"):
+        task.training_step(batch, 0)
+    task._trainer.world_size = 1
     with torch.no_grad():
         task.model.text_embed.weight.fill_(float("nan"))
     with pytest.raises(ConfigError, match="every document: the weights are no longer finite"):
