@@ -9,7 +9,7 @@ from pathlib import Path
 from mossrepro.errors import MossError
 
 FIT_VERBS = ("fit", "validate", "test", "predict")
-SIZES = ("tiny", "small", "smoke")
+SIZES = ("tiny", "small", "long", "smoke")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -106,10 +106,6 @@ def _collect(chain: Chain, run: Path) -> None:
     (run / "stages.json").write_text(json.dumps(costs, indent=1) + "\n")
     (run / "parts.json").write_text(json.dumps(parts, indent=1) + "\n")
     minutes = sum(cost["minutes"] for cost in costs)
-    facts.record(
-        run,
-        facts.Fact(
-            "minutes", "all stages and measurements", minutes, "min", command=f"make reproduce SIZE={chain.size.name}"
-        ),
-    )
+    command = f"make reproduce SIZE={chain.overlay.stem}"
+    facts.record(run, facts.Fact("minutes", "all stages and measurements", minutes, "min", command=command))
     print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)

@@ -111,7 +111,7 @@ class Control(Stage):
 class Size:
     """One rung of the ladder."""
 
-    name: str
+    name: str  # "small" for `long` too: codec and corpus go by it
     codec: Codec
     acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
     reader: Stage  # text from codes

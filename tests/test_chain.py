@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,19 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
     assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
     assert half[0]["size.lm.sft.steps"] == 5 and "--size.lm.sft.steps=5" in half[1]
     assert flow == same
+
+
+def test_long_is_small_with_another_course_for_the_language_model(tmp_path) -> None:
+    keys = []
+    for size in ("small", "long"):
+        chain, specs = Chain(size), {}
+        chain.link = lambda stage, kind, spec, build, made=specs: made.update({stage: spec}) or tmp_path
+        for stage in ("codec", "reader", "stage1", "stage2", "sft", "flow", "vocoder"):
+            chain.fit(stage)
+        keys.append(specs)
+    assert {stage for stage in keys[0] if keys[0][stage] != keys[1][stage]} == {"stage1", "stage2", "sft"}
+    small, long = (Chain(size).size for size in ("small", "long"))
+    assert long.data.say > small.data.say and long.data.recall and replace(long, lm=small.lm, data=small.data) == small
 
 
 def test_a_key_changes_with_inputs_and_own_numbers_only(monkeypatch, tmp_path) -> None:
