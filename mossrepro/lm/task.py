@@ -179,7 +179,7 @@ class LayerSplitTask(Task):
                 found.append(f"{i} ({self.tokenizer.decode(document['grid'][0, :, 0].tolist())[-60:]!r})")
         if len(found) == len(documents):
             return "every document: the weights are no longer finite, or an id is out of range"
-        return f"document {', '.join(found)}"
+        return f"document {', '.join(found)}" if found else f"no one of {len(documents)} documents alone"
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Loss of the answers to questions of V, nats a row, by pairing (the batches of `LMDataModule`)."""

@@ -6,6 +6,7 @@ from lm_toys import folder  # noqa: F401
 from tokenizers import Tokenizer
 
 from mossrepro import facts
+from mossrepro.eval import retention
 from mossrepro.eval.retention import perplexity, text_retention
 from mossrepro.eval.run import Bench
 from mossrepro.lm.checkpoint import save_pretrained
@@ -40,13 +41,19 @@ def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  #
     assert (before.value != after.value) == bool(moved) and before.n == after.n > 1000
 
 
-def test_perplexity_is_that_of_the_next_piece(folder) -> None:  # noqa: F811
-    """A model that always says the same distribution has the perplexity of that distribution."""
+def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:  # noqa: F811
+    """Asked for what comes next; a model that finds all pieces equally likely is as perplexed as there are pieces."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     size = tokenizer.get_vocab_size()
     shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
     model = LayerSplitLM(LMConfig(**shape, text_vocab=size, codes=40, modality_pad=Grid(tokenizer, 40).ids.pad))
+    monkeypatch.setattr(retention, "WINDOWS", 1)
+    ids = tokenizer.encode(retention.topics["objects"], add_special_tokens=False).ids[: retention.WINDOW]
     with torch.no_grad():
+        logits = model.text_head(model(torch.tensor([[[id, 0] for id in ids]])).text[0])
+        told = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        assert perplexity(model, tokenizer)[0] == pytest.approx(float((-told.mean()).exp()), rel=1e-4)
         model.text_norm.weight.zero_()
+    monkeypatch.undo()
     value, count = perplexity(model, tokenizer)
     assert value == pytest.approx(size, rel=1e-4) and count == 6 * 511
