@@ -90,9 +90,9 @@ def ablate(size: str, run: Path, names: Sequence[str]) -> None:
     """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
     from mossrepro.eval.run import Bench
 
+    chains = [VariantChain(size, name) for name in (BASELINE, *names)]
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
-    chains = [VariantChain(size, name) for name in (BASELINE, *names)]
     parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
     used = {name: Path(folder).name for name, folder in parts.items()}
     for i, chain in enumerate(chains, 1):
