@@ -38,6 +38,10 @@ class Chain:
         self.costs: dict[str, dict] = {}
         self._counted: set[Path] = set()
         self._script: Path | None = None
+        self.sound = self  # the chain that makes codec, flow decoder and vocoder
+        if self.size.sound:
+            self.sound = Chain(self.size.sound)
+            self.sound.costs, self.sound._counted = self.costs, self._counted
 
     def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         """`assets.cached`, with the time it took, all attempts together, kept inside the folder."""
@@ -166,13 +170,13 @@ class Chain:
 
     def codec_corpus(self) -> Path:
         """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
-        corpus = codec_corpus(self.size.name, link=self._data_link)
+        corpus = codec_corpus(self.sound.size.name, link=self._data_link)
         phone_times(corpus, link=self._data_link)
         return corpus
 
     def codec(self) -> Path:
         """The trained speech tokenizer; its recogniser is not trained yet."""
-        return self.fit("codec", data__corpus=self.codec_corpus())
+        return self.sound.fit("codec", data__corpus=self.codec_corpus())
 
     def reader(self) -> Path:
         """The same tokenizer with its recogniser trained."""
@@ -211,11 +215,11 @@ class Chain:
         return self.tokens()
 
     def flow(self) -> Path:
-        tokens = self.tokens()
-        return self.fit("flow", model__codebook=tokens, data__corpus=self.script(), data__tokens=tokens)
+        tokens, corpus = self.sound.tokens(), self.sound.script()
+        return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens)
 
     def vocoder(self) -> Path:
-        return self.fit("vocoder", data__corpus=self.script())
+        return self.sound.fit("vocoder", data__corpus=self.sound.script())
 
     def parts(self) -> dict[str, str]:
         """Everything an assistant is made of: name -> folder."""

@@ -111,7 +111,7 @@ class Control(Stage):
 class Size:
     """One rung of the ladder."""
 
-    name: str  # "small" for `long` too: codec and corpus go by it
+    name: str
     codec: Codec
     acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
     reader: Stage  # text from codes
@@ -121,6 +121,7 @@ class Size:
     vocoder: Vocoder
     data: Data
     control: Control
+    sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty
 
 
 def load(name: str) -> Size:
