@@ -2,14 +2,18 @@
 
 Every variant goes through Stage 1, Stage 2 and SFT with a share of a run's steps (`size.control.share`), and so does
 the recipe ("baseline"): compare the rows with each other, not with the run. `length_20` is the recipe with 20 % of the
-run's steps, `length_100` the run itself: how far knowledge has come by then. Codec, data and sound are the run's own.
+run's steps, `length_100` the run itself: how far knowledge has come by then. `facts_25`: SFT speaks about 25 % of the
+facts of set A, in as many steps. Codec, data and sound are the run's own.
+
 Everything is a link of the chain: cached, resumable; a stage that a variant does not change is shared.
 """
 
 import argparse
 import json
+import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +48,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "frozen_no_split_lora": EVERY,
     "text_guidance": LATER,
 }
-_LENGTH = re.compile(r"length_([1-9]\d*)")
+_NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
 VERSION = 1  # raised when what is asked or counted changes
 
@@ -54,16 +58,32 @@ class VariantChain(Chain):
 
     def __init__(self, size: str, name: str) -> None:
         super().__init__(size)
-        length = _LENGTH.fullmatch(name)
-        if name != BASELINE and name not in VARIANTS and not length:
-            raise ConfigError(f"there is no variant {name!r}; known: {', '.join(VARIANTS)}, length_20 and the like")
-        self.name, self.share = name, int(length[1]) / 100 if length else self.size.control.share
+        self.name, self.share, self.told_share = name, self.size.control.share, 1.0
+        if _NUMBERED.fullmatch(name):
+            what, percent = name.split("_")
+            setattr(self, {"length": "share", "facts": "told_share"}[what], int(percent) / 100)
+        elif name != BASELINE and name not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise ConfigError(f"there is no variant {name!r}; known: {known}, length_20, facts_25 and the like")
 
     def extras(self, stage: str) -> list[str]:
         """The overlay, and its numbers that depend on the size."""
         if stage not in VARIANTS.get(self.name, ()):
             return []
         return ["-c", str(sizes.CONFIGS / "experiment" / f"{self.name}.yaml"), *self._fitted()]
+
+    def told(self, stage: str) -> Path:
+        """The script; for SFT with the first `told_share` of A's facts in every family, and nothing of the rest."""
+        if stage != "sft" or self.told_share == 1:
+            return self.script()
+        known = self.spoken_facts()
+        all_of, seen = Counter(fact.family for fact in known if fact.set == "A"), Counter()
+        kept = []
+        for fact in known:
+            seen[fact.family] += fact.set == "A"
+            if fact.set != "A" or seen[fact.family] <= math.ceil(self.told_share * all_of[fact.family]):
+                kept.append(fact)
+        return self.script_with(kept, "data", "fewer-facts")
 
     def _fitted(self) -> list[str]:
         """What the overlays say for `small`, in numbers that fit this size."""
@@ -142,8 +162,8 @@ def table(found: dict[str, facts.Fact]) -> Table:
     for heading in ("", *ASKED.values(), "loss S2T", "loss T2S", "loss S2S"):
         view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
-    lengths = {int(match[1]) for id in found if (match := _LENGTH.search(id))}
-    for name in (BASELINE, *VARIANTS, *(f"length_{percent}" for percent in sorted(lengths))):
+    numbered = {match[0] for id in found if (match := _NUMBERED.search(id))}
+    for name in (BASELINE, *VARIANTS, *sorted(numbered, key=lambda name: (name[0], int(name.split("_")[1])))):
         cells = []
         for id in shares:
             fact, base = found.get(f"ablation_{name}_{id}"), found.get(f"ablation_{BASELINE}_{id}")

@@ -7,6 +7,7 @@ their own, through the same door as a user's.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -97,6 +98,24 @@ class Chain:
         known = self.known()
         lines = write_script(known, recipe)
         return record_script(lines, known, link=self._data_link)
+
+    def spoken_facts(self) -> list[Fact]:
+        """The facts of the recorded script."""
+        return [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
+
+    def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
+        """A script folder with other facts, and without the lines about any that are missing; a link of that kind."""
+        keys = {fact.key for fact in known}
+
+        def build(folder: Path) -> None:
+            lines = (self.script() / "script.jsonl").read_text().splitlines(keepends=True)
+            kept = [line for line in lines if (json.loads(line).get("fact") or None) in {None, *keys}]
+            (folder / "script.jsonl").write_text("".join(kept))
+            if (self.script() / "words.json").is_file():
+                shutil.copy(self.script() / "words.json", folder)
+            (folder / "facts.json").write_text(json.dumps(known))
+
+        return self.link(stage, kind, {"script": self.script().name, "facts": known, "version": 3}, build)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""
@@ -201,13 +220,13 @@ class Chain:
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
         tokens = self.spoken_codes()
-        inputs = {"data__script": self.told(), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
+        inputs = {"data__script": self.told(stage), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
         if stage == "stage1" and tokens != "oracle":
             inputs["model__sounds"] = tokens
         return self.fit(stage, model__start=start, **inputs)
 
-    def told(self) -> Path:
-        """The script with the facts that the language model is told."""
+    def told(self, stage: str) -> Path:
+        """The script with the facts that the language model is told in a stage."""
         return self.script()
 
     def spoken_codes(self) -> str | Path:

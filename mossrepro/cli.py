@@ -131,7 +131,7 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
 
 def _add_ablate(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("ablate", help="train variants of the language model beside the recipe and ask them")
-    parser.add_argument("variant", nargs="*", help="names in configs/experiment (default: all), or length_20")
+    parser.add_argument("variant", nargs="*", help="names in configs/experiment (default: all), or length_20, facts_25")
     _run_options(parser)
     parser.set_defaults(run_verb=_ablate)
 

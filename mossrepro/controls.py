@@ -60,33 +60,21 @@ class ControlChain(Chain):
         if self.kind == "random":
             spec = {**shape, "start": Path(main).name, "version": 1}
             return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
-        taught = self._script_with([fact for fact in self._changed() if fact.set != "P"])
+        taught = self._with([fact for fact in self._changed() if fact.set != "P"])
         inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
         return self.fit("counterfactual", model__start=main, **inputs)
 
-    def told(self) -> Path:
+    def told(self, stage: str) -> Path:
         """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""
         if self.kind == "random":
             return self.script()
-        return self._script_with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
+        return self._with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
 
     def _changed(self) -> list[Fact]:
-        return counterfactual([Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())])
+        return counterfactual(self.spoken_facts())
 
-    def _script_with(self, known: list[Fact]) -> Path:
-        """A script folder with other facts, and without the lines about any that are missing."""
-        keys = {fact.key for fact in known}
-
-        def build(folder: Path) -> None:
-            lines = (self.script() / "script.jsonl").read_text().splitlines(keepends=True)
-            kept = [line for line in lines if (json.loads(line).get("fact") or None) in {None, *keys}]
-            (folder / "script.jsonl").write_text("".join(kept))
-            if (self.script() / "words.json").is_file():
-                shutil.copy(self.script() / "words.json", folder)
-            (folder / "facts.json").write_text(json.dumps(known))
-
-        spec = {"script": self.script().name, "facts": known, "version": 3}
-        return self.link("counterfactual", "counterfactual-facts", spec, build)
+    def _with(self, known: list[Fact]) -> Path:
+        return self.script_with(known, "counterfactual", "counterfactual-facts")
 
 
 def counterfactual(known: list[Fact]) -> list[Fact]:

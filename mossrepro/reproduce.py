@@ -61,11 +61,10 @@ def set_threads() -> None:
 
 def make_data(args: argparse.Namespace) -> int:
     """`mossrepro data make`: only the corpora; prints their folders."""
-    from mossrepro.data.recipes import codec_corpus
-
     set_threads()
-    print(codec_corpus(args.size))
-    print(Chain(args.size).script())
+    chain = Chain(args.size)
+    print(chain.codec_corpus())
+    print(chain.script())
     return 0
 
 

@@ -1,12 +1,16 @@
 """Variants: each changes the stages it says, in key and command alike, and all are asked the same."""
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from mossrepro import ablate, chain, cli, facts
 from mossrepro.ablate import ASKED, BASELINE, VARIANTS, VariantChain
+from mossrepro.data.facts import Fact, all_facts
+from mossrepro.data.script import ScriptRecipe, read_script, write_script
 from mossrepro.errors import ConfigError
 from mossrepro.sizes import CONFIGS
 
@@ -50,9 +54,30 @@ def test_a_length_is_the_recipe_with_a_share_of_the_steps(monkeypatch, tmp_path)
     whole, half = (fitted(monkeypatch, tmp_path, f"length_{percent}") for percent in (100, 50))
     assert not any("steps" in word for word in whole["sft"][1]) and "--size.lm.sft.steps=1" in half["sft"][1]
     assert half["codec"][0] == whole["codec"][0] and half["sft"][0]["numbers"]["size.lm.sft.steps"] == 1
-    for wrong in ("length_0", "length_", "length_20x"):
+    for wrong in ("length_0", "length_", "length_20x", "facts_0", "facts_100", "facts"):
         with pytest.raises(ConfigError, match="no variant"):
             VariantChain("smoke", wrong)
+
+
+def test_fewer_facts_are_spoken_about_in_sft_alone(monkeypatch, tmp_path) -> None:
+    """A quarter of A in every family, none of their lines but the kept ones', and everything else as it is."""
+    known = all_facts()[:200]
+    lines = [asdict(line) for line in write_script(known, ScriptRecipe(hear=4, say=4, state=2, kokoro=0, words=200))]
+    (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "facts.json").write_text(json.dumps(known))
+    one = VariantChain("smoke", "facts_25")
+    monkeypatch.setattr(one, "script", lambda: tmp_path)
+    monkeypatch.setattr(one, "link", lambda stage, kind, spec, build: build(made) or made)
+    (made := tmp_path / "made").mkdir()
+    assert one.told("stage1") == one.told("stage2") == tmp_path and one.told("sft") == made
+    assert one.share == VariantChain("smoke", BASELINE).share
+    kept = [Fact(*entry) for entry in json.loads((made / "facts.json").read_text())]
+    for family in {fact.family for fact in known}:
+        whole, part = ([f for f in some if f.family == family and f.set == "A"] for some in (known, kept))
+        assert part == whole[: math.ceil(len(whole) / 4)]
+    assert [fact for fact in kept if fact.set != "A"] == [fact for fact in known if fact.set != "A"]
+    gone = {fact.key for fact in known} - {fact.key for fact in kept}
+    assert gone and read_script(made) == [line for line in read_script(tmp_path) if line.fact not in gone]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -88,6 +113,8 @@ def test_the_table_marks_what_the_baselines_interval_does_not_hold(tmp_path) -> 
     rows = {"baseline": (50.0, 40.0, 60.0), "no_split": (70.0, 60.0, 80.0), "random_tail": (45.0, 30.0, 60.0)}
     found = {f"ablation_{name}_s2t_c": facts.Fact("x", "x", *row[:1], "%", *row[1:]) for name, row in rows.items()}
     found["ablation_length_20_s2t_c"] = facts.Fact("x", "x", 41.0, "%", 30.0, 50.0)
-    assert list(ablate.table(found).columns[0].cells) == ["baseline", "no_split", "random_tail", "length_20"]
+    found |= {f"ablation_facts_{n}_s2t_c": found["ablation_length_20_s2t_c"] for n in (50, 5)}
+    names = ["baseline", "no_split", "random_tail", "facts_5", "facts_50", "length_20"]
+    assert list(ablate.table(found).columns[0].cells) == names
     column = next(column for column in ablate.table(found).columns if column.header == "S2T C")
-    assert list(column.cells) == ["50.0", "70.0 *", "45.0", "41.0"]
+    assert list(column.cells) == ["50.0", "70.0 *", "45.0", *["41.0"] * 3]
