@@ -41,8 +41,21 @@ def text_retention(bench: Bench) -> None:
             score.id, score.name = f"t2t_c_{stage}", f"text → text on C {when}"
             bench.record(score)
             found[stage] = score.value
-    lost = found["before"] - facts.load(bench.out)["t2t_c"].value
+    answers = facts.load(bench.out)
+    lost = found["before"] - answers["t2t_c"].value
     bench.record(facts.Fact("t2t_c_lost", "text → text on C: points lost by the training", lost, "points"))
+    for pairing in ("s2t", "s2s"):
+        bench.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
+
+
+def _by_voice(answers: facts.Fact, before: float) -> facts.Fact:
+    """The share of what the backbone answered in writing before any speech that comes out by voice.
+
+    The interval is that of the answers by voice: the written ones are taken as they are.
+    """
+    share = [100 * value / max(before, 1e-9) for value in (answers.value, answers.low, answers.high)]
+    title = f"{answers.name}, share of the backbone's own text → text"
+    return facts.Fact(f"{answers.id}_kept", title, share[0], "%", *share[1:], answers.interval, answers.n)
 
 
 def _open(bench: Bench, stage: str) -> tuple[LayerSplitLM, Tokenizer]:

@@ -32,13 +32,21 @@ def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  #
     bench = Bench(parts, tmp_path)
     bench.codes = {}  # text questions need none
     bench.record(facts.Fact("t2t_c", "asked with the other pairings", 25.0, "%"))
+    for pairing in ("s2t", "s2s"):
+        bench.record(facts.Fact(f"{pairing}_c", "asked by voice", 8.0, "%", 4.0, 12.0, "Wilson", 74))
     text_retention(bench)
     found = facts.load(tmp_path)
     assert (found["stage1_text_change"].value > 0) == bool(moved)
     assert found["t2t_c_before"].n == found["t2t_c_stage2"].n > 0
     assert found["t2t_c_lost"].value == found["t2t_c_before"].value - 25.0
+    assert {"s2t_c_kept", "s2s_c_kept"} <= set(found)
     before, after = found["perplexity_before"], found["perplexity_stage1"]
     assert (before.value != after.value) == bool(moved) and before.n == after.n > 1000
+
+
+def test_what_comes_out_by_voice_is_a_share_of_what_was_known() -> None:
+    kept = retention._by_voice(facts.Fact("s2t_c", "by voice", 60.0, "%", 40.0, 72.0, "Wilson", 74), 80.0)
+    assert (kept.id, kept.value, kept.low, kept.high, kept.n) == ("s2t_c_kept", 75.0, 50.0, 90.0, 74)
 
 
 def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:  # noqa: F811
