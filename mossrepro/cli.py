@@ -140,6 +140,7 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("plan", help="parameters, memory and days of an LM stage, before it is trained")
     parser.add_argument("-c", "--config", type=Path, action="append", required=True, metavar="FILE", help="as of fit")
     parser.add_argument("--devices", type=int, default=1, help="default: 1")
+    parser.add_argument("--tensor", type=int, default=1, help="devices across which a layer is cut (default: 1)")
     parser.add_argument("--hours", type=float, default=1000.0, help="hours of speech to be counted (default: 1000)")
     parser.add_argument(
         "--tflops", type=float, default=0.2, help="TFLOP/s that a device sustains (default: 0.2, two CPU cores)"

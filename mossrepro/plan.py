@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mossrepro.errors import ConfigError
-from mossrepro.lm.cost import Step, memory, parts, step
+from mossrepro.lm.cost import Step, cut, memory, parts, step
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 
 CODES_PER_HOUR = 45_000  # 12.5 a second
@@ -65,23 +65,32 @@ def shape(config: DictConfig) -> LMConfig:
 
 def main(args: argparse.Namespace) -> int:
     """The verb: tables on the terminal."""
-    if min(args.devices, args.hours, args.tflops) <= 0:
-        raise ConfigError("--devices, --hours and --tflops must be above 0")
+    if min(args.devices, args.hours, args.tflops, args.tensor) <= 0:
+        raise ConfigError("--devices, --tensor, --hours and --tflops must be above 0")
+    groups, rest = divmod(args.devices, args.tensor)
+    if rest:
+        raise ConfigError(f"--devices {args.devices} cannot be put into groups of --tensor {args.tensor}")
     config = read(args.config)
     lm, console = shape(config), Console()
+    console.print(_parts_table(_unmade(lm, config)))
+    lm = cut(lm, args.tensor)
+    data, settings = config.data.init_args, config.model.init_args
+    rows = data.get("max_rows") if data.get("fill", 0) > 256 else data.get("fill", 0) or 100
+    if groups > data.batch:
+        who = f"{groups} devices" if args.tensor == 1 else f"{groups} groups of devices"
+        raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {who}")
+    documents, precision = data.batch / groups, config.trainer.get("precision", "32-true")
+    costs = {flag: step(lm, settings.train, documents, rows, precision, flag) for flag in (False, True)}
+    console.print(_memory_table(_unmade(lm, config), costs, groups, args.tensor, precision))
+    _say_time(console, config, costs[settings.get("checkpointed", False)], args)
+    return 0
+
+
+def _unmade(lm: LMConfig, config: DictConfig) -> LayerSplitLM:
     with torch.device("meta"):
         model = LayerSplitLM(lm)
     model.train_only(config.model.init_args.train)
-    console.print(_parts_table(model))
-    data, settings = config.data.init_args, config.model.init_args
-    rows = data.get("max_rows") if data.get("fill", 0) > 256 else data.get("fill", 0) or 100
-    if args.devices > data.batch:
-        raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {args.devices} devices")
-    documents, precision = data.batch / args.devices, config.trainer.get("precision", "32-true")
-    costs = {flag: step(lm, settings.train, documents, rows, precision, flag) for flag in (False, True)}
-    console.print(_memory_table(model, costs, args.devices, precision))
-    _say_time(console, config, costs[settings.get("checkpointed", False)], args)
-    return 0
+    return model
 
 
 def _parts_table(model: LayerSplitLM) -> Table:
@@ -97,27 +106,35 @@ def _parts_table(model: LayerSplitLM) -> Table:
     return view
 
 
-def _memory_table(model: LayerSplitLM, costs: dict[bool, Step], devices: int, precision: str) -> Table:
-    """`costs`: of a step on one device, without and with activation checkpointing."""
-    title = f"GiB on each of {devices} device{'s' * (devices > 1)}, {costs[False].rows:,} rows, {precision}"
-    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def _memory_table(model: LayerSplitLM, costs: dict[bool, Step], groups: int, across: int, precision: str) -> Table:
+    """`model` is what a device of a tensor-parallel group of `across` holds; `costs`: of its step, without and with
+    activation checkpointing.
+    """
+    devices = groups * across
+    grouped = f", {across} to a layer" if across > 1 else ""
+    title = f"GiB on each of {devices} device{'s' * (devices > 1)}{grouped}, {costs[False].rows:,} rows, {precision}"
+    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("strategy", "weights", "gradients", "AdamW", "activations", "extra", "sum"):
         view.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
     for checkpointed, cost in costs.items():
-        for strategy in ("single",) if devices == 1 else ("ddp", "fsdp2"):
-            m = memory(model, cost.kept, precision, strategy, devices)
+        for strategy in ("single",) if devices == 1 else ("ddp", "fsdp2") if across == 1 else ("fsdp2",):
+            m = memory(model, cost.kept, precision, strategy, groups)
             numbers = (m.weights, m.gradients, m.optimiser, m.kept, m.extra, m.total)
-            name = strategy + (", checkpointed" if checkpointed else "")
-            view.add_row(name, *(f"{number / GIB:.2f}" for number in numbers))
+            name = (strategy if across == 1 else "tensor") + (", checkpointed" if checkpointed else "")
+            view.add_row(name, *(_gib(number) for number in numbers))
     return view
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
 
 
 def _say_time(console: Console, config: DictConfig, cost: Step, args: argparse.Namespace) -> None:
     """Operations a row, and days at the speed that each device sustains."""
-    a_row, speed = cost.flops / cost.rows, args.devices * args.tflops * 1e12
-    steps = config.trainer.max_steps
-    rows = steps * cost.rows * args.devices
-    lines = [f"{a_row / 1e9:.3g} GFLOP a row, both ways, {steps:,} steps of {cost.rows * args.devices:,} rows"]
+    a_row, speed = args.tensor * cost.flops / cost.rows, args.devices * args.tflops * 1e12
+    steps, a_step = config.trainer.max_steps, cost.rows * args.devices // args.tensor
+    rows = steps * a_step
+    lines = [f"{a_row / 1e9:.3g} GFLOP a row, both ways, {steps:,} steps of {a_step:,} rows"]
     wanted = {f"these {steps:,} steps": rows, f"{args.hours:,g} h of speech, once": args.hours * CODES_PER_HOUR}
     for what, count in wanted.items():
         took = _duration(a_row * count / speed)

@@ -1,5 +1,7 @@
 """What is planned is what a step does: parameters, products and memory against a real model and a real step."""
 
+import re
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -94,12 +96,35 @@ def test_what_lies_where() -> None:
     assert shared.weights == whole and shared.optimiser == 2 * trained and shared.extra > 0
 
 
+def test_a_tensor_parallel_device_holds_a_slice_of_every_layer() -> None:
+    """Its layers are a part, all but their norms; its products fall by what layers do, not heads; it keeps less."""
+    with torch.device("meta"):
+        whole, part = LayerSplitLM(SHAPE), LayerSplitLM(cost.cut(SHAPE, 2))
+    assert cost.cut(SHAPE, 1) == SHAPE
+    sizes = [{name: p.numel() for name, p in model.named_parameters()} for model in (whole, part)]
+    for name, size in sizes[0].items():
+        layer = name.startswith(("trunk", "text_tail", "speech_tail")) and "norm" not in name
+        assert sizes[1][name] == (size // 2 if layer else size)
+    steps = [cost.step(one, "all", 3, 40, "32-true", False) for one in (SHAPE, cost.cut(SHAPE, 2))]
+    assert 0.5 < steps[1].flops / steps[0].flops < 0.75 and 0.5 < steps[1].kept / steps[0].kept < 1
+    with pytest.raises(ConfigError, match="tensor_parallel_size=4: 2 kv_heads"):
+        cost.cut(SHAPE, 4)
+
+
 def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> None:
     files = ["-c", str(CONFIGS / "stage2.yaml"), "-c", str(CONFIGS / "size" / "tiny.yaml")]
     assert cli.main(["plan", *files, "--devices", "2", "--hours", "10"]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("speech_tail", "ddp", "fsdp2, checkpointed", "10 h of speech", "300 steps"))
+    assert cli.main(["plan", *files, "--devices", "4", "--tensor", "2", "--hours", "10"]) == 0
+    again = capsys.readouterr().out
+    assert "4 devices, 2 to a layer" in again and "tensor, checkpointed" in again and "ddp" not in again
+    of_a_step = [re.search(r"steps of ([\d,]+) rows", text)[1] for text in (printed, again)]
+    assert of_a_step[0] == of_a_step[1]  # however it is spread
     for command, named in (
+        (["plan", *files, "--devices", "3", "--tensor", "2"], "cannot be put into groups of --tensor 2"),
+        (["plan", *files, "--devices", "2", "--tensor", "0"], "must be above 0"),
+        (["plan", *files, "--devices", "48", "--tensor", "2"], "cannot be shared by 24 groups"),
         (["plan", "-c", "nowhere.yaml"], "nowhere.yaml"),
         (["plan", *files[:2]], "a size is needed"),
         (["plan", "-c", str(CONFIGS / "codec.yaml"), *files[2:]], "no stage of the language model"),

@@ -3,7 +3,7 @@
 What is left out: the buffers of libraries, and what an accelerator's own kernels keep less.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.lm.parallel import check_even
 
 _HEARD, _SAID = 0.25, 0.5  # shares of the rows that ask the text head and the speech head, as in the stages here
 
@@ -89,8 +90,21 @@ def step(config: LMConfig, train: str, documents: float, rows: int, precision: s
     return Step(round(documents * rows), grow(one.flops, two.flops), grow(one.kept, two.kept))
 
 
+def cut(config: LMConfig, across: int) -> LMConfig:
+    """What one of `across` tensor-parallel devices holds of a model, as a model: `memory` and `step` say what it costs.
+
+    ConfigError where heads or hidden units cannot be dealt out evenly.
+    """
+    check_even(config, across)
+    names = ("heads", "kv_heads", "hidden")
+    return replace(config, **{name: getattr(config, name) // across for name in names})
+
+
 def memory(model: LayerSplitLM, kept: float, precision: str, strategy: str, devices: int) -> Memory:
-    """What lies on one of `devices` devices under "single", "ddp" or "fsdp2"; `kept` as of `step`, for one device."""
+    """What lies on one of `devices` devices under "single", "ddp" or "fsdp2"; `kept` as of `step`, for one device.
+
+    With tensor parallel too, `model` is what one device of a group holds (`cut`), and `devices` are the groups.
+    """
     width = 2 if precision == "bf16-true" else 4
     whole = width * sum(p.numel() for p in model.parameters())
     trained = width * sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -12,7 +12,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from mossrepro.errors import ConfigError
 from mossrepro.lm.lora import LoRALinear
-from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.model import LayerSplitLM, LMConfig
 
 _OUT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _IN = ("self_attn.o_proj", "mlp.down_proj")
@@ -40,11 +40,15 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=along)
 
 
-def _check(model: LayerSplitLM, size: int) -> None:
-    c = model.config
+def check_even(config: LMConfig, size: int) -> None:
+    """ConfigError where the layers of a model cannot be cut into `size` equal parts."""
     for name in ("heads", "kv_heads", "hidden"):
-        if getattr(c, name) % size:
-            raise ConfigError(f"tensor_parallel_size={size}: {getattr(c, name)} {name} cannot be dealt out evenly")
+        if getattr(config, name) % size:
+            raise ConfigError(f"tensor_parallel_size={size}: {getattr(config, name)} {name} cannot be dealt out evenly")
+
+
+def _check(model: LayerSplitLM, size: int) -> None:
+    check_even(model.config, size)
     if any(isinstance(part, LoRALinear) for part in model.modules()):
         raise ConfigError(f"tensor_parallel_size={size}: low-rank changes are not cut; use 1")
 
