@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mossrepro import voices
 from mossrepro.audio import resample
 from mossrepro.data.corpus import Clip, CorpusWriter, store
+from mossrepro.errors import MossError
 
 _CHUNK = 16  # utterances of the fast engine that make one task
 _SPAWN = 48  # fewer utterances than this are not worth a second process
@@ -71,19 +75,30 @@ def _chunks(jobs: Iterable[Utterance]) -> Iterator[list[Utterance]]:
 
 
 def in_processes(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
-    """work(task) for all tasks, in their order, whoever finishes first; by default a process for each torch thread."""
+    """work(task) for all tasks, in their order, whoever finishes first; by default a process for each torch thread.
+
+    MossError when a process dies: `multiprocessing.Pool` would wait for its result for ever.
+    """
     workers = min(torch.get_num_threads() if workers is None else workers, len(tasks))
     if workers <= 1:
         yield from map(work, tasks)
         return
     # Spawned, not forked: onnxruntime and OpenMP threads of this process do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_follow_parent) as pool:
-        yield from pool.imap(work, tasks)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as pool:
+        try:
+            yield from pool.map(work, tasks)
+        except BrokenProcessPool as error:
+            raise MossError(
+                "a process died, for lack of memory perhaps (or the script that called it has no `if __name__ == "
+                "'__main__'`); what is done is kept, run the command again"
+            ) from error
 
 
 def _follow_parent() -> None:
-    """End with the parent even when it is killed, and use one thread."""
+    """End with the parent even when it is killed, leave Ctrl-C to it, and use one thread."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from mossrepro import assets, voices
-from mossrepro.data import recipes
+from mossrepro.data import recipes, speak
 from mossrepro.data.corpus import MANIFEST, load_clip, read_manifest
 from mossrepro.data.sentences import vocabulary
 from mossrepro.data.speak import Utterance, _chunks, synthesise
-from mossrepro.errors import ConfigError
+from mossrepro.errors import ConfigError, MossError
 
 JOBS = [Utterance(f"u{i:03d}", f"{word} and the {word}", f"hibari+p{1 + i % 5}", "train")
         for i, word in enumerate("river mountain window garden silver winter".split() * 6)]  # fmt: skip
@@ -48,6 +48,11 @@ def test_a_killed_synthesis_goes_on_where_it_stopped(alone, tmp_path):
     for name in listed & set(done):
         assert (tmp_path / "audio" / name).stat().st_mtime_ns == done[name]  # not spoken twice
     assert {name: data for name, data in _bytes(tmp_path).items() if not name.startswith("audio/.")} == alone
+
+
+def test_a_process_that_dies_is_said_and_not_waited_for():
+    with pytest.raises(MossError, match="a process died"):
+        list(speak.in_processes(os._exit, [3, 3], 2))
 
 
 def test_voices_that_share_a_kokoro_wave_stay_in_one_task():
