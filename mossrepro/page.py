@@ -12,6 +12,8 @@ import soundfile
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mossrepro import sizes
+from mossrepro.facts import Fact
 from mossrepro.report import FAILED, MARK, MISSING, PASSED, Row, Run, environment, measured, number
 
 matplotlib.use("Agg", force=False)
@@ -21,6 +23,7 @@ SERIES = (BLUE, "#d97706", "#7c3aed")
 LOSSES = re.compile(r"loss|ctc|flat|mel|spectral|pitch|flow|sketch|text|speech", re.I)
 PAIRED = re.compile(r"valid/[ST]2[ST]")  # the validation of the language model, by pairing
 RATES = re.compile(r"wer|cer|acc|correct", re.I)
+GROWING = {"t2t_c": "T2T on C", "s2t_a": "S2T on A", "s2t_c": "S2T on C", "s2s_a": "S2S on A"}
 PLAYERS, SPECTROGRAMS = 24, 3  # pairs with players, and of these with a picture
 
 NOTE = (
@@ -53,7 +56,7 @@ font-weight:600;padding:2px 8px}
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    rooms = (_head, _pairings, _claims, _talks, _spectrograms, _curves, _stages, _about)
+    rooms = (_head, _pairings, _claims, _talks, _spectrograms, _growth, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
     title = f"mossrepro, {escape(run.folder.name)}"
     return (
@@ -110,7 +113,7 @@ def pairings(run: Run) -> Figure | None:
             if fact is None:
                 continue
             at = j + 0.38 * (i - 0.5)
-            axes.bar(at, fact.value, 0.34, color=SERIES[i], label=label if j == 0 else None)
+            axes.bar(at, fact.value, 0.34, color=SERIES[i], label=None if label in axes.get_legend_handles_labels()[1] else label)
             if fact.low is not None and fact.high is not None:
                 axes.plot([at, at], [fact.low, fact.high], color=INK, linewidth=1)
             axes.text(at, max(fact.value, fact.high or 0) + 1, f"{fact.value:.0f}", ha="center", fontsize=8, color=INK)
@@ -123,6 +126,49 @@ def pairings(run: Run) -> Figure | None:
     axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=2)
     _clean(axes)
     return figure
+
+
+def _growth(run: Run) -> str:
+    figure = growth(run)
+    return f"<h2>What grows with steps and with facts</h2><div class=card>{_png(figure)}</div>" if figure else ""
+
+
+def growth(run: Run) -> Figure | None:
+    """Right answers against the share of the run's steps and of the facts spoken about, from `mossrepro ablate`.
+
+    The recipe with a share of the steps ("baseline") is a point of both, the run itself of the first. None where no
+    `length_N` and no `facts_N` was asked.
+    """
+    found = {row.claim.id: row.fact for row in run.rows if row.fact}
+    base = sizes.load(run.size).control.share * 100
+    panels = {"length": ("steps, % of the run's", base), "facts": ("facts of A spoken about, %", 100.0)}
+    points: dict[str, dict[float, str]] = {}
+    for what, (_, at) in panels.items():
+        numbers = {int(m[1]) for id in found if (m := re.fullmatch(rf"ablation_{what}_(\d+)_s2t_c", id))}
+        if numbers:
+            points[what] = {at: "ablation_baseline_"} | {float(n): f"ablation_{what}_{n}_" for n in numbers}
+    if not points:
+        return None
+    if "length" in points:
+        points["length"].setdefault(100.0, "")  # the run itself
+    figure = Figure(figsize=(3.7 * len(points), 2.8), layout="constrained")
+    for axes, (what, prefixes) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        for (id, label), colour in zip(GROWING.items(), (*SERIES, GREEN), strict=True):
+            some = sorted((x, found[prefix + id]) for x, prefix in prefixes.items() if prefix + id in found)
+            _with_intervals(axes, [x for x, _ in some], [fact for _, fact in some], label, colour)
+        axes.set_xlabel(panels[what][0], fontsize=8, color=MUTED)
+        axes.set_ylim(0, 102)
+        _clean(axes)
+    figure.axes[0].set_ylabel("right answers, %", fontsize=8, color=MUTED)
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _with_intervals(axes: Axes, xs: list[float], facts: list[Fact], label: str, colour: str) -> None:
+    axes.plot(xs, [fact.value for fact in facts], marker="o", markersize=3, linewidth=1.2, color=colour, label=label)
+    for x, fact in zip(xs, facts, strict=True):
+        if fact.low is not None and fact.high is not None:
+            axes.plot([x, x], [fact.low, fact.high], color=colour, linewidth=0.8, alpha=0.5)
 
 
 def _claims(run: Run) -> str:

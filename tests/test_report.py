@@ -120,6 +120,23 @@ def test_the_pairings_are_drawn_with_their_intervals_and_chance(run):
     assert sum(line.get_linestyle() == ":" for line in axes.lines) == 2  # chance is known for C only
 
 
+def test_growth_is_drawn_from_the_lengths_and_facts_that_were_asked(run):
+    assert page.growth(report.read_run(run, "small", [])) is None
+    for name, value in (("baseline", 38.0), ("length_20", 12.0), ("no_split", 37.0)):
+        record(run, Fact(f"ablation_{name}_s2t_c", name, value, "%", low=value - 9, high=value + 9))
+    record(run, Fact("s2t_c", "the run", 58.0, "%"))
+    figure = page.growth(report.read_run(run, "small", []))
+    assert len(figure.axes) == 1
+    whole = [line for line in figure.axes[0].lines if line.get_label() == "S2T on C"]
+    assert [list(whole[0].get_xdata()), list(whole[0].get_ydata())] == [[20, 40, 100], [12, 38, 58]]
+    record(run, Fact("ablation_facts_25_s2t_c", "a quarter", 20.0, "%"))
+    _, by_facts = page.growth(report.read_run(run, "small", [])).axes
+    line = next(line for line in by_facts.lines if line.get_label() == "S2T on C")
+    assert [list(line.get_xdata()), list(line.get_ydata())] == [[25, 100], [20, 38]]
+    render(run)
+    assert "What grows with steps" in (run / "report.html").read_text()
+
+
 def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
     rows = [{"step": float(i), "train/text": 1.0, "valid/S2T": 1.0, "valid/S2S": 2.0} for i in range(3)]
     loaded = report.read_run(run, "small", [])
