@@ -112,8 +112,8 @@ def pairings(run: Run) -> Figure | None:
             fact = found.get(f"{way.lower()}_{name}")
             if fact is None:
                 continue
-            at = j + 0.38 * (i - 0.5)
-            axes.bar(at, fact.value, 0.34, color=SERIES[i], label=None if label in axes.get_legend_handles_labels()[1] else label)
+            at, known = j + 0.38 * (i - 0.5), axes.get_legend_handles_labels()[1]
+            axes.bar(at, fact.value, 0.34, color=SERIES[i], label=None if label in known else label)
             if fact.low is not None and fact.high is not None:
                 axes.plot([at, at], [fact.low, fact.high], color=INK, linewidth=1)
             axes.text(at, max(fact.value, fact.high or 0) + 1, f"{fact.value:.0f}", ha="center", fontsize=8, color=INK)
