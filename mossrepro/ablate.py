@@ -48,6 +48,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "frozen_no_split_lora": EVERY,
     "text_guidance": LATER,
 }
+COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
+ALL = (*VARIANTS, *COMBINED)
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
 VERSION = 1  # raised when what is asked or counted changes
@@ -62,15 +64,15 @@ class VariantChain(Chain):
         if _NUMBERED.fullmatch(name):
             what, percent = name.split("_")
             setattr(self, {"length": "share", "facts": "told_share"}[what], int(percent) / 100)
-        elif name != BASELINE and name not in VARIANTS:
-            known = ", ".join(VARIANTS)
+        elif name != BASELINE and name not in ALL:
+            known = ", ".join(ALL)
             raise ConfigError(f"there is no variant {name!r}; known: {known}, length_20, facts_25 and the like")
 
     def extras(self, stage: str) -> list[str]:
-        """The overlay, and its numbers that depend on the size."""
-        if stage not in VARIANTS.get(self.name, ()):
-            return []
-        return ["-c", str(sizes.CONFIGS / "experiment" / f"{self.name}.yaml"), *self._fitted()]
+        """The overlays of a stage, and their numbers that depend on the size."""
+        parts = COMBINED.get(self.name, (self.name,))
+        overlays = [sizes.CONFIGS / "experiment" / f"{part}.yaml" for part in parts if stage in VARIANTS.get(part, ())]
+        return [word for path in overlays for word in ("-c", str(path))] + (self._fitted() if overlays else [])
 
     def told(self, stage: str) -> Path:
         """The script; for SFT with the first `told_share` of A's facts in every family, and nothing of the rest."""
@@ -134,10 +136,9 @@ def _ask(name: str, folder: Path, bench: "Bench") -> None:
     from mossrepro.eval.run import is_guided, put
     from mossrepro.lm import checkpoint
     from mossrepro.lm.decode import ready
-    from mossrepro.vocab import Grid
 
     model, tokenizer = checkpoint.from_pretrained(folder)
-    model, grid = ready(model), Grid(tokenizer, model.config.codes)
+    model, grid = ready(model), model.grid(tokenizer)
     for pairing, which in ASKED:
         lines = [line for line in bench.lines if line.role == "test" and line.set == which]
         fact = spoken_qa.score(which, pairing, put(bench, model, grid, lines, pairing, is_guided(folder)))
@@ -163,7 +164,7 @@ def table(found: dict[str, facts.Fact]) -> Table:
         view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
     numbered = {match[0] for id in found if (match := _NUMBERED.search(id))}
-    for name in (BASELINE, *VARIANTS, *sorted(numbered, key=lambda name: (name[0], int(name.split("_")[1])))):
+    for name in (BASELINE, *ALL, *sorted(numbered, key=lambda name: (name[0], int(name.split("_")[1])))):
         cells = []
         for id in shares:
             fact, base = found.get(f"ablation_{name}_{id}"), found.get(f"ablation_{BASELINE}_{id}")
@@ -185,5 +186,5 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.reproduce import RUNS, set_threads
 
     set_threads()
-    ablate(args.size, RUNS / (args.name or args.size), args.variant or list(VARIANTS))
+    ablate(args.size, RUNS / (args.name or args.size), args.variant or list(ALL))
     return 0

@@ -16,11 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mossrepro import assets, facts, sizes
 from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered, practice_facts
 from mossrepro.data.phones import phone_times
 from mossrepro.data.recipes import codec_corpus
-from mossrepro.data.script import ScriptRecipe, record_script, write_script
+from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
 from mossrepro.errors import MossError
 
 STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
@@ -104,18 +106,23 @@ class Chain:
         return [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
 
     def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
-        """A script folder with other facts, and without the lines about any that are missing; a link of that kind."""
-        keys = {fact.key for fact in known}
+        """A script folder with other facts; a link of that kind.
+
+        Lines about facts that are missing go, and so do sentences that tell one that no speech may tell.
+        """
+        keys, hidden = {fact.key for fact in known}, hidden_pairs(known)
+
+        def fits(line: dict) -> bool:
+            return line["fact"] in keys if line.get("fact") else not tells(hidden, line["text"].split())
 
         def build(folder: Path) -> None:
             lines = (self.script() / "script.jsonl").read_text().splitlines(keepends=True)
-            kept = [line for line in lines if (json.loads(line).get("fact") or None) in {None, *keys}]
-            (folder / "script.jsonl").write_text("".join(kept))
+            (folder / "script.jsonl").write_text("".join(line for line in lines if fits(json.loads(line))))
             if (self.script() / "words.json").is_file():
                 shutil.copy(self.script() / "words.json", folder)
             (folder / "facts.json").write_text(json.dumps(known))
 
-        return self.link(stage, kind, {"script": self.script().name, "facts": known, "version": 3}, build)
+        return self.link(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""
@@ -152,21 +159,23 @@ class Chain:
     def fit(self, stage: str, **inputs: str | int | Path) -> Path:
         """Run one stage through `mossrepro fit`. `inputs` are init args: model__start=..., model__network__books=...
 
-        The key holds the stage's YAML, the numbers of the size that it refers to, and the names of the input folders.
+        The key holds what the stage's YAML says, the numbers of the size that it refers to, and the names of the input
+        folders.
         """
         config = sizes.CONFIGS / f"{stage}.yaml"
-        text = config.read_text()
-        numbers = {name: self._number(name) for name in sorted(set(re.findall(r"\$\{(size\.[\w.]+)\}", text)))}
+        settings = _settings(config)
+        names_of = re.findall(r"\$\{(size\.[\w.]+)\}", json.dumps(settings))
+        numbers = {name: self._number(name) for name in sorted(set(names_of))}
         names = {key: key.replace("__", ".init_args.", 1).replace("__", ".") for key in inputs}
         flags = [f"--{names[key]}={value}" for key, value in inputs.items()]
         steps = f"size.lm.{stage}.steps"
         if steps in numbers and self.share != 1.0:
             numbers[steps] = max(1, round(self.share * numbers[steps]))
             flags.append(f"--{steps}={numbers[steps]}")
-        spec = {"config": text, "numbers": numbers, "version": VERSIONS["fit"]}
+        spec = {"config": settings, "numbers": numbers, "version": VERSIONS["fit"]}
         spec["inputs"] = {key: _content_name(value) for key, value in inputs.items()}
         if extras := self.extras(stage):
-            spec["extras"] = [Path(word).read_text() if word.endswith(".yaml") else word for word in extras]
+            spec["extras"] = [_settings(Path(word)) if word.endswith(".yaml") else word for word in extras]
 
         def build(folder: Path) -> None:
             if (folder / "done.json").is_file():
@@ -246,6 +255,11 @@ class Chain:
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}
+
+
+def _settings(path: Path) -> dict:
+    """What a YAML says, without its comments."""
+    return yaml.safe_load(path.read_text())
 
 
 def _stage(name: str, arguments: list[str]) -> None:

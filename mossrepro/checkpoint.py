@@ -258,13 +258,18 @@ class ProgressFile(Callback):
 
 
 def gathered(module: nn.Module) -> None:
-    """Give every rank the whole of what was sharded over them (FSDP2). All ranks must call it, after the training."""
+    """Give rank 0, on its CPU, the whole of what was sharded (FSDP2). All ranks must call it, after the training.
+
+    One tensor at a time is whole on the others and on a GPU, which need not hold the model.
+    """
     whole: dict[int, nn.Parameter] = {}  # tied weights stay one
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False)):
             if isinstance(value, DTensor):
                 if id(value) not in whole:
-                    whole[id(value)] = nn.Parameter(value.detach().full_tensor(), requires_grad=value.requires_grad)
+                    full = value.detach().full_tensor()
+                    first = torch.distributed.get_rank() == 0
+                    whole[id(value)] = nn.Parameter(full.cpu(), requires_grad=value.requires_grad) if first else value
                 setattr(part, name, whole[id(value)])
 
 

@@ -168,6 +168,7 @@ def _add_convert(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("folder", type=Path, help="folder of a finished stage or codec")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the exported model")
     parser.add_argument("--shard", default="5GB", help="size of a file of weights, at most (default: 5GB)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     parser.set_defaults(run_verb=_export)
 
 

@@ -25,7 +25,6 @@ from mossrepro.eval import spoken_qa
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import ready
 from mossrepro.order import rng
-from mossrepro.vocab import Grid
 
 if TYPE_CHECKING:
     from mossrepro.eval.run import Bench
@@ -158,7 +157,7 @@ def _asked(
 ) -> Iterator[tuple[str, list[spoken_qa.Asked]]]:
     """What a model answers to the questions of C."""
     model, tokenizer = checkpoint.from_pretrained(folder)
-    model, grid = ready(model), Grid(tokenizer, model.config.codes)
+    model, grid = ready(model), model.grid(tokenizer)
     lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
     codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else bench.codes
     for pairing in pairings:

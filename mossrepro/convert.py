@@ -7,6 +7,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from mossrepro.codec import SpeechCodec
@@ -46,7 +47,7 @@ def take_out(args: argparse.Namespace) -> int:
         released_codec.save(SpeechCodec.from_pretrained(source), target)
         return _say(target, "speech tokenizer, released layout")
     model, tokenizer = checkpoint.from_pretrained(source)
-    released.save(model, tokenizer, target, args.shard)
+    released.save(model.to(getattr(torch, args.dtype)), tokenizer, target, args.shard)
     return _say(target, "language model, released layout", sum(p.numel() for p in model.parameters()))
 
 

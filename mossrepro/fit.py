@@ -66,8 +66,13 @@ class Door(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """On processors that only emulate bfloat16, "bf16-mixed" would be slower than what it replaces: use float32."""
-        trainer = (self.config[self.subcommand] if self.subcommand else self.config)["trainer"]
+        """Refuses a size without its text model.
+
+        On processors that only emulate bfloat16, "bf16-mixed" would be slower than what it replaces: float32 is used.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        _check_start(config)
+        trainer = config["trainer"]
         on_cpu = trainer["accelerator"] == "cpu" or not torch.accelerator.is_available()
         if trainer["precision"] == "bf16-mixed" and on_cpu and not fast_bfloat16():
             trainer["precision"] = "32-true"
@@ -107,6 +112,16 @@ class Door(LightningCLI):
                 raise ConfigError(f"{path.parent} was started with another {key}; give another --output or restore it")
         elif self.trainer.is_global_zero:
             write_atomic(path, lambda file: file.write((json.dumps(now, indent=2) + "\n").encode()))
+
+
+def _check_start(config: Any) -> None:
+    """ConfigError for a size whose text model is a folder of the hub, where nobody said which."""
+    size, model = config.get("size"), config.get("model") or {}
+    asked = (model.get("init_args") or {}).get("start")
+    if size and size["backbone"]["source"] == "hub" and asked == "smollm2":
+        shape = f"{size['backbone']['layers']} layers of width {size['backbone']['width']}"
+        what = f"size {size['name']} is of a text model with {shape}, not of SmolLM2"
+        raise ConfigError(f"{what}; give --model.init_args.start FOLDER, as the hub has it")
 
 
 class _Parsed(Door):
@@ -167,6 +182,8 @@ def _open(kind: type[Door], args: list[str], run: bool) -> Door:
             raise
         raise cause from None
     except RuntimeError as error:
+        if "multiplied should equal the world size" in str(error):
+            raise ConfigError(f"{one_line(str(error))} See configs/strategy.") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[1].strip()}") from error

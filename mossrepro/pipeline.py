@@ -22,7 +22,7 @@ from mossrepro.codec.model import SpeechCodec
 from mossrepro.errors import AudioError, CheckpointError
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import Reply, Sampling, generate, ready
-from mossrepro.vocab import Grid, Rows
+from mossrepro.vocab import Rows
 from mossrepro.vocoder.resynthesis import Speaker
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
@@ -52,7 +52,7 @@ class Assistant:
 
     def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: Speaker) -> None:
         self.codec, self.model, self.speaker = codec.eval(), ready(model), speaker
-        self.tokenizer, self.grid = tokenizer, Grid(tokenizer, model.config.codes)
+        self.tokenizer, self.grid = tokenizer, model.grid(tokenizer)
         if codec.config.codes != model.config.codes:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
 

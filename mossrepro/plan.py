@@ -21,6 +21,7 @@ from mossrepro.lm.model import LayerSplitLM, LMConfig
 
 CODES_PER_HOUR = 45_000  # 12.5 a second
 GIB = 2**30
+MAX_ROWS = 256  # where `LMDataModule` cuts a document if nobody says otherwise
 
 
 def read(files: list[Path]) -> DictConfig:
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     console.print(_parts_table(_unmade(lm, config)))
     lm = cut(lm, args.tensor)
     data, settings = config.data.init_args, config.model.init_args
-    rows = data.get("max_rows") if data.get("fill", 0) > 256 else data.get("fill", 0) or 100
+    rows = min(data.get("fill", 0) or 100, data.get("max_rows", MAX_ROWS))
     if groups > data.batch:
         who = f"{groups} devices" if args.tensor == 1 else f"{groups} groups of devices"
         raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {who}")
@@ -132,7 +133,8 @@ def _gib(size: float) -> str:
 def _say_time(console: Console, config: DictConfig, cost: Step, args: argparse.Namespace) -> None:
     """Operations a row, and days at the speed that each device sustains."""
     a_row, speed = args.tensor * cost.flops / cost.rows, args.devices * args.tflops * 1e12
-    steps, a_step = config.trainer.max_steps, cost.rows * args.devices // args.tensor
+    together = config.trainer.get("accumulate_grad_batches", 1)
+    steps, a_step = config.trainer.max_steps, cost.rows * together * args.devices // args.tensor
     rows = steps * a_step
     lines = [f"{a_row / 1e9:.3g} GFLOP a row, both ways, {steps:,} steps of {a_step:,} rows"]
     wanted = {f"these {steps:,} steps": rows, f"{args.hours:,g} h of speech, once": args.hours * CODES_PER_HOUR}

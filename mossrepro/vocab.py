@@ -96,10 +96,14 @@ class Grid:
 
     >>> grid = Grid(tokenizer, codes=1024)
     >>> doc = grid.join(grid.system(spoken=True), grid.turn("user", codes=question), grid.turn("assistant", codes=a))
+
+    `system_turns` is a key of SYSTEM_TURNS (ConfigError for another); `LayerSplitLM.grid` takes a trained model's.
     """
 
     def __init__(self, tokenizer: Tokenizer, codes: int, system_turns: str = "short") -> None:
-        self.tokenizer, self.codes, self.system_turns = tokenizer, codes, SYSTEM_TURNS[system_turns]
+        if system_turns not in SYSTEM_TURNS:
+            raise ConfigError(f"system_turns={system_turns!r}: choose {' or '.join(sorted(SYSTEM_TURNS))}")
+        self.tokenizer, self.codes, self.system_turns = tokenizer, codes, system_turns
         self.ids = SpecialIds.of(tokenizer, codes)
         self.tokens = Memo(self._tokens, 65536)
 
@@ -163,7 +167,7 @@ class Grid:
 
     def system(self, spoken: bool) -> Rows:
         """The system turn; it chooses the modality of the answer."""
-        return self.text(f"<|im_start|>system\n{self.system_turns[0 if spoken else 1]}<|im_end|>\n")
+        return self.text(f"<|im_start|>system\n{SYSTEM_TURNS[self.system_turns][0 if spoken else 1]}<|im_end|>\n")
 
     def turn(
         self,
@@ -195,9 +199,10 @@ class Grid:
         return self.join(head, self.spoken(np.zeros(0, dtype=np.int64))[:1])
 
 
-def open_tokenizer(folder: str | Path) -> Tokenizer:
-    """A folder's tokenizer.json. CheckpointError when there is none or it is broken."""
-    path = Path(folder) / "tokenizer.json"
+def open_tokenizer(path: str | Path) -> Tokenizer:
+    """A tokenizer.json, or that of a folder. CheckpointError when there is none or it is broken."""
+    path = Path(path)
+    path = path if path.suffix == ".json" else path / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; take the tokenizer.json of the text model")
     try:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mossrepro import ablate, chain, cli, facts
-from mossrepro.ablate import ASKED, BASELINE, VARIANTS, VariantChain
+from mossrepro.ablate import ALL, ASKED, BASELINE, VARIANTS, VariantChain
 from mossrepro.data.facts import Fact, all_facts
 from mossrepro.data.script import ScriptRecipe, read_script, write_script
 from mossrepro.errors import ConfigError
@@ -40,7 +41,16 @@ def test_a_variant_changes_its_own_stages(monkeypatch, tmp_path, name: str) -> N
         changed = stage in VARIANTS.get(name, ())
         assert (str(overlay) in command) == (key != plain[stage][0]) == changed
         if changed:
-            assert key["extras"][1] == overlay.read_text() and command.index(str(overlay)) > command.index("-c") + 3
+            assert key["extras"][1] == yaml.safe_load(overlay.read_text())
+            assert command.index(str(overlay)) > command.index("-c") + 3
+
+
+def test_overlays_are_combined_stage_by_stage(monkeypatch, tmp_path) -> None:
+    """Never frozen and no split: Stage 1 has both, the others, which freeze nothing anyway, the second."""
+    made = fitted(monkeypatch, tmp_path, "never_frozen_no_split")
+    overlays = {stage: [Path(w).stem for w in command if "experiment" in w] for stage, (_, command) in made.items()}
+    later = {"stage2": ["no_split"], "sft": ["no_split"], "codec": []}
+    assert overlays == {"stage1": ["never_frozen", "no_split"], **later}
 
 
 def test_every_overlay_of_the_language_model_is_a_variant() -> None:
@@ -93,13 +103,13 @@ def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> 
     monkeypatch.chdir(tmp_path)
     assert cli.main(["ablate", "no_split", "--size", "smoke"]) == 2 and "no parts.json" in capsys.readouterr().err
     assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
-    for name in VARIANTS:
+    for name in ALL:
         assert cli.main(["ablate", name, "--size", "smoke"]) == 0
     found = facts.load(Path("runs/smoke"))
-    for name in (BASELINE, *VARIANTS):
+    for name in (BASELINE, *ALL):
         assert {f"ablation_{name}_{pairing}_{which}".lower() for pairing, which in ASKED} <= set(found)
     said = capsys.readouterr().out
-    assert "text kept" in said and all(name in said for name in VARIANTS)
+    assert "text kept" in said and all(name in said for name in ALL)
     monkeypatch.setattr(chain, "_stage", lambda *_: pytest.fail("everything is cached"))
     monkeypatch.setattr(ablate, "_ask", lambda *_: pytest.fail("what they answered is cached"))
     assert cli.main(["ablate", "no_split", "random_tail", "--size", "smoke"]) == 0

@@ -15,7 +15,7 @@ from codec_toys import TINY, Stop
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lm_toys import module
 
-from mossrepro.checkpoint import AtomicCheckpointIO, Export, gathered
+from mossrepro.checkpoint import AtomicCheckpointIO, Export
 from mossrepro.codec.task import CodecTask
 from mossrepro.data.codec_data import collate
 from mossrepro.data.steps import StepDataModule
@@ -43,7 +43,7 @@ def job(asked: dict) -> tuple[lightning.LightningModule, StepDataModule]:
 
 
 def main(asked: dict) -> None:
-    """Train, and write the weights of rank 0, and of rank 1 beside them."""
+    """Train, and write the weights of every rank that holds them all."""
     torch.set_num_threads(1)
     out = Path(asked["out"])
     strategy = asked["strategy"]
@@ -59,8 +59,8 @@ def main(asked: dict) -> None:
         callbacks=[Stop(out, asked["at"])] * bool(asked["at"]) + [Export(out / "export")],
     )  # fmt: skip
     trainer.fit(task, data, ckpt_path=asked["ckpt"])
-    gathered(task)
-    torch.save(task.state_dict(), out / f"rank{trainer.global_rank}.pt")
+    if trainer.is_global_zero or not isinstance(strategy, ModelParallelStrategy):  # else the others hold a part
+        torch.save(task.state_dict(), out / f"rank{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":

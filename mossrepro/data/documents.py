@@ -19,7 +19,7 @@ import numpy as np
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import Line
-from mossrepro.errors import ConfigError
+from mossrepro.errors import ConfigError, DataError
 from mossrepro.vocab import Grid, Rows
 
 REPEAT = "Repeat: "
@@ -93,6 +93,8 @@ class Documents:
             parts.append(more)
 
     def _pick(self, items: list, random: np.random.Generator):
+        if not items:
+            raise DataError("the script has no lines to make it of")
         return items[int(random.integers(len(items)))]
 
     def _recognise(self, kind: str, random: np.random.Generator) -> Rows:
@@ -127,7 +129,7 @@ class Documents:
         return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
 
     def _interleaved(self, random: np.random.Generator) -> Rows:
-        """Spans of 1-4 words, text and speech in turn; every row is supervised."""
+        """Spans of 1-4 words, text and speech in turn; every row but SOSP is supervised."""
         line = self._pick(self.aligned, random)
         words, codes, grid = self.words[line.id], self.codes[line.id], self.grid
         parts, spoken, i = [], bool(random.integers(2)), 0

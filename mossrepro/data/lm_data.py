@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,11 +17,12 @@ from mossrepro.data.tokens import TokenStore
 from mossrepro.errors import ConfigError, DataError
 from mossrepro.lm.task import VALIDATED
 from mossrepro.order import Memo, rng
-from mossrepro.vocab import Grid, Rows
+from mossrepro.vocab import Grid, Rows, open_tokenizer
 
 IGNORE = -100
 KINDS = ("text", "thought", "speech")  # of rows that are supervised
 _MOST = 32  # questions of a validation batch
+_TRIES = 4  # documents of every kind that are drawn before any training: some kinds toss for what they are about
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
@@ -35,11 +35,13 @@ class LMDataModule(StepDataModule):
         tokenizer: tokenizer.json of the backbone.
         codes: size of the codebook.
         mix: kind of document -> weight (kinds: `documents.py`).
-        batch: documents a step, over all ranks.
+        batch: documents that are read at once, over all ranks; an optimiser step reads `accumulate_grad_batches` times
+            as many. What is called a step below is one such batch.
         fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
         think: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
         ahead: by so many pieces of text before the voice.
         guide: spoken replies are written first: text guidance, to compare with.
+        system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
         max_rows: a document is cut there.
         pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
     """
@@ -58,6 +60,7 @@ class LMDataModule(StepDataModule):
         guide: bool = False,
         max_rows: int = 256,
         pack: bool = False,
+        system_turns: str = "short",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -65,7 +68,7 @@ class LMDataModule(StepDataModule):
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_rows, self.pack = batch, max_rows, pack
-        grid = Grid(Tokenizer.from_file(tokenizer), codes)
+        grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
         self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead, guide)
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
@@ -73,11 +76,16 @@ class LMDataModule(StepDataModule):
             mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
         if mix.get("echo") and not self.documents.echoes:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.echo to 0")
+        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIES)):
+            try:
+                self.documents.draw(kind, rng(seed, "try", kind))
+            except DataError as error:
+                raise DataError(f"{script}: no document of kind {kind!r}: {error}; set data.mix.{kind} to 0") from error
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
         self.accumulate = 1
         self._group = Memo(self._draw_group, 2)
-        self._count = Memo(self._count_rows, 64)
+        self._counts = Memo(self._count_step, 2)
 
     def _draw_group(self, group: int) -> list[list[Rows]]:
         """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
@@ -102,8 +110,7 @@ class LMDataModule(StepDataModule):
         """
         if world > self.batch:
             raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
-        first = step - step % self.accumulate
-        counts = np.sum([self._count(first + i) for i in range(self.accumulate)], 0) / (self.accumulate * world)
+        counts = self._counts(step // self.accumulate) / (self.accumulate * world)
         lay = pack if self.pack else collate
         batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
         return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
@@ -111,10 +118,13 @@ class LMDataModule(StepDataModule):
     def _documents(self, step: int) -> list[Rows]:
         return self._group(step // _GROUP)[step % _GROUP]
 
-    def _count_rows(self, step: int) -> tuple[int, ...]:
-        """Supervised rows of a batch on all ranks, by KINDS."""
-        batch = collate(self._documents(step), self.documents.grid, self.max_rows)
-        return tuple(int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS)
+    def _count_step(self, optimiser_step: int) -> np.ndarray:
+        """Supervised rows of all batches of an optimiser step on all ranks, by KINDS: (3,)."""
+        first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
+        for i in range(self.accumulate):
+            batch = collate(self._documents(first + i), self.documents.grid, self.max_rows)
+            counts += [int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS]
+        return counts
 
     def val_batches(self) -> list[dict[str, Tensor]]:
         """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
@@ -155,9 +165,10 @@ def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
 def open_documents(
     script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0, guide: bool = False
 ) -> Documents:
-    """Script, facts, word times and codes of a folder. DataError names what is missing."""
-    if not (script / "script.jsonl").is_file():
-        raise DataError(f"{script}: no script.jsonl; is this the folder that `mossrepro data make` printed?")
+    """Script, facts, word times and codes of a folder. DataError names what is missing or does not fit."""
+    for name in ("script.jsonl", "facts.json"):
+        if not (script / name).is_file():
+            raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")
     lines = read_script(script)
     facts = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
     words = script / "words.json"
@@ -165,4 +176,6 @@ def open_documents(
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )
+    if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
+        raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
     return Documents(grid, lines, store, facts, times, fill, think, ahead, guide)

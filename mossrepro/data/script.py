@@ -135,7 +135,7 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
     Who learns to say "The opposite of black is" with the answers of A alone, knows those sentences by heart and says
     nothing else; here the words that come next stand in the request and nowhere else.
     """
-    families, hidden = defaultdict(list), _hidden(facts)
+    families, hidden = defaultdict(list), hidden_pairs(facts)
     for fact in facts:
         families[fact.family].append(fact)
     names, lines = [name for name, members in families.items() if len({fact.answer for fact in members}) > 1], []
@@ -146,7 +146,7 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
             members = families[wanted[int(generator.integers(len(wanted)))]]
             one, other = (members[j] for j in generator.choice(len(members), 2, replace=False))
             text = one._replace(answer=other.answer).written
-            if one.answer != other.answer and not _told(hidden, text.split()):
+            if one.answer != other.answer and not tells(hidden, text.split()):
                 break
         lines.append(Line(f"state-{i:05d}", "state", text, "assistant", "train"))
     return lines
@@ -164,7 +164,7 @@ def _sentences(
     phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
     asked = {word for text in phrasings for word in plain(text).split()}
     words = [*frequent, *sorted(asked - set(frequent))]
-    special, hidden = _special(facts, role), _hidden(facts)
+    special, hidden = _special(facts, role), hidden_pairs(facts)
     pseudo = voices.names("hibari", "train", True)
     lines, pool = [], []
     slow = recipe.hear_kokoro if role == "hear" else 0
@@ -176,9 +176,9 @@ def _sentences(
             pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
         must: list[str] = []
         for word in [pool.pop() for _ in range(min(count, len(pool)))]:
-            must += [] if _told(hidden, [*must, word]) else [word]
+            must += [] if tells(hidden, [*must, word]) else [word]
         text = random_sentence(generator, words, low, high, must)
-        while _told(hidden, text.split()):
+        while tells(hidden, text.split()):
             text = random_sentence(generator, words, low, high, must)
         if again and i >= slow and i % 3 == 0:
             text = again[i // 3 % len(again)]
@@ -200,13 +200,13 @@ def _special(facts: list[Fact], role: str) -> list[str]:
     return sorted(often) * _OFTEN + sorted({fact.answer for fact in facts} - often)
 
 
-def _hidden(facts: list[Fact]) -> list[tuple[str, str]]:
+def hidden_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
     """(subject, answer) of every fact that no speech may tell, but those where one word holds the other (sheep)."""
     pairs = [(f" {plain(fact.subject)} ", f" {plain(fact.answer)} ") for fact in facts if fact.set in "BVC"]
     return [(s, a) for s, a in pairs if s not in a and a not in s]
 
 
-def _told(hidden: list[tuple[str, str]], words: list[str]) -> bool:
+def tells(hidden: list[tuple[str, str]], words: list[str]) -> bool:
     """Do these words hold a hidden subject and its answer?"""
     text = f" {plain(' '.join(words))} "
     return any(s in text and a in text for s, a in hidden)

@@ -2,6 +2,7 @@
 
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -32,7 +33,7 @@ def text_retention(bench: Bench) -> None:
         if stage == "before":
             first = model
         if stage == "stage1":
-            _text_change(bench, first, model, Grid(tokenizer, model.config.codes))
+            _text_change(bench, first, model, model.grid(tokenizer))
         value, n = perplexity(model, tokenizer)
         title = f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {when}"
         bench.record(facts.Fact(f"perplexity_{stage}", title, value, "", n=n))
@@ -64,7 +65,9 @@ def _open(bench: Bench, stage: str) -> tuple[LayerSplitLM, Tokenizer]:
         return checkpoint.from_pretrained(bench.parts[stage])
     staged, tokenizer = checkpoint.from_pretrained(bench.parts["stage1"])
     c = staged.config
-    return open_start(bench.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra)[0], tokenizer
+    model = open_start(bench.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra)[0]
+    model.config = replace(model.config, system_turns=c.system_turns)  # asked as the stages are
+    return model, tokenizer
 
 
 def _questions(bench: Bench) -> list:
@@ -86,7 +89,7 @@ def _text_change(bench: Bench, first: LayerSplitLM, staged: LayerSplitLM, grid: 
 
 def _text_answers(bench: Bench, model: LayerSplitLM, tokenizer: Tokenizer) -> facts.Fact:
     """Written answers to the written questions of C."""
-    grid = Grid(tokenizer, model.config.codes)
+    grid = model.grid(tokenizer)
     return spoken_qa.score("C", "T2T", put(bench, ready(deepcopy(model)), grid, _questions(bench), "T2T"))
 
 

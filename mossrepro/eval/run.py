@@ -196,7 +196,7 @@ def language_model(bench: Bench) -> None:
     """The four pairings on A, B, V, C after SFT."""
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
     model = ready(model)
-    grid, guide = Grid(tokenizer, model.config.codes), is_guided(bench.parts["sft"])
+    grid, guide = model.grid(tokenizer), is_guided(bench.parts["sft"])
     index = []
     for name in "ABVC":
         lines = [line for line in bench.lines if line.role == "test" and line.set == name]

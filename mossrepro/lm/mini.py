@@ -1,6 +1,7 @@
-"""The mini backbone of the `tiny` rung: a small Llama pretrained on the spot on the project's own text.
+"""Backbones that are taught here: the counterfactual one of the controls, and the mini one of the `tiny` rung.
 
-It serves the mechanics, not the knowledge: it has read nothing but the facts and the sentences of the script.
+The mini one is a small Llama pretrained on the project's own text. It serves the mechanics, not the knowledge: it has
+read nothing but the facts and the sentences of the script.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.start import start_speech_half
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.vocab import SpecialIds
+from mossrepro.vocab import SpecialIds, open_tokenizer
 
 
 def new_model(
@@ -38,8 +39,17 @@ def new_model(
     return model
 
 
-class MiniBackboneTask(LayerSplitTask):
-    """Pretrains the text half; at the end the speech half gets its first values from it, as with any other backbone.
+class BackboneTask(LayerSplitTask):
+    """Teaches the text half; at the end the speech half gets its first values from it, as with any other backbone."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""
+        start_speech_half(self.model, self.seed)
+        super().save_pretrained(folder)
+
+
+class MiniBackboneTask(BackboneTask):
+    """Pretrains the text half of a small model.
 
     Args:
         tokenizer: tokenizer.json (see `vocab.mini_tokenizer`).
@@ -62,7 +72,7 @@ class MiniBackboneTask(LayerSplitTask):
         seed: int = 0,
     ) -> None:
         self.shape = {"layers": layers, "width": width, "hidden": hidden, "heads": heads}
-        self.tokenizer_file, self.seed = tokenizer, seed
+        self.tokenizer_file = tokenizer
         super().__init__(
             start="mini",
             codes=codes,
@@ -77,12 +87,7 @@ class MiniBackboneTask(LayerSplitTask):
         self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, *_: int | None
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """A model of the shape asked for, with random weights."""
-        tokenizer = Tokenizer.from_file(self.tokenizer_file)
+        tokenizer = open_tokenizer(self.tokenizer_file)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return new_model(tokenizer, codes, tail_layers, **self.shape), tokenizer
-
-    def save_pretrained(self, folder: Path) -> None:
-        """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""
-        start_speech_half(self.model, self.seed)
-        super().save_pretrained(folder)

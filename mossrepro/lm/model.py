@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mossrepro.errors import ConfigError
 from mossrepro.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
-from mossrepro.vocab import SPARE_SPEECH_ROWS
+from mossrepro.vocab import SPARE_SPEECH_ROWS, Grid
 
 TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
 
@@ -33,6 +34,11 @@ class LMConfig:
     """Shape of a layer-split LM. `layers` counts the backbone's layers, of which `tail_layers` are split: the last, or
     those behind the first `split_at`. Without a split the last `extra` of them may be new ones that belong to the
     speech half though both channels go through them: a control with as many parameters as a split has.
+
+    dim, hidden: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base of
+    the rotary positions. modality_pad: the text id of rows that are read by their speech id (16 is SmolLM2's).
+    system_turns: what the model was trained to be told (`vocab.SYSTEM_TURNS`). max_rows: the longest context that the
+    backbone was made for, where that is known; nothing here depends on it.
     """
 
     dim: int = 576
@@ -52,6 +58,8 @@ class LMConfig:
     modality_pad: int = 16
     split_at: int | None = None
     extra: int = 0
+    system_turns: str = "short"
+    max_rows: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "hidden", "text_vocab", "codes"):
@@ -133,6 +141,10 @@ class LayerSplitLM(nn.Module):
         self.speech_head = nn.Linear(c.dim, c.speech_vocab, bias=False)
         if c.tied:
             self.text_head.weight = self.text_embed.weight
+
+    def grid(self, tokenizer: Tokenizer) -> Grid:
+        """Builds rows for this model, with the system turns that it was trained on."""
+        return Grid(tokenizer, self.config.codes, self.config.system_turns)
 
     def _block(self) -> TransformerBlock:
         c = self.config

@@ -117,6 +117,7 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
         "rms_norm_eps": config.eps,
         "rope_theta": config.theta,
         "rope_scaling": config.rope_scaling,
+        **({} if config.max_rows is None else {"max_position_embeddings": config.max_rows}),
         "attention_bias": False,
         "hidden_act": "silu",
         "qk_norm": config.qk_norm,
@@ -126,6 +127,7 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
         "sosp_token_id": ids.sosp,
         "eosp_token_id": ids.eosp,
         "audio_pad_token_id": ids.speech_pad,
+        **({} if config.system_turns == "released" else {"mossrepro_system_turns": config.system_turns}),
     }
 
 
@@ -147,4 +149,6 @@ def _read(plain: dict) -> LMConfig:
         qk_norm=plain.get("qk_norm", True),  # the released model is a Qwen3
         tied=plain["tie_word_embeddings"],
         modality_pad=plain["modality_pad_token_id"],
+        system_turns=plain.get("mossrepro_system_turns", "released"),
+        max_rows=plain.get("max_position_embeddings"),
     )

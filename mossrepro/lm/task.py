@@ -1,6 +1,8 @@
 """Training of the layer-split LM: Stage 1, Stage 2 and SFT are this one task with other settings (paper, training)."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -86,7 +88,7 @@ class LayerSplitTask(Task):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
         if thought_at not in ("text", "trunk"):
             raise ConfigError(f"thought_at={thought_at!r}: choose text or trunk")
-        self.thought_at = thought_at
+        self.thought_at, self.seed = thought_at, seed
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
         self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
@@ -113,6 +115,18 @@ class LayerSplitTask(Task):
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """The model to train and its tokenizer, as `start` says."""
         return open_start(start, codes, tail_layers, tail, seed, split_at, extra)
+
+    def setup(self, stage: str) -> None:
+        """Note the system turns of the data in the model's config. ConfigError if the data are of another tokenizer."""
+        documents = getattr(getattr(self.trainer, "datamodule", None), "documents", None)
+        if documents is None:
+            return
+        grid, config = documents.grid, self.model.config
+        if grid.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise ConfigError("data.tokenizer is not the tokenizer of model.start; give that folder's tokenizer.json")
+        if grid.codes != config.codes:
+            raise ConfigError(f"data.codes={grid.codes}, but the model has {config.codes}")
+        self.model.config = replace(config, system_turns=grid.system_turns)
 
     def on_train_start(self) -> None:
         """ConfigError for a gradual unfreezing on several ranks, which agree once on what has gradients."""
@@ -169,7 +183,7 @@ class LayerSplitTask(Task):
 
     @torch.no_grad()
     def _culprits(self, batch: dict[str, Tensor]) -> str:
-        """The documents of a batch whose loss alone is not finite, by number and by how their text begins."""
+        """The documents of a batch whose loss alone is not finite, by number and by how their text ends."""
         found, documents = [], separate(batch)
         if self.trainer.world_size > 1:  # the other ranks would have to read along
             return f"one of {len(documents)} documents"
@@ -193,6 +207,33 @@ class LayerSplitTask(Task):
         """Under `ModelParallelStrategy`: spread the model over its devices (`parallel.py`)."""
         if self.device_mesh:
             shard(self.model, self.device_mesh)
+            self.strict_loading = not self._frozen()  # that strategy asks no hook before it loads
+
+    def _frozen(self) -> set[str]:
+        """Names of the weights that no step of this stage changes; none where a stage thaws."""
+        if self.train_part == "gradual":
+            return set()
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A resume file holds the trained share (what is frozen comes from `start` again), and names in AdamW's state.
+
+        Numbers, an optimiser's own way, would be read by `ModelParallelStrategy` in the order of the model's
+        parameters, which is not that of the groups here.
+        """
+        for name in self._frozen():
+            checkpoint["state_dict"].pop(name, None)
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        for state, optimiser in zip(checkpoint.get("optimizer_states", ()), self.trainer.optimizers, strict=False):
+            order = [names.get(id(parameter)) for group in optimiser.param_groups for parameter in group["params"]]
+            name_states(state, order)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fill in what `on_save_checkpoint` left out."""
+        if state := checkpoint.get("state_dict"):
+            own = self.state_dict()
+            state.update({name: own[name] for name in self._frozen() if name not in state})
 
     def configure_optimizers(self) -> dict:
         """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
@@ -213,6 +254,19 @@ class LayerSplitTask(Task):
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""
         checkpoint.save_pretrained(self.model, self.tokenizer, Path(folder))
+
+
+def name_states(state: dict[str, Any], names: list[str]) -> None:
+    """Turn an optimiser's numbers of parameters, as its `state_dict` has them, into names.
+
+    Nothing to do where they are names already, or on a rank that holds no state.
+    """
+    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    if not numbers or not all(isinstance(number, int) for number in numbers):
+        return
+    state["state"] = {names[number]: value for number, value in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [names[number] for number in group["params"]]
 
 
 def separate(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -162,8 +162,13 @@ def test_a_strategy_is_an_overlay(strategy, corpus, script, backbone, tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_resolves_at_every_size(stage, overlay, corpus, script):
     """Parsing checks every key and type against the classes; building is left to the test above."""
-    config = fit.parse(["-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(overlay), *flags(stage, corpus, script)])
+    files = ["-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(overlay)]
+    hub = sizes.load(overlay.stem).backbone.source == "hub"
+    config = fit.parse([*files, *flags(stage, corpus, script, "Qwen3" if hub else "smollm2")])
     assert "${" not in json.dumps(config)
+    if hub and "start" in config["model"]["init_args"]:
+        with pytest.raises(ConfigError, match=f"size {overlay.stem} is of a text model with .* layers"):
+            fit.parse([*files, *flags(stage, corpus, script)])
     pretrained = stage == "backbone" and config["size"]["backbone"]["source"] != "mini"
     assert config["size"]["name"] == overlay.stem and (config["trainer"]["max_steps"] > 0 or pretrained)
 

@@ -179,10 +179,10 @@ def test_a_random_sentence_never_tells_a_hidden_fact(facts, monkeypatch) -> None
 def test_words_that_tell_a_hidden_fact_together_are_not_put_into_one_sentence(facts) -> None:
     fact = next(f for f in facts if f.set == "C" and f.family == "capital")
     other = next(f for f in facts if f.set == "A" and f.family == "capital")
-    hidden = script._hidden(facts)
-    assert script._told(hidden, ["in", fact.answer, "or", fact.subject])
-    assert not script._told(hidden, [fact.answer, "x" + fact.subject])
-    assert not script._told(hidden, [other.answer, other.subject])
+    hidden = script.hidden_pairs(facts)
+    assert script.tells(hidden, ["in", fact.answer, "or", fact.subject])
+    assert not script.tells(hidden, [fact.answer, "x" + fact.subject])
+    assert not script.tells(hidden, [other.answer, other.subject])
 
 
 def test_a_spoken_span_begins_as_late_as_the_codec_answers(facts, lines, grid) -> None:

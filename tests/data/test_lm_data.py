@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from lm_toys import folder, module  # noqa: F401
 
-from mossrepro.errors import ConfigError, DataError
+from mossrepro.data.tokens import TokenWriter
+from mossrepro.errors import CheckpointError, ConfigError, DataError
 
 
 def test_same_step_same_batch(folder) -> None:  # noqa: F811
@@ -39,6 +41,26 @@ def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F81
     (tmp_path / "apart" / "script.jsonl").write_text("\n".join(apart))
     with pytest.raises(DataError, match=r"data\.mix\.echo to 0"):
         module(folder, script=str(tmp_path / "apart"), mix={"echo": 1.0})
+
+
+def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noqa: F811
+    with TokenWriter(tmp_path / "store", 32) as store:
+        store.add([("x", np.zeros(3, int))])
+    with pytest.raises(DataError, match="codebook of 32, data.codes says 64"):
+        module(folder, tokens=str(tmp_path / "store"))
+    with pytest.raises(ConfigError, match="system_turns='polite': choose released or short"):
+        module(folder, system_turns="polite")
+    with pytest.raises(CheckpointError, match="nowhere.json: is missing"):
+        module(folder, tokenizer=str(tmp_path / "nowhere.json"))
+    shutil.copytree(folder, tmp_path / "script")
+    lines = (folder / "script.jsonl").read_text().splitlines(keepends=True)
+    unasked = [line for line in lines if json.loads(line)["role"] != "answer"]
+    (tmp_path / "script" / "script.jsonl").write_text("".join(unasked))
+    with pytest.raises(DataError, match="no document of kind 'T2S': .* set data.mix.T2S to 0"):
+        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"), mix={"recognise": 1.0, "T2S": 0.1})
+    (tmp_path / "script" / "facts.json").unlink()
+    with pytest.raises(DataError, match="no facts.json"):
+        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"))
 
 
 def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811

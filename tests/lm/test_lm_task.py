@@ -14,6 +14,7 @@ from mossrepro.errors import ConfigError
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import VALIDATED, LayerSplitTask, separate
+from mossrepro.vocab import mini_tokenizer
 
 
 @pytest.fixture
@@ -141,6 +142,19 @@ def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, mo
         task.model.text_embed.weight.fill_(float("nan"))
     with pytest.raises(ConfigError, match="every document: the weights are no longer finite"):
         task.training_step(batch, 0)
+
+
+def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folder, tmp_path) -> None:  # noqa: F811
+    task = LayerSplitTask(str(backbone), codes=64)
+    fit(task, module(folder, system_turns="released"), 1)
+    task.save_pretrained(tmp_path / "out")
+    model, tokenizer = from_pretrained(tmp_path / "out")
+    assert model.config.system_turns == model.grid(tokenizer).system_turns == "released"
+    with pytest.raises(ConfigError, match="data.codes=32, but the model has 64"):
+        fit(LayerSplitTask(str(backbone), codes=64), module(folder, codes=32), 1)
+    mini_tokenizer(["other words, in another order", "user system assistant"], 300).save(str(tmp_path / "words.json"))
+    with pytest.raises(ConfigError, match="data.tokenizer is not the tokenizer of model.start"):
+        fit(LayerSplitTask(str(backbone), codes=64), module(folder, tokenizer=str(tmp_path / "words.json")), 1)
 
 
 def test_other_codebook_and_other_words_are_refused(backbone) -> None:

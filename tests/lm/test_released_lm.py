@@ -1,6 +1,7 @@
 """The released checkpoint's layout: lossless both ways, with the names and the number of tensors of the real one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def tokenizer():
 
 
 def toy(tied: bool = False, qk_norm: bool = True) -> LayerSplitLM:
-    return small_model(text_vocab=300, codes=64, modality_pad=4, tied=tied, qk_norm=qk_norm)
+    return small_model(text_vocab=300, codes=64, modality_pad=4, tied=tied, qk_norm=qk_norm, max_rows=4096)
 
 
 def test_at_full_size_it_is_the_released_model() -> None:
@@ -52,7 +53,14 @@ def test_out_and_in_again_loses_nothing(tied, qk_norm, shard, tokenizer, tmp_pat
     assert again.config == model.config and words.to_str() == tokenizer.to_str()
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+    assert again.grid(words).system_turns == "short"
     plain = json.loads((tmp_path / "config.json").read_text())
+    assert plain["max_position_embeddings"] == 4096
+    del plain["mossrepro_system_turns"]  # the authors' own file has none
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    theirs = released.load(tmp_path)[0]
+    assert theirs.config == replace(model.config, system_turns="released")
+    assert len(theirs.grid(words).system(True)) > len(again.grid(words).system(True))  # a longer turn
     assert plain["architectures"] == ["MossSpeechForCausalLM"] and plain["num_shared_layers"] == 2
     assert plain["audio_vocab_size"] == 64 + 128 and plain["eosp_token_id"] == 64 and plain["audio_pad_token_id"] == 2
 
@@ -88,6 +96,10 @@ def test_import_and_export_are_verbs(tokenizer, tmp_path, monkeypatch, capsys) -
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert "parameters" in capsys.readouterr().err
+    assert cli.main(["export", "ours", "-o", "half", "--dtype", "bfloat16"]) == 0
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert {value.dtype for value in half.values()} == {torch.bfloat16} and len(half) == len(one) + 0
+    capsys.readouterr()
     assert cli.main(["import", "theirs", "-o", "again"]) == 2 and "holds weights already" in capsys.readouterr().err
     assert cli.main(["import", "nowhere", "-o", "x"]) == 2 and "no such folder" in capsys.readouterr().err
     assert cli.main(["export", "nowhere", "-o", "x"]) == 2 and "config.json" in capsys.readouterr().err
