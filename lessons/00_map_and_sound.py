@@ -292,4 +292,4 @@ for number, mine in answers.items():
     print(f"exercise {number}: {state}")
 
 # %% [markdown]
-# Next: lesson 07 shows how the language model answers, row by row.
+# Next: lesson 01, in which sound becomes symbols.

@@ -257,8 +257,8 @@ print(f"k-means on mel: pitch around the speaker's own mean {explained(vectors, 
 
 # %% [markdown]
 # Now the trained codec, if there is a finished run: the same numbers, and your ears. What the semantic codec threw away
-# is replaced by the assistant's voice, whoever spoke. The acoustic rival (from `mossrepro eval codec`) keeps something
-# of the voice, and of the words what 125 bits leave.
+# is replaced by the assistant's voice, whoever spoke. The acoustic rivals (from `mossrepro eval codec`: one with the
+# same bits a second, one with eight times as many) spend them on the wave; at this size no word is left in their codes.
 
 # %%
 runs = Path("runs") if Path("runs").is_dir() else Path("../runs")

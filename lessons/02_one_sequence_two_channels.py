@@ -108,6 +108,10 @@ print("the package embeds as we do, and looks at no filler")
 #
 # The model stands at row i and guesses row i + 1. If that row is written, the *text* head is asked; if it is spoken,
 # the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
+#
+# Our Stage 2 and SFT ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked,
+# at every spoken row, for the piece of text that is being said (`think`). This "thought" is never written and no row is
+# added; it only pulls the trunk towards having the word ready when the mouth opens. `Grid.spoken` lays it out.
 
 
 # %%
@@ -180,7 +184,7 @@ for kind in ("recognise", "say", "text"):
 
 # %% [markdown]
 # `recognise` teaches the ears, `say` the mouth, `echo` both at once; `text` replays what must not be forgotten. The
-# dialogues ask for knowledge. In `interleaved`, all counts.
+# dialogues ask for knowledge. In `interleaved`, all counts but the row that starts speech.
 #
 # ## 5. Interleaving: one sentence, two scripts
 #

@@ -250,9 +250,9 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
 
 # %% [markdown]
 # Each is an overlay: `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml -c
-# configs/experiment/split_middle.yaml ...`. The paper's own table says that freezing first carries nearly all of the
-# gain (MMLU 66.5 against 62.1 without), and that the split alone brings little; *frozen without a split* was never
-# published, and is `configs/experiment/frozen_no_split.yaml`.
+# configs/experiment/split_middle.yaml`, with the data as docs/data.md says. The paper's own table says that freezing
+# first carries nearly all of the gain (MMLU 66.5 against 62.1 without), and that the split alone brings little; *frozen
+# without a split* was never published, and is `configs/experiment/frozen_no_split.yaml`.
 #
 # ## 5. Exercises
 #

@@ -5,7 +5,8 @@
 # text half is frozen), **Stage 2** (everything learns, some text is replayed) and **SFT** (dialogues). This lesson runs
 # all three, from the same cells on any machine: a mini model on a CPU, SmolLM2 where there is a GPU.
 #
-# - **Reading** 20 minutes · **computing** ten minutes on two CPU cores (once: everything is cached), 2 GB of memory
+# - **Reading** 20 minutes · **computing** ten minutes on two CPU cores (once: everything is cached), 2 GB of memory;
+#   where PyTorch finds an accelerator it is `small` that is trained, for which a CPU would need an hour
 # - **You need** lessons 02 and 03
 
 # %%
@@ -41,7 +42,8 @@ STAGES = ("stage1", "stage2", "sft")
 # ## 1. What is read in which stage
 #
 # To leave the codec out of it, we take codes that a *perfect* codec would write (lesson 02). The chain below is that of
-# `make reproduce` with these codes and half of its steps; `script` is what is spoken and by whom. A few of its lines:
+# `make reproduce` with these codes and a share of its steps (40 % at `small`); `script` is what is spoken and by whom.
+# A few of its lines:
 
 # %%
 chain = OracleChain(SIZE)
@@ -78,9 +80,10 @@ plt.show()
 #
 # ## 2. One loss from three sums
 #
-# A row is asked for a text id or for a speech id. The loss is the mean over all text rows plus the mean over all speech
-# rows, *of one optimiser step*. If a step is cut in two (for a small memory, or for two GPUs), a mean of means would be
-# wrong: the halves hold different numbers of rows. So sums are kept, and divided by the rows of the whole step.
+# A row is asked for a text id or for a speech id, and a spoken row for its thought (lesson 02). The loss is the mean
+# over all text rows, plus the mean over all speech rows, plus half the mean over all thoughts, *of one optimiser step*.
+# If a step is cut in two (for a small memory, or for two GPUs), a mean of means would be wrong: the halves hold
+# different numbers of rows. So sums are kept, and divided by the rows of the whole step.
 
 # %%
 start = chain.backbone()
@@ -188,7 +191,8 @@ plt.show()
 #   only to be heard. `docs/RESULTS.md` has the numbers of the real codec.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
-# stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions.
+# stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
+# finished run: `make reproduce SIZE=tiny`).
 #
 # ## 5. Exercises
 #

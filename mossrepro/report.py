@@ -212,7 +212,9 @@ def markdown(run: Run) -> str:
         lines += ["", "| stage | minutes | hardware |", "|---|---:|---|"]
         lines += [f"| {s['stage']} | {s['minutes']:.1f} | {s.get('hardware', '')} |" for s in run.stages]
     about = environment(run)
-    return "\n".join([*lines, "", f"{about['hardware']}; commit {about['commit'] or 'unknown'}.", ""])
+    commits = sorted({row.fact.commit for row in run.rows if row.fact and row.fact.commit}) or ["unknown"]
+    measured_at = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return "\n".join([*lines, "", f"{about['hardware']}; {measured_at} (of each number in its fact).", ""])
 
 
 def environment(run: Run) -> dict[str, str]:

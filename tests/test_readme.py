@@ -107,6 +107,15 @@ def test_a_fit_on_recordings_of_ones_own_runs(desk):
     assert SpeechCodec.from_pretrained(words[words.index("--output") + 1]).listen().close().shape == (1, 0)
 
 
+def test_the_commands_for_your_own_data_parse():
+    """docs/data.md: the stages by hand, one from the other."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), re.M | re.S)
+    commands = [shlex.split(line) for block in blocks for line in block.strip().splitlines()]
+    assert [words[1] for words in commands] == ["predict", "fit", "fit", "fit"]
+    starts = [fit.parse(words[2:])["model"]["init_args"].get("start") for words in commands]
+    assert starts == [None, "QWEN", "runs/stage1", "runs/stage2"]
+
+
 def test_the_five_lines_of_python_run(desk):
     (code,) = (block for kind, block in BLOCKS if kind == "python")
     assert len(code.split("\n\n", 1)[1].strip().splitlines()) <= 5

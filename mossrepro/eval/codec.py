@@ -216,7 +216,7 @@ def prosody_left(contest: Contest, tokenizer: Tokenizer, codes: Sequence[np.ndar
     pitch, energy = [one.pitch for one in found], [one.energy for one in found]
     for name, what, targets in (
         ("pitch", "variance of pitch that the codes explain", pitch),
-        ("melody", "the same around each speaker's mean pitch", prosody.centred(pitch, speakers)),
+        ("melody", "pitch around each speaker's own mean", prosody.centred(pitch, speakers)),
         ("energy", "variance of loudness that the codes explain", energy),
     ):
         share = prosody.explained(frames, targets, [i >= len(train) for i in range(len(rows))])
