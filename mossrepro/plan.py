@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mossrepro.errors import ConfigError
-from mossrepro.lm.cost import Step, cut, memory, parts, step
+from mossrepro.lm.cost import Step, memory, parts, sliced, step
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 
 CODES_PER_HOUR = 45_000  # 12.5 a second
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     config = read(args.config)
     lm, console = shape(config), Console()
     console.print(_parts_table(_unmade(lm, config)))
-    lm = cut(lm, args.tensor)
+    lm = sliced(lm, args.tensor)
     data, settings = config.data.init_args, config.model.init_args
     rows = min(data.get("fill", 0) or 100, data.get("max_rows", MAX_ROWS))
     if groups > data.batch:

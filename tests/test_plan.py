@@ -99,16 +99,16 @@ def test_what_lies_where() -> None:
 def test_a_tensor_parallel_device_holds_a_slice_of_every_layer() -> None:
     """Its layers are a part, all but their norms; its products fall by what layers do, not heads; it keeps less."""
     with torch.device("meta"):
-        whole, part = LayerSplitLM(SHAPE), LayerSplitLM(cost.cut(SHAPE, 2))
-    assert cost.cut(SHAPE, 1) == SHAPE
+        whole, part = LayerSplitLM(SHAPE), LayerSplitLM(cost.sliced(SHAPE, 2))
+    assert cost.sliced(SHAPE, 1) == SHAPE
     sizes = [{name: p.numel() for name, p in model.named_parameters()} for model in (whole, part)]
     for name, size in sizes[0].items():
         layer = name.startswith(("trunk", "text_tail", "speech_tail")) and "norm" not in name
         assert sizes[1][name] == (size // 2 if layer else size)
-    steps = [cost.step(one, "all", 3, 40, "32-true", False) for one in (SHAPE, cost.cut(SHAPE, 2))]
+    steps = [cost.step(one, "all", 3, 40, "32-true", False) for one in (SHAPE, cost.sliced(SHAPE, 2))]
     assert 0.5 < steps[1].flops / steps[0].flops < 0.75 and 0.5 < steps[1].kept / steps[0].kept < 1
     with pytest.raises(ConfigError, match="tensor_parallel_size=4: 2 kv_heads"):
-        cost.cut(SHAPE, 4)
+        cost.sliced(SHAPE, 4)
 
 
 def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> None:

@@ -90,7 +90,7 @@ def step(config: LMConfig, train: str, documents: float, rows: int, precision: s
     return Step(round(documents * rows), grow(one.flops, two.flops), grow(one.kept, two.kept))
 
 
-def cut(config: LMConfig, across: int) -> LMConfig:
+def sliced(config: LMConfig, across: int) -> LMConfig:
     """What one of `across` tensor-parallel devices holds of a model, as a model: `memory` and `step` say what it costs.
 
     ConfigError where heads or hidden units cannot be dealt out evenly.
@@ -103,7 +103,7 @@ def cut(config: LMConfig, across: int) -> LMConfig:
 def memory(model: LayerSplitLM, kept: float, precision: str, strategy: str, devices: int) -> Memory:
     """What lies on one of `devices` devices under "single", "ddp" or "fsdp2"; `kept` as of `step`, for one device.
 
-    With tensor parallel too, `model` is what one device of a group holds (`cut`), and `devices` are the groups.
+    With tensor parallel too, `model` is what one device of a group holds (`sliced`), and `devices` are the groups.
     """
     width = 2 if precision == "bf16-true" else 4
     whole = width * sum(p.numel() for p in model.parameters())
