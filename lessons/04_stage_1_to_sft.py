@@ -187,8 +187,9 @@ plt.show()
 # - **Hearing comes late.** A frozen trunk can be spoken *from* long before it can be spoken *to*: questions asked aloud
 #   are answered only when all of the model has moved (Stage 2) and has met spoken questions (SFT).
 # - **C, asked aloud.** The mini model (`tiny`) has read nothing but our facts: what it knows of C does not come out by
-#   voice. With SmolLM2 (`small`) it does: there the knowledge sits in a trunk that read the web, and a question needs
-#   only to be heard. `docs/RESULTS.md` has the numbers of the real codec.
+#   voice in any form. With SmolLM2 (`small`) it comes out *in writing*: there the knowledge sits in a trunk that read
+#   the web, and a question needs only to be heard. Spoken, hardly any of it comes out, even with three times the steps:
+#   the mouth must be able to say what it was never told. `docs/RESULTS.md` has the numbers of the real codec.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
