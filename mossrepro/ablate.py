@@ -135,7 +135,7 @@ def _ask(name: str, folder: Path, bench: "Bench") -> None:
     from mossrepro.eval import spoken_qa
     from mossrepro.eval.run import is_guided, put
     from mossrepro.lm import checkpoint
-    from mossrepro.lm.decode import ready
+    from mossrepro.lm.ready import ready
 
     model, tokenizer = checkpoint.from_pretrained(folder)
     model, grid = ready(model), model.grid(tokenizer)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mossrepro import assets
 from mossrepro.audio import whisper_mel
 from mossrepro.errors import AssetError
+from mossrepro.ordered import ordered
 
 _WIDTH, _HEADS, _LAYERS = 512, 8, 6
 _PROMPT = (50258, 50259, 50359, 50364)  # start, English, transcribe, time stamp 0.00
@@ -179,6 +180,7 @@ class Whisper(nn.Module):
         self.layers = nn.ModuleList(_Block(cross=False) for _ in range(_LAYERS))
         self.norm = nn.LayerNorm(_WIDTH)
         self.embedding = nn.Embedding(51865, _WIDTH)
+        self.head = nn.Linear(_WIDTH, 51865, bias=False)  # the same weights
         self.register_buffer("places", torch.zeros(448, _WIDTH))
         self.decoder = nn.ModuleList(_Block(cross=True) for _ in range(_LAYERS))
         self.decoder_norm = nn.LayerNorm(_WIDTH)
@@ -187,7 +189,7 @@ class Whisper(nn.Module):
     def pretrained(cls) -> Whisper:
         """The embedded weights, float32."""
         state = whisper_encoder_state() | _norm("decoder/layer_norm", "decoder_norm")
-        state["embedding.weight"] = _float("decoder/embeddings/weight")
+        state["embedding.weight"] = state["head.weight"] = _float("decoder/embeddings/weight")
         state["places"] = _float("decoder/position_encodings/encodings")
         for i in range(_LAYERS):
             state |= _layer(f"decoder/layer_{i}", f"decoder.{i}", cross=True)
@@ -217,7 +219,7 @@ class Whisper(nn.Module):
             place += tokens.shape[1]
             for layer, memory, keys in zip(self.decoder, past, cross, strict=True):
                 x = layer(x, memory, keys)
-            scores = self.decoder_norm(x[:, -1]) @ self.embedding.weight.T  # (B, 51865)
+            scores = self.head(self.decoder_norm(x[:, -1]))  # (B, 51865)
             if step == 0:
                 scores[:, [_BLANK, *range(_END, scores.shape[1])]] = -torch.inf
             best = scores[:, : _END + 1].argmax(-1)
@@ -247,7 +249,7 @@ class WhisperJudge:
     def __init__(self, device: str = "cpu", batch: int = 16) -> None:
         from tokenizers import Tokenizer
 
-        self.model = Whisper.pretrained().to(device)
+        self.model = ordered(Whisper.pretrained().to(device))
         self.tokenizer = Tokenizer.from_file(str(assets.get("whisper-tokenizer")))
         self.device, self.batch = device, batch
 

@@ -23,7 +23,7 @@ from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
 from mossrepro.eval import spoken_qa
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import ready
+from mossrepro.lm.ready import ready
 from mossrepro.order import rng
 
 if TYPE_CHECKING:

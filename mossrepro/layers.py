@@ -67,11 +67,11 @@ class LayerCache:
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, G, n, E) behind what is there; return everything stored so far, (B, G, used, E) each."""
-        end = self.used + k.shape[2]
-        self.keys[:, :, self.used : end] = k
-        self.values[:, :, self.used : end] = v
-        self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        more = k.shape[2]
+        self.keys.narrow(2, self.used, more).copy_(k)
+        self.values.narrow(2, self.used, more).copy_(v)
+        self.used += more
+        return self.keys.narrow(2, 0, self.used), self.values.narrow(2, 0, self.used)
 
 
 @dataclass(frozen=True)
@@ -139,15 +139,18 @@ class Attention(nn.Module):
 
         None is plain causal, the rows being the last of the keys; a `Packing` is that inside every document (B = 1).
         """
-        b, n, _ = x.shape
-        heads = (b, n, -1, self.head_dim)  # all of them, or this device's where layers are cut across several
-        q = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)  # (B, H, L, E)
-        k = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)  # (B, G, L, E)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
-        q, k = rotate(q, table), rotate(k, table)
+        q, k, v = self.heads(x, table)
         if cache is not None:
             k, v = cache.append(k, v)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(b, n, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(*x.shape[:2], -1))
+
+    def heads(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, E), keys and values (B, G, L, E), turned by their positions."""
+        shape = (*x.shape[:2], -1, self.head_dim)  # all heads, or this device's where layers are cut across several
+        q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)
+        v = self.v_proj(x).view(shape).transpose(1, 2)
+        return rotate(q, table), rotate(k, table), v
 
 
 class SwiGLU(nn.Module):

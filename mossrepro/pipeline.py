@@ -21,7 +21,8 @@ from mossrepro import audio
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.errors import AudioError, CheckpointError
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import Reply, Sampling, generate, ready
+from mossrepro.lm.decode import Reply, Sampling, generate
+from mossrepro.lm.ready import ready
 from mossrepro.vocab import Rows
 from mossrepro.vocoder.resynthesis import Speaker
 
@@ -51,7 +52,7 @@ class Assistant:
     """The four parts of a finished run in memory."""
 
     def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: Speaker) -> None:
-        self.codec, self.model, self.speaker = codec.eval(), ready(model), speaker
+        self.codec, self.model, self.speaker = codec.ready(), ready(model), speaker
         self.tokenizer, self.grid = tokenizer, model.grid(tokenizer)
         if codec.config.codes != model.config.codes:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "mossrepro"
 FILES = sorted(PACKAGE.rglob("*.py"))
 RANK = {
     **dict.fromkeys(["errors", "assets", "audio", "layers", "vocab", "order", "facts", "sizes", "checkpoint"], 0),
-    **dict.fromkeys(["gguf_file", "spoken", "training", "shards"], 0),
+    **dict.fromkeys(["gguf_file", "spoken", "training", "shards", "ordered"], 0),
     **dict.fromkeys(["codec", "lm", "vocoder", "asr", "sphinx", "voices"], 1),
     **dict.fromkeys(["data", "pipeline"], 2),
     **dict.fromkeys(["eval", "chat"], 3),

@@ -114,6 +114,7 @@ class Tokenise(LightningModule):
     def on_predict_start(self) -> None:
         """Open this rank's shard; rank 0 also writes what the codes sound like."""
         data, rank = self.trainer.datamodule, self.trainer.global_rank
+        self.codec.ready()  # on the device it will stay on
         self._done = held(self.store)
         self.trainer.strategy.barrier()  # before anybody writes: all ranks skip the same clips
         self._writer = TokenWriter(self.store, self.codec.config.codes, rank)

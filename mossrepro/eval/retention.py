@@ -14,8 +14,8 @@ from mossrepro import facts
 from mossrepro.eval import spoken_qa
 from mossrepro.eval.run import Bench, put
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import ready
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.ready import ready
 from mossrepro.lm.task import open_start
 from mossrepro.vocab import Grid
 

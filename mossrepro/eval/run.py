@@ -25,8 +25,8 @@ from mossrepro.eval import spoken_qa
 from mossrepro.eval.mos import predicted_mos
 from mossrepro.eval.spoken_qa import Asked, ask, said
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import ready
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.ready import ready
 from mossrepro.spoken import word_error_rate
 from mossrepro.vocab import Grid
 from mossrepro.vocoder.resynthesis import Speaker
@@ -50,7 +50,7 @@ class Bench:
 
     @cached_property
     def codec(self) -> SpeechCodec:
-        return SpeechCodec.from_pretrained(self.parts["reader"])
+        return SpeechCodec.from_pretrained(self.parts["reader"]).ready()
 
     @cached_property
     def speaker(self) -> Speaker:

@@ -39,8 +39,9 @@ def race(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[
 
 def codec(out: Path, seconds: float = 8.0, rounds: int = 7, config: CodecConfig | None = None) -> None:
     """Encoding speed: 80 ms chunks against Mimi, whole recordings against EnCodec at 24 kHz. Facts go into `out`."""
-    ours, mimi, encodec = SpeechCodec(config or CodecConfig()).eval(), _mimi(), _encodec()
-    ours.quantiser.codebook.normal_()
+    ours, mimi, encodec = SpeechCodec(config or CodecConfig()), _mimi(), _encodec()
+    sizes = {"ours": _parts(ours.encoder, ours.narrow)}
+    ours.ready().quantiser.codebook.normal_()
     waves = {rate: torch.from_numpy(_noise(seconds, rate))[None] for rate in (RATE, THEIRS)}
 
     @torch.inference_mode()
@@ -51,7 +52,6 @@ def codec(out: Path, seconds: float = 8.0, rounds: int = 7, config: CodecConfig 
         "stream": ("Mimi, 80 ms chunks", lambda: _listen(ours, waves[RATE]), lambda: _follow(mimi, waves[THEIRS])),
         "offline": ("EnCodec, whole recordings", lambda: ours.encode(waves[RATE]), whole),
     }
-    sizes = {"ours": _parts(ours.encoder, ours.narrow)}
     sizes |= {"stream": _parts(mimi.encoder), "offline": _parts(encodec.encoder)}
     table = Table("encoding", "ours, x real time", "theirs, x real time", "faster by", "parameters: ours, theirs")
     for kind, (rival, mine, theirs) in pairs.items():

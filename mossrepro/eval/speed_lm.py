@@ -1,10 +1,12 @@
 """`mossrepro bench decode`: answering beside `generate` of `transformers`, and with an idle tail beside both tails.
 
-Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt included.
+Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt included. Ours is laid out for answering
+(`lm/ready.py`), as `talk` and the measurements have it.
 """
 
 import statistics
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from mossrepro.eval.speed import race
 from mossrepro.lm import hub
 from mossrepro.lm.decode import Draw, Sampling, generate
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.lm.ready import joined
 from mossrepro.lm.start import start_speech_half
 from mossrepro.lm.task import open_start
 from mossrepro.vocab import Rows, SpecialIds
@@ -59,17 +62,26 @@ def decode(out: Path, rounds: int = 5, rows: int = 48) -> None:
     models = {"tiny": tiny, "small": open_start("smollm2", SPEECH_CODES, 4, "copy", 0)[0]}
     bench = Bench(out, Table("answering", "ours, rows/s", "beside it, rows/s", "faster by"), "rows/s")
     for name, model in models.items():
-        model.eval()
-        _against_generate(bench, name, model, rounds, rows)
+        theirs, size = as_llama(model.eval()), _text_half(model)
+        model = joined(deepcopy(model))
+        _against_generate(bench, name, model, theirs, rounds, rows)
         _against_two_tails(bench, name, model, rounds, rows)
-    _against_memory(out, models["small"], rounds, rows)
+        if name == "small":
+            _against_memory(out, model, size, rounds, rows)
     Console().print(bench.table)
 
 
-def _against_generate(bench: Bench, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
+def _text_half(model: LayerSplitLM) -> int:
+    """Bytes of its weights."""
+    half = [p for n, p in model.named_parameters() if not n.startswith("speech")]
+    return sum(p.numel() * p.element_size() for p in half)
+
+
+def _against_generate(
+    bench: Bench, name: str, model: LayerSplitLM, theirs: nn.Module, rounds: int, rows: int
+) -> None:
     """Text, beside the same weights in a Llama of `transformers`."""
-    theirs, ids = as_llama(model), _ids(model)
-    prompt = _prompt(model, spoken=False)
+    prompt, ids = _prompt(model, spoken=False), _ids(model)
     how = Sampling(text=Draw(min_length=rows), max_rows=rows)
     said: dict[str, list[int]] = {}
 
@@ -104,8 +116,8 @@ def _against_two_tails(bench: Bench, name: str, model: LayerSplitLM, rounds: int
     bench.note(f"bench_tails_{name}", f"{name}, speech, beside running both tails", times, rows)
 
 
-def _against_memory(out: Path, model: LayerSplitLM, rounds: int, rows: int) -> None:
-    """Every weight of the text half is read once a row: the share of that bound that rows after the first reach."""
+def _against_memory(out: Path, model: LayerSplitLM, size: int, rounds: int, rows: int) -> None:
+    """The text half's weights, `size` bytes, are read once a row: the share of that bound that later rows reach."""
     prompt, ids = _prompt(model, spoken=False), _ids(model)
 
     def answer(length: int) -> None:
@@ -113,8 +125,6 @@ def _against_memory(out: Path, model: LayerSplitLM, rounds: int, rows: int) -> N
 
     times = race({"first": lambda: answer(1), "all": lambda: answer(rows)}, rounds)
     speed = (rows - 1) / (statistics.median(times["all"]) - statistics.median(times["first"]))
-    half = [p for n, p in model.named_parameters() if not n.startswith("speech")]
-    size = sum(p.numel() * p.element_size() for p in half)
     block = torch.ones(1 << 28)  # 1 GiB
     times = []
     for _ in range(7):

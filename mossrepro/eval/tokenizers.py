@@ -47,7 +47,7 @@ class Tokenizer:
 
 def semantic(name: str, title: str, reader: str | Path, store: str | Path, speaker: Speaker | None = None) -> Tokenizer:
     """A `SpeechCodec`: ours, ours with another objective, or k-means on mel."""
-    codec = SpeechCodec.from_pretrained(reader)
+    codec = SpeechCodec.from_pretrained(reader).ready()
 
     def encode(wave: np.ndarray) -> np.ndarray:
         return codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.order import seed_for
-from mossrepro.training import fast_bfloat16
 from mossrepro.vocab import Rows, SpecialIds
 
 CHANNELS = ("text", "speech")
@@ -58,13 +57,6 @@ class Reply:
     text: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
     ended: bool = False
-
-
-def ready(model: LayerSplitLM) -> LayerSplitLM:
-    """A model that is to answer: on the accelerator if there is one, in bfloat16 where that is fast."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    fast = device.type != "cpu" or fast_bfloat16()
-    return model.eval().to(device, torch.bfloat16 if fast else torch.float32)
 
 
 def pick(logits: Tensor, how: Draw, chance: list[torch.Generator], seen: list[list[int]]) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mossrepro.errors import ConfigError, DataError
+from mossrepro.ordered import ordered
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 
@@ -25,8 +26,8 @@ class Speaker:
 
     @classmethod
     def from_pretrained(cls, flow: str | Path, vocoder: str | Path) -> "Speaker":
-        """Load both from their folders; CheckpointError when one does not fit."""
-        return cls(FlowDecoder.from_pretrained(flow), Vocoder.from_pretrained(vocoder))
+        """Load both from their folders, for inference only; CheckpointError when one does not fit."""
+        return cls(ordered(FlowDecoder.from_pretrained(flow)), ordered(Vocoder.from_pretrained(vocoder)))
 
     @property
     def samples_per_code(self) -> int:

@@ -1,5 +1,7 @@
 """The embedded backbone: same tokens and same text as the original."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import transformers
@@ -10,6 +12,7 @@ from mossrepro.errors import ConfigError
 from mossrepro.lm import hub
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
 from mossrepro.lm.decode import Sampling, generate
+from mossrepro.lm.ready import joined
 from mossrepro.lm.task import open_start
 from mossrepro.vocab import Grid
 
@@ -51,10 +54,11 @@ def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None
     state = {theirs: model.state_dict()[ours] for ours, theirs in hub.names(model).items()}
     missing, extra = theirs.load_state_dict(state, strict=False)
     assert missing == ["lm_head.weight"] and not extra
-    grid = Grid(tokenizer, 64)
+    grid, fast = Grid(tokenizer, 64), joined(deepcopy(model))
     for question in ("What is the capital of France?", "Tell me something about the sea."):
         prompt = question_prompt(grid, "T2T", question)
         reply = generate(model, [prompt], grid.ids, Sampling(max_rows=24))[0]
+        assert generate(fast, [prompt], grid.ids, Sampling(max_rows=24))[0] == reply
         ids = torch.from_numpy(prompt.text)[None]
         more = theirs.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=grid.ids.im_end, pad_token_id=0)
         written = more[0, ids.shape[1] :].tolist()

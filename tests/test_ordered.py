@@ -1,0 +1,58 @@
+"""Linear layers in another order: the same products."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from mossrepro import ordered as module
+from mossrepro.ordered import OrderedLinear, ordered
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_the_same_products(dtype: torch.dtype, bias: bool, rows: int) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, width, bias=bias, dtype=dtype) for width in (512, 64)]
+    x = torch.randn(2, rows, 256, dtype=dtype)
+    one = OrderedLinear(*layers)
+    assert one.ordered == module._can_order(dtype) and one.widths == [512, 64]
+    with torch.inference_mode():
+        torch.testing.assert_close(one(x), torch.cat([layer(x) for layer in layers], -1))
+
+
+def test_large_layers_are_replaced_and_small_ones_and_others_stay() -> None:
+    class Other(nn.Linear):
+        pass
+
+    inner = nn.Sequential(nn.GELU(), nn.Linear(256, 300))
+    net = nn.Sequential(nn.Linear(256, 256), inner, Other(300, 300), nn.Linear(300, 4))
+    other, x = ordered(deepcopy(net)), torch.randn(7, 256)
+    can = module._can_order(torch.float32)
+    kinds = [type(other[0]), type(other[1][1]), type(other[2]), type(other[3])]
+    assert kinds == [OrderedLinear if can else nn.Linear] * 2 + [Other, nn.Linear]
+    with torch.inference_mode():
+        torch.testing.assert_close(other(x), net(x))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError])
+def test_without_the_operation_everything_stays_plain(monkeypatch, error: type[Exception]) -> None:
+    def missing(*_):
+        raise error("no such operation")
+
+    monkeypatch.setattr(module, "_product", missing)
+    monkeypatch.setattr(module, "_WORTH", 0)
+    layer, x = nn.Linear(16, 24), torch.randn(3, 16)
+    module._can_order.cache_clear()
+    one, net = OrderedLinear(layer), ordered(nn.Sequential(layer))
+    module._can_order.cache_clear()
+    assert not one.ordered and torch.equal(one(x), layer(x)) and net[0] is layer
+
+
+def test_a_wrong_product_is_not_trusted(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_product", lambda x, *_: x + 1)
+    module._can_order.cache_clear()
+    assert not module._can_order(torch.float32)
+    module._can_order.cache_clear()
