@@ -27,9 +27,9 @@ def test_large_layers_are_replaced_and_small_ones_and_others_stay() -> None:
     class Other(nn.Linear):
         pass
 
-    inner = nn.Sequential(nn.GELU(), nn.Linear(256, 300))
-    net = nn.Sequential(nn.Linear(256, 256), inner, Other(300, 300), nn.Linear(300, 4))
-    other, x = ordered(deepcopy(net)), torch.randn(7, 256)
+    inner = nn.Sequential(nn.GELU(), nn.Linear(512, 400))
+    net = nn.Sequential(nn.Linear(300, 512), inner, Other(400, 400), nn.Linear(400, 4))
+    other, x = ordered(deepcopy(net)), torch.randn(7, 300)
     can = module._can_order(torch.float32)
     kinds = [type(other[0]), type(other[1][1]), type(other[2]), type(other[3])]
     assert kinds == [OrderedLinear if can else nn.Linear] * 2 + [Other, nn.Linear]

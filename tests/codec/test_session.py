@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mossrepro import audio
+from mossrepro import audio, ordered
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec import model as module
 from mossrepro.errors import AudioError
@@ -49,6 +49,17 @@ def test_any_chunking_gives_the_codes_of_the_whole(codec, seed, monkeypatch) -> 
     assert whole.shape[1] == 41 and len(whole.unique()) > 4
     assert torch.equal(stream(codec, wave, chunking(wave.shape[1], seed)), whole)
     assert torch.equal(stream(codec, wave, [wave.shape[1]]), whole)
+
+
+def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch) -> None:
+    monkeypatch.setattr(ordered, "_WORTH", 0)
+    wave = sounding(100, 3, rows=2)
+    before, latents = codec.encode(wave), codec.latents(codec.features(wave))
+    assert codec.ready() is codec and isinstance(codec.encoder.layers[0].qkv, ordered.OrderedLinear)
+    nearest = torch.cdist(latents, codec.quantiser.codebook.expand(2, -1, -1)).topk(2, largest=False).values
+    clear = nearest[..., 1] - nearest[..., 0] >= 1e-3
+    assert clear.float().mean() > 0.95 and torch.equal(codec.encode(wave)[clear], before[clear])
+    assert torch.equal(stream(codec, wave, chunking(wave.shape[1], 5))[clear], before[clear])
 
 
 def test_in_single_precision_only_ties_differ(codec) -> None:

@@ -50,7 +50,9 @@ def contents(folder: Path) -> dict[str, list[int]]:
     return {name: store[name].tolist() for name in sorted(store)}
 
 
-def test_every_clip_is_encoded_as_alone(tmp_path, corpus, codec, capsys) -> None:
+def test_every_clip_is_encoded_as_alone(tmp_path, corpus, codec, monkeypatch, capsys) -> None:
+    made_ready = []
+    monkeypatch.setattr(SpeechCodec, "ready", lambda codec: made_ready.append(codec) or codec)
     assert cli.main(command(tmp_path)) == 0
     store = TokenStore(tmp_path / "store")
     assert sorted(store) == CLIPS and [store.length(name) for name in CLIPS] == [2, 4, 5, 6, 7, 8, 9]
@@ -58,6 +60,7 @@ def test_every_clip_is_encoded_as_alone(tmp_path, corpus, codec, capsys) -> None
         clip = json.loads(line)
         wave = torch.from_numpy(load(corpus / clip["audio"], 16_000))[None]
         assert store[clip["id"]].tolist() == codec.encode(wave)[0].tolist()
+    assert len(made_ready) == 1
     assert "h/min" in capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mossrepro import ordered
 from mossrepro.errors import CheckpointError, ConfigError, DataError
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
@@ -42,6 +43,15 @@ def test_side_by_side_sounds_as_alone(folders):
     assert speaker.speak_all([]) == []
     with pytest.raises(DataError, match="no codes"):
         speaker.speak_all([[3], []])
+
+
+def test_a_loaded_speaker_has_ordered_weights_and_sounds_the_same(folders, monkeypatch):
+    plain = Speaker.from_pretrained(*folders)
+    monkeypatch.setattr(ordered, "_WORTH", 0)
+    speaker = Speaker.from_pretrained(*folders)
+    for part in (speaker.flow, speaker.vocoder):
+        assert any(isinstance(module, ordered.OrderedLinear) for module in part.modules())
+    np.testing.assert_allclose(speaker.speak([3, 1, 9])[0], plain.speak([3, 1, 9])[0], atol=2e-4)
 
 
 def test_bad_input_is_named(folders):
