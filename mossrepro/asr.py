@@ -196,6 +196,7 @@ class Whisper(nn.Module):
         with torch.device("meta"):
             model = cls()
         model.load_state_dict(state, assign=True)
+        model.head.weight = model.embedding.weight
         return model.eval().requires_grad_(False)
 
     def encode(self, mel: Tensor) -> Tensor:

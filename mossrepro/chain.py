@@ -311,10 +311,12 @@ def _ask_backbone(candidates: list[Fact], folder: Path) -> None:
 
     from mossrepro.data.documents import question_prompt
     from mossrepro.lm.decode import Sampling, generate
+    from mossrepro.lm.ready import joined
     from mossrepro.lm.task import open_start
     from mossrepro.vocab import Grid
 
     model, tokenizer = open_start("smollm2", 1024, 1, "copy", 0)
+    joined(model.eval())
     grid, how = Grid(tokenizer, 1024), Sampling(max_rows=12)
     known = list(candidates)
     for unseen in (False, True):

@@ -122,10 +122,18 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_talk)
 
 
+def _percent(text: str) -> int:
+    """1 to 100."""
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+    return int(text)
+
+
 def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("reproduce", help="train every part, evaluate, report")
     _run_options(parser)
-    parser.add_argument("--controls", action="store_true", help="also train and ask the two control backbones")
+    text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
+    parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
     parser.set_defaults(run_verb=_reproduce)
 
 

@@ -3,7 +3,7 @@
 The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
 (`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
 codes, and are asked the same questions on C. All three take a share of the run's steps (`size.control.share`): enough
-to tell who answers with what, not to compare percentages with the run's own.
+to tell who answers with what, not to compare percentages with the run's own. `--controls 100` gives them all steps.
 
     random           SmolLM2 with random weights: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mossrepro import facts
 from mossrepro.chain import Chain
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
@@ -35,11 +36,11 @@ VERSION = 1  # raised when what is asked or counted changes
 
 
 class OracleChain(Chain):
-    """A chain whose language model learns from oracle codes."""
+    """A chain whose language model learns from oracle codes, in `share` of the steps (0: the size's own)."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, share: float = 0.0) -> None:
         super().__init__(size)
-        self.share = self.size.control.share
+        self.share = share or self.size.control.share
 
     def spoken_codes(self) -> str:
         return "oracle"
@@ -48,9 +49,9 @@ class OracleChain(Chain):
 class ControlChain(Chain):
     """A chain that starts from another backbone; codec, script and sound are the main chain's own links."""
 
-    def __init__(self, size: str, kind: str) -> None:
+    def __init__(self, size: str, kind: str, share: float = 0.0) -> None:
         super().__init__(size)
-        self.kind, self.share = kind, self.size.control.share
+        self.kind, self.share = kind, share or self.size.control.share
 
     def backbone(self) -> Path:
         """Folder of the control backbone."""
@@ -110,19 +111,20 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
-def measure_controls(size: str, run: Path) -> None:
-    """Train the controls, the proof first, and record what they answer on C: right answers, the second also its own.
+def measure_controls(size: str, run: Path, percent: int = 0) -> None:
+    """Train the controls, the proof first, and record what they answer on C: right answers, the first also its own.
 
-    What each answers is a link of the chain, cached like everything else.
+    percent: of the run's steps, 0 for the size's own share. What each answers is a link of the chain, cached like
+    everything else. Last comes by how much the run's own answers are better.
     """
     from mossrepro.eval.run import Bench
 
     parts = json.loads((run / "parts.json").read_text())
     names = {name: Path(folder).name for name, folder in parts.items()}
     rows: list[tuple[str, Chain, Callable[[Path, Bench], None]]] = [
-        ("counterfactual", ControlChain(size, "counterfactual"), _ask_counterfactual),
-        ("random", ControlChain(size, "random"), _ask_random),
-        ("oracle", OracleChain(size), _ask_oracle),
+        ("counterfactual", ControlChain(size, "counterfactual", percent / 100), _ask_counterfactual),
+        ("random", ControlChain(size, "random", percent / 100), _ask_random),
+        ("oracle", OracleChain(size, percent / 100), _ask_oracle),
     ]
     for name, chain, ask in rows:
         model = chain.language_model("sft")
@@ -130,6 +132,20 @@ def measure_controls(size: str, run: Path) -> None:
         build = lambda folder, ask=ask, model=model: ask(model, Bench(parts, folder))  # noqa: E731
         measured = chain.link("evaluation", "control-evaluation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+        if name != "oracle":
+            _record_margins(run, name, round(100 * chain.share))
+
+
+def _record_margins(run: Path, control: str, percent: int) -> None:
+    """Points by which the run's answers on C are right more often than a control's, for both spoken pairings."""
+    found = facts.load(run)
+    for pairing in ("s2t", "s2s"):
+        mine, theirs = found[f"{pairing}_c"], found[f"control_{control}_{pairing}_c"]
+        low, high = facts.difference(mine, theirs)
+        what = f"points above the {control} backbone, trained with {percent} % of the steps"
+        title = f"{spoken_qa.HEADLINE[pairing.upper()]} on C, {what}"
+        id, gap = f"control_{control}_margin_{pairing}_c", mine.value - theirs.value
+        facts.record(run, facts.Fact(id, title, gap, "points", low, high, "square and add, 95 %", theirs.n))
 
 
 def _ask_counterfactual(model: Path, bench: "Bench") -> None:

@@ -55,6 +55,17 @@ def wilson(k: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+def difference(one: Fact, other: Fact) -> tuple[float, float]:
+    """95 % bounds of one.value - other.value, two shares from different replies, from the bounds of each.
+
+    "Square and add" (R. G. Newcombe, Statistics in Medicine 17, 1998): each side takes the distances to the bounds that
+    point that way.
+    """
+    gap = one.value - other.value
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    return gap - down, gap + math.hypot(one.high - one.value, other.value - other.low)
+
+
 def command() -> str:
     """The verb of this process with its flags, as a user would type it; empty where there is none."""
     verbs = sys.argv[1:]

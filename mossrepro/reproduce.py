@@ -42,11 +42,11 @@ def main(args: argparse.Namespace) -> int:
         make()
     console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
     _collect(chain, run)
-    if args.controls:
+    if args.controls is not None:
         from mossrepro.controls import measure_controls
 
         console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
-        measure_controls(args.size, run)
+        measure_controls(args.size, run, args.controls)
     return report.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import wave
 from dataclasses import replace
+from math import hypot
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from tokenizers import Tokenizer
 from mossrepro import assets, audio, cli, voices
 from mossrepro import chain as chain_module
 from mossrepro.chain import STAGES, Chain
-from mossrepro.controls import ControlChain, OracleChain, counterfactual
+from mossrepro.controls import ControlChain, OracleChain, counterfactual, measure_controls
 from mossrepro.data.facts import FAMILIES, Fact, all_facts
 from mossrepro.data.lm_data import open_documents
 from mossrepro.data.script import hidden_pairs, read_script, tells
 from mossrepro.errors import CheckpointError
+from mossrepro.facts import Fact as Measured
+from mossrepro.facts import load, record
 from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.vocab import Grid
 
@@ -190,7 +193,7 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
     """The steps stand in the key and in the command alike."""
     made = []
     monkeypatch.setattr(chain_module, "_stage", lambda stage, command: made[-1].append(command))
-    for chain in (Chain("smoke"), ControlChain("smoke", "random")):
+    for chain in (Chain("smoke"), ControlChain("smoke", "random"), ControlChain("smoke", "random", 0.8)):
         chain.size.lm.sft.steps = 10
 
         def link(stage, kind, spec, build) -> Path:
@@ -201,10 +204,46 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
         chain.link = link
         chain.fit("sft", model__start="x")
         chain.fit("flow")
-    whole, flow, half, same = made
+    whole, flow, half, same, more, again = made
     assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
     assert half[0]["size.lm.sft.steps"] == 5 and "--size.lm.sft.steps=5" in half[1]
-    assert flow == same
+    assert more[0]["size.lm.sft.steps"] == 8 and OracleChain("smoke", 0.8).share == 0.8
+    assert OracleChain("smoke").share == 0.5 and flow == same == again
+
+
+def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(monkeypatch, tmp_path) -> None:
+    shares = []
+
+    def measured(self, stage, kind, spec, build) -> Path:
+        shares.append((spec["control"], self.share))
+        for pairing in ("s2t", "s2s"):
+            fact = Measured(f"control_{spec['control']}_{pairing}_c", "x", 5.0, "%", 2.0, 13.0, n=74)
+            record(tmp_path / spec["control"], fact)
+        return tmp_path / spec["control"]
+
+    monkeypatch.setattr(Chain, "link", measured)
+    for chain in (ControlChain, OracleChain):
+        monkeypatch.setattr(chain, "language_model", lambda self, stage: tmp_path)
+    (tmp_path / "parts.json").write_text("{}")
+    for pairing in ("s2t", "s2s"):
+        record(tmp_path, Measured(f"{pairing}_c", "x", 60.0, "%", 47.0, 72.0, n=74))
+    for percent, share in ((0, 0.5), (100, 1.0)):
+        shares.clear()
+        measure_controls("smoke", tmp_path, percent)
+        assert shares == [("counterfactual", share), ("random", share), ("oracle", share)]
+        found = load(tmp_path)
+        for name in ("counterfactual", "random"):
+            margin = found[f"control_{name}_margin_s2t_c"]
+            assert margin.value == 55.0 and f"{100 * share:.0f} % of the steps" in margin.name
+            assert (margin.low, margin.high) == pytest.approx((55 - hypot(13, 8), 55 + hypot(12, 3)))
+    assert "control_oracle_margin_s2t_c" not in found
+
+
+@pytest.mark.parametrize("words", [["0"], ["101"], ["half"], ["-3"]])
+def test_a_share_of_the_steps_that_is_none_is_refused(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "--size", "smoke", "--controls", *words])
+    assert "--controls" in capsys.readouterr().err
 
 
 def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monkeypatch) -> None:

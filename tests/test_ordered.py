@@ -1,5 +1,6 @@
 """Linear layers in another order: the same products."""
 
+import pickle
 from copy import deepcopy
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import nn
 
 from mossrepro import ordered as module
+from mossrepro.errors import MossError
 from mossrepro.ordered import OrderedLinear, ordered
+from mossrepro.training import fast_bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -21,6 +24,37 @@ def test_the_same_products(dtype: torch.dtype, bias: bool, rows: int) -> None:
     assert one.ordered == module._can_order(dtype) and one.widths == [512, 64]
     with torch.inference_mode():
         torch.testing.assert_close(one(x), torch.cat([layer(x) for layer in layers], -1))
+
+
+def test_processors_that_gain_by_it_have_it() -> None:
+    fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert module._can_order(torch.float32) == fast
+    if fast and fast_bfloat16():
+        assert module._can_order(torch.bfloat16)
+
+
+def test_older_processors_keep_the_plain_order(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    module._can_order.cache_clear()
+    assert not module._can_order(torch.float32)
+    module._can_order.cache_clear()
+
+
+def test_what_it_cannot_do_is_said() -> None:
+    one = nn.Sequential(OrderedLinear(nn.Linear(512, 512)))
+    for attempt, word in (
+        (lambda: one(torch.randn(1, 512, requires_grad=True)), "no gradient"),
+        (lambda: one.state_dict(), "cannot be saved"),
+        (lambda: deepcopy(one), "cannot be copied"),
+        (lambda: pickle.dumps(one), "cannot be copied"),
+        (lambda: one.double(), "keeps its device and precision"),
+        (lambda: one.to("meta"), "keeps its device and precision"),
+    ):
+        with pytest.raises(MossError, match=word):
+            attempt()
+    assert one.to("cpu") is one.float() is one.eval()
+    with torch.no_grad():
+        assert one(torch.randn(2, 512, requires_grad=True).bfloat16()).dtype == torch.float32
 
 
 def test_large_layers_are_replaced_and_small_ones_and_others_stay() -> None:

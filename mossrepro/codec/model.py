@@ -115,7 +115,7 @@ class SpeechCodec(nn.Module):
         )
 
     def ready(self) -> "SpeechCodec":
-        """Itself, encoding faster on a CPU (`ordered.py`); it can no longer be trained or saved."""
+        """Itself, encoding faster on a CPU (`ordered.py`); it can no longer be trained, saved, copied or moved."""
         ordered(self.encoder)
         return self.eval()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mossrepro.layers import Attention, SwiGLU, rotate
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.ordered import OrderedLinear
+from mossrepro.ordered import OrderedLinear, better
 from mossrepro.training import fast_bfloat16
 
 
@@ -23,18 +23,20 @@ def ready(model: LayerSplitLM) -> LayerSplitLM:
 
 
 def joined(model: LayerSplitLM) -> LayerSplitLM:
-    """`model` itself with other layers in the place of its linear ones: it answers the same, faster.
+    """`model` itself with other layers in the place of its linear ones: it answers the same but for rounding, faster.
 
-    It can no longer be trained, saved or moved to another device. Layers with low-rank changes stay.
+    It can no longer be trained, saved, copied or moved to another device. Layers with low-rank changes stay. Where a
+    head that shares the embedding's weights is ordered, they are in memory twice.
     """
     for block in (*model.trunk, *model.text_tail, *model.speech_tail):
-        if _plain(block.self_attn):
+        if type(block.self_attn) is Attention and _plain(block.self_attn):
             block.self_attn = JoinedAttention(block.self_attn)
-        if _plain(block.mlp):
+        if type(block.mlp) is SwiGLU and _plain(block.mlp):
             block.mlp = JoinedSwiGLU(block.mlp)
     for name in ("text_head", "speech_head"):
-        if _plain(getattr(model, name)):
-            setattr(model, name, OrderedLinear(getattr(model, name)))
+        head = getattr(model, name)
+        if type(head) is nn.Linear and better(head.weight):
+            setattr(model, name, OrderedLinear(head))
     return model
 
 

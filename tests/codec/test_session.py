@@ -6,7 +6,7 @@ import torch
 from mossrepro import audio, ordered
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec import model as module
-from mossrepro.errors import AudioError
+from mossrepro.errors import AudioError, MossError
 from tests.codec_toys import TINY
 
 
@@ -51,7 +51,8 @@ def test_any_chunking_gives_the_codes_of_the_whole(codec, seed, monkeypatch) -> 
     assert torch.equal(stream(codec, wave, [wave.shape[1]]), whole)
 
 
-def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch) -> None:
+@pytest.mark.skipif(not ordered._can_order(torch.float32), reason="this processor keeps the plain order")
+def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(ordered, "_WORTH", 0)
     wave = sounding(100, 3, rows=2)
     before, latents = codec.encode(wave), codec.latents(codec.features(wave))
@@ -60,6 +61,11 @@ def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch) -> 
     clear = nearest[..., 1] - nearest[..., 0] >= 1e-3
     assert clear.float().mean() > 0.95 and torch.equal(codec.encode(wave)[clear], before[clear])
     assert torch.equal(stream(codec, wave, chunking(wave.shape[1], 5))[clear], before[clear])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.encode(wave).shape == before.shape
+    with pytest.raises(MossError, match="cannot be saved"):
+        codec.save_pretrained(tmp_path / "codec")
+    assert not (tmp_path / "codec" / "model.safetensors").exists()
 
 
 def test_in_single_precision_only_ties_differ(codec) -> None:

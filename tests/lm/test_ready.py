@@ -31,7 +31,12 @@ def test_it_reads_and_answers_as_before(worth: int, changes: dict) -> None:
         before, said = model(grid), generate(model, prompts(), IDS, HOW)
         after = joined(model)(grid)
     assert isinstance(model.trunk[0].mlp.down_proj, ordered.OrderedLinear)
-    assert not [name for name, _ in model.named_parameters() if "_proj" in name or "head" in name]
+    assert not [name for name, _ in model.named_parameters() if "_proj" in name]
+    heads = {isinstance(head, ordered.OrderedLinear) for head in (model.text_head, model.speech_head)}
+    assert heads == {model.trunk[0].mlp.down_proj.ordered} == {worth == 0 and ordered._can_order(torch.float32)}
+    if heads == {False} and model.config.tied:
+        assert model.text_head.weight is model.text_embed.weight  # not twice in memory for nothing
+    assert joined(model) is model
     for ours, theirs in zip(after[:2], before[:2], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert generate(model, prompts(), IDS, HOW) == said
@@ -56,4 +61,4 @@ def test_ready_is_fast_precision_and_evaluation(monkeypatch) -> None:
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
         model = ready(small_model())
         assert model.text_embed.weight.dtype == dtype and not model.training
-        assert isinstance(model.text_head, ordered.OrderedLinear) and model.text_head.weight.dtype == dtype
+        assert model.trunk[0].mlp.down_proj.weight.dtype == dtype

@@ -45,13 +45,20 @@ def test_side_by_side_sounds_as_alone(folders):
         speaker.speak_all([[3], []])
 
 
+@pytest.mark.skipif(not ordered._can_order(torch.float32), reason="this processor keeps the plain order")
 def test_a_loaded_speaker_has_ordered_weights_and_sounds_the_same(folders, monkeypatch):
+    flow = FlowDecoder.from_pretrained(folders[0])
+    torch.nn.init.normal_(flow.estimator.out.weight, std=0.1)  # it starts at zero, where codes do not matter
+    save_module(flow, flow.config, folders[0])
     plain = Speaker.from_pretrained(*folders)
     monkeypatch.setattr(ordered, "_WORTH", 0)
     speaker = Speaker.from_pretrained(*folders)
     for part in (speaker.flow, speaker.vocoder):
         assert any(isinstance(module, ordered.OrderedLinear) for module in part.modules())
-    np.testing.assert_allclose(speaker.speak([3, 1, 9])[0], plain.speak([3, 1, 9])[0], atol=2e-4)
+    one, other = speaker.speak([3, 1, 9])[0], plain.speak([3, 1, 9])[0]
+    assert np.abs(one - other).mean() < 1e-5 < 1e-2 * np.abs(other).mean()  # a phase near its branch may turn one sample
+    mels = [part.flow(torch.tensor([[3, 1, 9]]), torch.tensor([3])) for part in (speaker, plain)]
+    torch.testing.assert_close(*mels, atol=1e-4, rtol=1e-4)
 
 
 def test_bad_input_is_named(folders):
