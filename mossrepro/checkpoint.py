@@ -219,7 +219,7 @@ class Export(Callback):
 class ProgressFile(Callback):
     """Appends one JSON line per `every_n_steps` optimiser steps to `path`: step, seconds, and every logged number.
 
-    A resumed fit first drops the lines it is about to write again, so that curves have no loops in them.
+    Numbers of a validation ("val...") stand in lines of their own, at the step that they were measured at. A resumed fit first drops the lines it is about to write again, so that curves have no loops in them.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 10) -> None:
@@ -241,16 +241,17 @@ class ProgressFile(Callback):
         """Writes a line when it is time."""
         step = trainer.global_step
         if step != self._last and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self._append(trainer, step)
+            self._append(trainer, step, validated=False)
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation numbers get a line of their own at the step they belong to."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._append(trainer, trainer.global_step)
+            self._append(trainer, trainer.global_step, validated=True)
 
-    def _append(self, trainer: Trainer, step: int) -> None:
-        numbers = {key: round(float(value), 6) for key, value in trainer.callback_metrics.items()}
+    def _append(self, trainer: Trainer, step: int, validated: bool) -> None:
+        found = trainer.callback_metrics.items()  # Lightning keeps the last of each, however old
+        numbers = {key: round(float(value), 6) for key, value in found if key.startswith("val") == validated}
         row = {"step": step, "seconds": round(time.monotonic() - self._start, 1), **numbers}
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
