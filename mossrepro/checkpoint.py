@@ -219,7 +219,8 @@ class Export(Callback):
 class ProgressFile(Callback):
     """Appends one JSON line per `every_n_steps` optimiser steps to `path`: step, seconds, and every logged number.
 
-    Numbers of a validation ("val...") stand in lines of their own, at the step that they were measured at. A resumed fit first drops the lines it is about to write again, so that curves have no loops in them.
+    Numbers of a validation ("val...") stand in lines of their own, at the step that they were measured at. A resumed
+    fit first drops the lines it is about to write again, so that curves have no loops in them.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 10) -> None:
