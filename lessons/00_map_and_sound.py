@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from IPython.display import Audio, display
 
-from mossrepro import audio, sizes, voices
-from mossrepro.assets import digest
 from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
-from mossrepro.errors import CheckpointError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.pipeline import Assistant, newest_run
+from mossrepro.speech import voices
+from mossrepro.training import sizes
+from mossrepro.utils import audio
+from mossrepro.utils.cache import digest
+from mossrepro.utils.errors import CheckpointError
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -160,8 +162,8 @@ print(f"{len(heard) / RATE:.2f} s -> {codes} codes for {len(sentence)} letters a
 bits = {
     "16-bit samples at 16 kHz": 16 * RATE,
     "paper: 16,384 codes": math.log2(16_384) * codes_a_second,
-    "size small: 1,024 codes": math.log2(sizes.load("small").codec.codes) * codes_a_second,
-    "size tiny: 256 codes": math.log2(sizes.load("tiny").codec.codes) * codes_a_second,
+    "size small: 1,024 codes": math.log2(sizes.load_size("small").codec.codes) * codes_a_second,
+    "size tiny: 256 codes": math.log2(sizes.load_size("tiny").codec.codes) * codes_a_second,
 }
 for name, rate_in_bits in bits.items():
     share = bits["16-bit samples at 16 kHz"] / rate_in_bits
@@ -203,7 +205,7 @@ for causal in (True, False):
 # checkpoint to the last parameter.
 
 # %%
-tiny, small = sizes.load("tiny"), sizes.load("small")
+tiny, small = sizes.load_size("tiny"), sizes.load_size("small")
 shapes = {
     "tiny": LMConfig(
         dim=tiny.backbone.width,

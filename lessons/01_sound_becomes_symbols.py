@@ -18,20 +18,21 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import Audio, display
 
-from mossrepro import audio, voices
-from mossrepro.assets import digest
 from mossrepro.codec import CodecConfig, SpeechCodec
 from mossrepro.codec.kmeans import fit_mel
 from mossrepro.codec.model import RATE
 from mossrepro.codec.quantiser import Quantiser, nearest_code
 from mossrepro.data.sentences import random_sentence, vocabulary
-from mossrepro.errors import CheckpointError
-from mossrepro.eval.picture import draw
-from mossrepro.eval.prosody import centred, explained, measure
-from mossrepro.eval.units import spread
-from mossrepro.order import rng
+from mossrepro.evaluation.code_picture import draw
+from mossrepro.evaluation.prosody import centred, explained, measure
+from mossrepro.evaluation.units import spread
 from mossrepro.pipeline import Assistant, newest_run
-from mossrepro.sphinx import align_phones
+from mossrepro.speech import voices
+from mossrepro.speech.sphinx import align_phones
+from mossrepro.utils import audio
+from mossrepro.utils.cache import digest
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.random import rng
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -282,7 +283,7 @@ if assistant:
         display(Audio(wave, rate=RATE), Audio(again, rate=rate))
 
 if assistant and (run / "rivals.json").is_file():
-    from mossrepro.eval.acoustic import AcousticCodec
+    from mossrepro.codec.acoustic import AcousticCodec
 
     for name, folder in json.loads((run / "rivals.json").read_text()).items():
         rival = AcousticCodec.from_pretrained(folder)

@@ -19,18 +19,20 @@ from IPython.display import Audio, Code, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from mossrepro import assets, audio, voices
-from mossrepro.assets import digest
 from mossrepro.codec.model import RATE
-from mossrepro.data.documents import Documents
 from mossrepro.data.facts import all_facts
-from mossrepro.data.lm_data import IGNORE, collate
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.data import IGNORE, collate
+from mossrepro.lm.documents import Documents
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.order import rng
-from mossrepro.sphinx import align
-from mossrepro.vocab import Grid, gguf_tokenizer
+from mossrepro.lm.tokenizer import gguf_tokenizer
+from mossrepro.speech import voices
+from mossrepro.speech.sphinx import align
+from mossrepro.utils import assets, audio
+from mossrepro.utils.cache import digest
+from mossrepro.utils.random import rng
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 

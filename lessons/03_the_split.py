@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from IPython.display import Audio, Code, display
 
-from mossrepro import plan, voices
-from mossrepro.assets import digest
-from mossrepro.data.lm_data import collate
 from mossrepro.data.oracle import oracle_codes
-from mossrepro.lm import start
+from mossrepro.lm import init, plan
+from mossrepro.lm.data import collate
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.sizes import CONFIGS
-from mossrepro.vocab import Grid
+from mossrepro.speech import voices
+from mossrepro.training.config import configs_folder
+
+CONFIGS = configs_folder()
+from mossrepro.utils.cache import digest
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -238,8 +240,8 @@ written[..., 0] = torch.where(rows[..., 0] == ids.pad, ids.im_end, rows[..., 0])
 for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in the middle"), (8, None, "8 last")]:
     if SMOKE and depth == 8:
         continue
-    cut = start.resplit(model, depth, at)
-    start.start_speech_half(cut, seed=0)
+    cut = init.resplit(model, depth, at)
+    init.start_speech_half(cut, seed=0)
     with torch.inference_mode():
         says = cut(written)
         assert torch.equal(says.text, says.speech) and torch.allclose(says.text, model(written).text, atol=1e-3)

@@ -19,20 +19,22 @@ import torch
 from IPython.display import Audio, Code, display
 from omegaconf import OmegaConf
 
-from mossrepro.assets import digest
-from mossrepro.controls import OracleChain
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.facts import Fact
-from mossrepro.data.lm_data import collate, open_documents
 from mossrepro.data.oracle import OracleStore
 from mossrepro.data.script import read_script
-from mossrepro.eval import spoken_qa
+from mossrepro.evaluation import spoken_qa
+from mossrepro.experiments.controls import OracleGraph
 from mossrepro.lm import checkpoint
+from mossrepro.lm.data import collate, open_documents
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.order import rng
-from mossrepro.sizes import CONFIGS
-from mossrepro.training import warm_cosine
-from mossrepro.vocab import Grid
+from mossrepro.training.config import configs_folder
+
+CONFIGS = configs_folder()
+from mossrepro.training.task import warm_cosine
+from mossrepro.utils.cache import digest
+from mossrepro.utils.random import rng
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 SIZE = "smoke" if SMOKE else "small" if torch.accelerator.is_available() else "tiny"
@@ -46,7 +48,7 @@ STAGES = ("stage1", "stage2", "sft")
 # A few of its lines:
 
 # %%
-chain = OracleChain(SIZE)
+chain = OracleGraph(SIZE)
 script = chain.script()
 lines = read_script(script)
 clips = {clip.id: clip for clip in read_manifest(script)}

@@ -22,19 +22,21 @@ from IPython.display import Audio, Code, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from mossrepro import assets, audio, voices
-from mossrepro.assets import digest
-from mossrepro.data.documents import question_prompt
 from mossrepro.data.oracle import oracle_codes
-from mossrepro.errors import CheckpointError
-from mossrepro.lm import checkpoint, decode, start
-from mossrepro.lm.decode import CHANNELS, Draw, Sampling, generate, pick
+from mossrepro.lm import checkpoint, decode, init
+from mossrepro.lm.decode import CHANNELS, GenerationConfig, SamplingParams, generate, sample_token
+from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.lm.ready import joined
-from mossrepro.order import seed_for
-from mossrepro.ordered import OrderedLinear
+from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.pipeline import Assistant, newest_run
-from mossrepro.vocab import Grid, Rows, SpecialIds
+from mossrepro.speech import voices
+from mossrepro.utils import assets, audio
+from mossrepro.utils.cache import digest
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.packed_linear import PackedLinear
+from mossrepro.utils.random import seed_for
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -46,7 +48,7 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 
 # %%
 model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes=1024, tail_layers=4)
-start.start_speech_half(model, seed=0)
+init.start_speech_half(model, seed=0)
 model.eval().requires_grad_(False)
 grid = Grid(tokenizer, codes=1024)
 ids = grid.ids
@@ -122,8 +124,8 @@ def naive_heads(model, rows, ids, how, dice, speaking, early):
     speech[:, ids.eosp + (not early) :] = -torch.inf  # unused ids; EOSP too while it is too early
     text[:, ids.pad] = -torch.inf  # it would be read as a code
     if speaking:
-        return int(text.argmax()), pick(speech, how.speech, [dice["speech"]], [[]])[0]
-    return pick(text, how.text, [dice["text"]], [[]])[0], int(speech.argmax())
+        return int(text.argmax()), sample_token(speech, how.speech, [dice["speech"]], [[]])[0]
+    return sample_token(text, how.text, [dice["text"]], [[]])[0], int(speech.argmax())
 
 
 def naive_reply(model, prompt, ids, how):
@@ -155,7 +157,9 @@ toy_prompt = Rows(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), superv
 
 replies = {}
 for seed in range(10 if SMOKE else 60):
-    how = Sampling(Draw(temperature=1.0), Draw(temperature=1.0, min_length=1), max_rows=24, seed=seed)
+    how = GenerationConfig(
+        SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, min_length=1), max_rows=24, seed=seed
+    )
     replies[seed] = log = naive_reply(toy, toy_prompt, toy_ids, how)
     reply = generate(toy, [toy_prompt], toy_ids, how)[0]
     marks = (toy_ids.sosp, toy_ids.im_end, toy_ids.end)
@@ -191,7 +195,7 @@ for i, (speaking, t, s) in enumerate(log):
 # never been trained: it stutters, but both loops must stutter alike.
 
 # %%
-how = Sampling(max_rows=12)  # temperature 0: always the most likely token
+how = GenerationConfig(max_rows=12)  # temperature 0: always the most likely token
 for pairing in ("T2T",) if SMOKE else ("T2T", "S2S"):
     prompt = question_prompt(grid, pairing, question, question_codes)
     log, reply = naive_reply(model, prompt, ids, how), generate(model, [prompt], ids, how)[0]
@@ -242,13 +246,13 @@ print(f"paper: 40 instances, {paper * 2 / 1024:.0f} KiB a row in bfloat16")
 # input (`lm/ready.py`: queries, keys and values). The answer stays what it was, but for rounding.
 
 # %%
-display(Code(inspect.getsource(OrderedLinear), language="python"))
+display(Code(inspect.getsource(PackedLinear), language="python"))
 
 # %% [markdown]
 # Now the clock. The reply is forced to a given length (`min_length`), the prompt stays the same.
 
 # %%
-fast = joined(deepcopy(model))
+fast = fuse_projections(deepcopy(model))
 lengths = (2, 4) if SMOKE else (8, 16, 32, 48)
 loops = {
     "naive": lambda h: [s for _, _, s in naive_reply(model, prompt, ids, h)],
@@ -257,7 +261,7 @@ loops = {
 }
 seconds = {name: [] for name in loops}
 for rows_wanted in lengths:
-    how, replies = Sampling(speech=Draw(min_length=rows_wanted), max_rows=rows_wanted), []
+    how, replies = GenerationConfig(speech=SamplingParams(min_length=rows_wanted), max_rows=rows_wanted), []
     for name, loop in loops.items():
         started = time.perf_counter()
         replies.append(loop(how))
@@ -289,7 +293,7 @@ display(Code(inspect.getsource(decode.generate), language="python"))
 # %%
 questions = [question, "What is the opposite of hot?"][: 1 if SMOKE else 2] + ["Hello!"]
 prompts = [question_prompt(grid, "T2T", text) for text in questions]
-how = Sampling(max_rows=6 if SMOKE else 16)
+how = GenerationConfig(max_rows=6 if SMOKE else 16)
 together = generate(model, prompts, ids, how)
 for text, prompt, reply in zip(questions, prompts, together, strict=True):
     assert reply == generate(model, [prompt], ids, how)[0]

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mossrepro.errors import MossError
+from mossrepro.utils.errors import MossError
+from mossrepro.utils.threads import thread_count
 
 FIT_VERBS = ("fit", "validate", "test", "predict")
-SIZES = ("tiny", "small", "long", "smoke")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code: 0 done, 1 a claim failed, 2 bad input, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if argv and argv[0] in FIT_VERBS:
@@ -33,29 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def threads() -> int:
-    """Computing threads: $MOSSREPRO_THREADS, else the physical cores this process may use.
-
-    Raises:
-        MossError: the variable is not a positive number.
-    """
-    wish = os.environ.get("MOSSREPRO_THREADS")
-    if wish:
-        if not wish.isdigit() or int(wish) < 1:
-            raise MossError(f"MOSSREPRO_THREADS={wish!r} is not a positive number")
-        return int(wish)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        blocks = Path("/proc/cpuinfo").read_text().split("\n\n")
-    except OSError:
-        return allowed
-    cores = {tuple(line for line in b.splitlines() if line.startswith(("physical id", "core id"))) for b in blocks}
-    physical = len(cores - {()})
-    return min(allowed, physical) if physical else allowed
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """All verbs with their help; the four Lightning verbs are listed here and parsed by `mossrepro.fit`."""
+    """All verbs with their help; the four Lightning verbs are listed here and parsed by LightningCLI."""
     parser = argparse.ArgumentParser(
         prog="mossrepro", description="Train, measure and talk to a small true speech-to-speech model."
     )
@@ -75,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", choices=SIZES, default="small", help="rung of the ladder (default: small)")
+    parser.add_argument(
+        "--size", default="small", metavar="NAME", help="a file of configs/size by its name, or a path (default: small)"
+    )
     parser.add_argument("--name", help="folder under runs/ (default: the size)")
 
 
@@ -192,15 +173,15 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
 def _fit(argv: list[str]) -> int:
     import torch
 
-    from mossrepro import fit
+    from mossrepro.training import lightning_cli
 
-    torch.set_num_threads(threads())
-    fit.main(argv)
+    torch.set_num_threads(thread_count())
+    lightning_cli.main(argv)
     return 0
 
 
 def _data_make(args: argparse.Namespace) -> int:
-    from mossrepro import reproduce
+    from mossrepro.experiments import reproduce
 
     return reproduce.make_data(args)
 
@@ -220,19 +201,19 @@ def _data_human(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from mossrepro import reproduce
+    from mossrepro.experiments import reproduce
 
     return reproduce.evaluate(args)
 
 
 def _rivals(args: argparse.Namespace) -> int:
-    from mossrepro import rivals
+    from mossrepro.experiments import codec_baselines
 
-    return rivals.main(args)
+    return codec_baselines.main(args)
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from mossrepro import ablate
+    from mossrepro.experiments import ablate
 
     return ablate.main(args)
 
@@ -250,7 +231,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from mossrepro import plan
+    from mossrepro.lm import plan
 
     return plan.main(args)
 
@@ -258,10 +239,10 @@ def _plan(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     import torch
 
-    from mossrepro.eval import speed
+    from mossrepro.bench import main as bench
 
-    torch.set_num_threads(threads())
-    return speed.main(args)
+    torch.set_num_threads(thread_count())
+    return bench.main(args)
 
 
 def _talk(args: argparse.Namespace) -> int:
@@ -273,12 +254,13 @@ def _talk(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from mossrepro import reproduce
+    from mossrepro.experiments import reproduce
 
     return reproduce.main(args)
 
 
 def _report(args: argparse.Namespace) -> int:
-    from mossrepro import report
 
-    return report.main(args)
+    from mossrepro.report import verb
+
+    return verb.main(args)

@@ -1,7 +1,7 @@
 """`mossrepro import` and `mossrepro export`: weights of others in, ours out, language model and speech tokenizer alike.
 
-    import   the released checkpoint, the released tokenizer, or a text LLM of the hub (which is then split)
-    export   a finished stage or a codec with plain=true, in the released layout
+import   the released checkpoint, the released tokenizer, or a text LLM of the hub (which is then split)
+export   a finished stage or a codec with plain=true, in the released layout
 """
 
 import argparse
@@ -12,10 +12,10 @@ from rich.console import Console
 
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec import released as released_codec
-from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.lm import checkpoint, hub, released
-from mossrepro.lm.start import start_speech_half
-from mossrepro.shards import read_config
+from mossrepro.lm.init import start_speech_half
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.safetensors_io import read_config
 
 
 def bring_in(args: argparse.Namespace) -> int:

@@ -1,7 +1,5 @@
 """Question to answer: sound -> codes -> layer-split LM -> codes -> sound, with no text on the way.
 
-from mossrepro.pipeline import Assistant
-
 assistant = Assistant.from_run("runs/small")
 answer = assistant.answer("question.wav")
 answer.save("answer.wav")
@@ -17,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mossrepro import audio
 from mossrepro.codec.model import SpeechCodec
-from mossrepro.errors import AudioError, CheckpointError
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import Reply, Sampling, generate
-from mossrepro.lm.ready import ready
-from mossrepro.vocab import Rows
-from mossrepro.vocoder.resynthesis import Speaker
+from mossrepro.lm.decode import GenerationConfig, Reply, generate
+from mossrepro.lm.grid import Rows
+from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.utils import audio
+from mossrepro.utils.errors import AudioError, CheckpointError
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
 RATE = 16_000
@@ -51,8 +49,8 @@ class Answer:
 class Assistant:
     """The four parts of a finished run in memory."""
 
-    def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: Speaker) -> None:
-        self.codec, self.model, self.speaker = codec.ready(), ready(model), speaker
+    def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: SpeechDecoder) -> None:
+        self.codec, self.model, self.speaker = codec.ready(), prepare_for_inference(model), speaker
         self.tokenizer, self.grid = tokenizer, model.grid(tokenizer)
         if codec.config.codes != model.config.codes:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
@@ -68,7 +66,7 @@ class Assistant:
             if not Path(folders[name]).is_dir():
                 raise CheckpointError(f"{parts}: {name} is gone ({folders[name]}); run `mossrepro reproduce` again")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
-        speaker = Speaker.from_pretrained(folders["flow"], folders["vocoder"])
+        speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"])
         return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker)
 
     def listen(self, wave: np.ndarray) -> np.ndarray:
@@ -76,11 +74,13 @@ class Assistant:
         with torch.inference_mode():
             return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
 
-    def reply(self, prompts: list[Rows], how: Sampling | None = None) -> list[Reply]:
+    def reply(self, prompts: list[Rows], how: GenerationConfig | None = None) -> list[Reply]:
         """The language model's replies to prepared prompts."""
         return generate(self.model, prompts, self.grid.ids, how)
 
-    def answer(self, question: str | Path | np.ndarray, spoken: bool = True, how: Sampling | None = None) -> Answer:
+    def answer(
+        self, question: str | Path | np.ndarray, spoken: bool = True, how: GenerationConfig | None = None
+    ) -> Answer:
         """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
         given = isinstance(question, np.ndarray)
         wave = question if given else audio.load(question, RATE)
@@ -109,7 +109,7 @@ def talk(args: argparse.Namespace) -> int:
     """`mossrepro talk`: answer a recording, or a sentence spoken by a user voice."""
     run = args.run or newest_run()
     if args.say is not None:
-        from mossrepro import voices
+        from mossrepro.speech import voices
 
         wave, rate = voices.say(args.say, args.voice or voices.names(role="held-out")[0])
         question = audio.resample(wave, rate, RATE)

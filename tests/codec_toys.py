@@ -2,8 +2,8 @@
 
 import lightning
 
-from mossrepro.checkpoint import AtomicCheckpointIO
 from mossrepro.codec import CodecConfig
+from mossrepro.training.callbacks import AtomicCheckpointIO
 
 TINY = CodecConfig(
     codes=16, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mossrepro.data.facts import all_facts
-from mossrepro.data.lm_data import LMDataModule
 from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.data import LMDataModule
+from mossrepro.lm.grid import Rows
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import Rows, SpecialIds, mini_tokenizer
+from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
 
 SMALL = {"dim": 32, "layers": 4, "tail_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
 SMALL |= {"text_vocab": 60, "codes": 40, "modality_pad": 7, "eps": 1e-6}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mossrepro import cli
-from mossrepro.errors import AudioError, MossError
+from mossrepro.utils import threads
+from mossrepro.utils.errors import AudioError, MossError
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,13 +36,13 @@ def test_the_module_is_the_same_door():
 @pytest.mark.parametrize(
     ("module", "function"),
     [
-        ("reproduce", "main"),
-        ("reproduce", "make_data"),
-        ("reproduce", "evaluate"),
+        ("experiments.reproduce", "main"),
+        ("experiments.reproduce", "make_data"),
+        ("experiments.reproduce", "evaluate"),
         ("pipeline", "talk"),
         ("data.ingest", "add_folder"),
         ("data.human", "make_corpus"),
-        ("report", "main"),
+        ("report.verb", "main"),
     ],
 )
 def test_every_verb_leads_somewhere(module, function):
@@ -83,12 +84,12 @@ def test_talk_wants_exactly_one_question(argv, capsys):
 
 def test_threads(monkeypatch):
     monkeypatch.setenv("MOSSREPRO_THREADS", "3")
-    assert cli.threads() == 3
+    assert threads.thread_count() == 3
     monkeypatch.setenv("MOSSREPRO_THREADS", "none")
     with pytest.raises(MossError, match="'none' is not a positive number"):
-        cli.threads()
+        threads.thread_count()
     monkeypatch.delenv("MOSSREPRO_THREADS")
-    assert 1 <= cli.threads() <= (os.cpu_count() or 1)
+    assert 1 <= threads.thread_count() <= (os.cpu_count() or 1)
 
 
 def test_a_reader_that_goes_away_is_no_error():

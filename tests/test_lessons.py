@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mossrepro.assets import digest
 from mossrepro.codec.model import CodecConfig, SpeechCodec
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import SpecialIds, mini_tokenizer
+from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
+from mossrepro.utils.cache import digest
+from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
-from mossrepro.vocoder.task import save_module
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("lessons_build", ROOT / "lessons" / "build.py")

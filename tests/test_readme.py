@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mossrepro import audio, cli, fit, sizes, voices
+from mossrepro import cli
 from mossrepro.codec import SpeechCodec
 from mossrepro.data.corpus import read_manifest
-from mossrepro.data.tokens import TokenStore
+from mossrepro.data.token_store import TokenStore
+from mossrepro.speech import voices
+from mossrepro.training import lightning_cli, sizes
+from mossrepro.utils import audio
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -62,7 +65,7 @@ def test_make_does_what_it_says(words):
     last = shlex.split(plan.stdout.strip().splitlines()[-1])
     if last[0].endswith("/mossrepro"):
         args = cli.build_parser().parse_args(last[1:])
-        assert sizes.load(args.size).name == args.size
+        assert sizes.load_size(args.size).name == args.size
     else:
         assert last[1:3] == ["-m", "pytest"]
 
@@ -76,7 +79,7 @@ def test_a_command_runs(words, desk):
 
 @pytest.mark.parametrize("words", FITS, ids=" ".join)
 def test_a_fit_is_understood(words):
-    config = fit.parse(words[1:])
+    config = lightning_cli.parse(words[1:])
     for key, value in re.findall(r"--([\w.]+) (\S+)", " ".join(words)):
         found = config
         for part in key.split("."):
@@ -112,7 +115,7 @@ def test_the_commands_for_your_own_data_parse():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), re.M | re.S)
     commands = [shlex.split(line) for block in blocks for line in block.strip().splitlines()]
     assert [words[1] for words in commands] == ["predict", "fit", "fit", "fit"]
-    starts = [fit.parse(words[2:])["model"]["init_args"].get("start") for words in commands]
+    starts = [lightning_cli.parse(words[2:])["model"]["init_args"].get("start") for words in commands]
     assert starts == [None, "QWEN", "runs/stage1", "runs/stage2"]
 
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_file
 
-from mossrepro.data.steps import StepDataModule
-from mossrepro.order import rng
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.random import rng
 
 
 class Data(StepDataModule):

@@ -15,12 +15,12 @@ from codec_toys import TINY, Stop
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lm_toys import module
 
-from mossrepro.checkpoint import AtomicCheckpointIO, Export
+from mossrepro.codec.data import collate
 from mossrepro.codec.task import CodecTask
-from mossrepro.data.codec_data import collate
-from mossrepro.data.steps import StepDataModule
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.order import rng
+from mossrepro.training.callbacks import AtomicCheckpointIO, Export
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.random import rng
 
 
 class Noises(StepDataModule):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.errors import ConfigError
+from mossrepro.utils.errors import ConfigError
 
 WHISPER_NAMES = {  # ours: Whisper's, q, k and v in one matrix
     "attention_norm": ["attention_norm"],
@@ -145,7 +145,7 @@ class CausalEncoder(nn.Module):
 
     @torch.no_grad()
     def load_whisper(self, state: dict[str, Tensor]) -> None:
-        """Take over Whisper's convolutions and first layers, `state` as `mossrepro.asr.whisper_encoder_state` names it.
+        """Take over Whisper's convolutions and first layers, named as by `speech.whisper.whisper_encoder_state`.
 
         The 12.5 Hz layers take the layers that follow, which are nearer to speech than random numbers.
         Raises ConfigError when the sizes differ.

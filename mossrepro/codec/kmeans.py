@@ -11,8 +11,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mossrepro.codec.model import CodecConfig, SpeechCodec
-from mossrepro.errors import DataError
-from mossrepro.order import rng
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
 
 
 def fit_mel(frames: Tensor, config: CodecConfig, seed: int = 0, rounds: int = 20) -> SpeechCodec:

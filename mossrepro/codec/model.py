@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.audio import MelState, streaming_mel, whisper_mel
 from mossrepro.codec.encoder import MELS_PER_CODE, CausalEncoder, EncoderState, MelStack
-from mossrepro.codec.finite import FiniteScalarQuantiser
+from mossrepro.codec.finite_scalar import FiniteScalarQuantiser
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import LABELS, STEPS, Recogniser, ctc_labels
-from mossrepro.errors import AudioError, CheckpointError, ConfigError
-from mossrepro.ordered import ordered
-from mossrepro.shards import save_whole
-from mossrepro.spoken import PHONES
+from mossrepro.speech.normalise import PHONES
+from mossrepro.utils.audio import MelState, streaming_mel, whisper_mel
+from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
+from mossrepro.utils.packed_linear import pack_linear_layers
+from mossrepro.utils.safetensors_io import save_whole
 
 RATE = 16_000
 SAMPLES_PER_CODE = 1_280
@@ -116,7 +116,7 @@ class SpeechCodec(nn.Module):
 
     def ready(self) -> "SpeechCodec":
         """Itself, encoding faster on a CPU (`ordered.py`); it can no longer be trained, saved, copied or moved."""
-        ordered(self.encoder)
+        pack_linear_layers(self.encoder)
         return self.eval()
 
     def features(self, wave: Tensor) -> Tensor:

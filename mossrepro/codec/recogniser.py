@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.spoken import PHONES
+from mossrepro.speech.normalise import PHONES
 
 BLANK = 0
 LABELS = ("_", *PHONES)  # index = label; "_" stands for CTC's blank

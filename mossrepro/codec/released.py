@@ -11,8 +11,8 @@ from pathlib import Path
 from mossrepro.codec.encoder import POOL, WHISPER_NAMES
 from mossrepro.codec.model import CodecConfig, SpeechCodec
 from mossrepro.codec.whisper import NAMES, read
-from mossrepro.errors import CheckpointError, ConfigError
-from mossrepro.shards import Shards, write
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.safetensors_io import Shards, write
 
 HEAD = 64  # width of a Whisper head, at every size
 CONTEXT = 1_500  # frames that a layer looks back: 30 s, all that Whisper has positions for

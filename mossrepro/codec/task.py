@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.audio import whisper_mel
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.recogniser import STEPS
-from mossrepro.errors import ConfigError
-from mossrepro.training import Task
+from mossrepro.training.task import Task
+from mossrepro.utils.audio import whisper_mel
+from mossrepro.utils.errors import ConfigError
 
 Batch = dict[str, Tensor]
 IGNORE = -100
@@ -42,13 +42,13 @@ class CodecTask(Task):
 
     Args:
         network: the sizes.
-        pretrained: gives the encoder's start, for instance `mossrepro.asr.whisper_encoder_state`; None is random.
+        pretrained: import path of a function that gives the encoder's first weights; None: random.
         lr: peak rate of the new parts; the pretrained parts get `pretrained_lr_scale` of it.
         warmup_steps: steps of linear warm-up; a cosine to 2 % follows, which ends at the trainer's max_steps.
         quantise_after: share of max_steps after which the quantiser is switched on.
         commitment_weight: beta of 1711.00937.
         teacher: gives the network to be distilled, with `encode`: mel (B, 80, 8 T) -> (B, 4 T, W), for instance
-            `mossrepro.asr.whisper_teacher`. distil: the weight of that loss, 0 for none.
+            `mossrepro.speech.whisper.whisper_teacher`. distil: the weight of that loss, 0 for none.
         objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
         weight_decay: AdamW's.
     """
@@ -71,7 +71,7 @@ class CodecTask(Task):
         if objective not in ("phones", "mel"):
             raise ConfigError(f"objective={objective!r}: choose phones or mel")
         if distil and teacher is None:
-            raise ConfigError(f"distil={distil} needs a teacher, for instance mossrepro.asr.whisper_teacher")
+            raise ConfigError(f"distil={distil} needs a teacher, for instance mossrepro.speech.whisper.whisper_teacher")
         self.lr, self.pretrained_lr_scale, self.weight_decay = lr, pretrained_lr_scale, weight_decay
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
         self.commitment_weight = commitment_weight

@@ -1,6 +1,6 @@
 """Where the encoder may start: the encoder of a Whisper of any size, from a folder as the Hugging Face hub has it.
 
-The embedded Whisper base is the default (`mossrepro.asr.whisper_encoder_state`); the paper starts from large-v3:
+The embedded Whisper base is the default (`speech.whisper.whisper_encoder_state`); the paper starts from large-v3:
 
     pretrained:
       class_path: mossrepro.codec.whisper.HubEncoder
@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mossrepro.errors import CheckpointError
-from mossrepro.shards import Shards
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.safetensors_io import Shards
 
 NAMES = {  # ours: the hub's
     "attention_norm": "self_attn_layer_norm",

@@ -1,1 +1,1 @@
-"""Corpora, facts, documents and the data modules that feed every stage."""
+"""Corpora, facts, script, alignment and the token store: no network and no trainer."""

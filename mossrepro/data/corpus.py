@@ -14,8 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from mossrepro.audio import load, save
-from mossrepro.errors import DataError
+from mossrepro.utils.audio import load, save
+from mossrepro.utils.errors import DataError
 
 MANIFEST = "manifest.jsonl"
 SPLITS = ("train", "valid", "test")

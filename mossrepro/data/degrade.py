@@ -7,7 +7,7 @@ import numpy as np
 import soxr
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from mossrepro.audio import WHISPER_RATE, resample
+from mossrepro.utils.audio import WHISPER_RATE, resample
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _TELEPHONE = 8_000  # Hz

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mossrepro.data import fact_tables
-from mossrepro.order import rng
+from mossrepro.utils.random import rng
 
 SHARES = {"A": 0.58, "B": 0.08, "V": 0.08, "C": 0.26}
 

@@ -6,10 +6,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from mossrepro.audio import load
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.ingest import recordings
-from mossrepro.errors import AudioError, DataError
+from mossrepro.utils.audio import load
+from mossrepro.utils.errors import AudioError, DataError
 
 RATE = 16_000
 SPEAKER = "asterisk-allison"

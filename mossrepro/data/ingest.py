@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from mossrepro.audio import load
 from mossrepro.data.corpus import MANIFEST, CorpusWriter, read_manifest
-from mossrepro.errors import AudioError, DataError
+from mossrepro.utils.audio import load
+from mossrepro.utils.errors import AudioError, DataError
 
 RATE = 24_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from mossrepro.data.facts import plain
-from mossrepro.order import rng
+from mossrepro.utils.random import rng
 
 
 def oracle_codes(text: str, name: str, codes: int, noise: float = 0.03) -> np.ndarray:

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from mossrepro import assets, voices
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import FAMILIES, Fact, plain
 from mossrepro.data.sentences import random_sentence, vocabulary
-from mossrepro.data.speak import Utterance, in_processes, progress, synthesise
-from mossrepro.order import rng
-from mossrepro.sphinx import align
+from mossrepro.data.synthesis import Utterance, in_processes, progress, synthesise
+from mossrepro.speech import voices
+from mossrepro.speech.sphinx import align
+from mossrepro.utils import cache
+from mossrepro.utils.random import rng
 
 RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
@@ -152,9 +153,7 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
     return lines
 
 
-def _sentences(
-    facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, again: Sequence[str] = ()
-) -> list[Line]:
+def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, again: Sequence[str] = ()) -> list[Line]:
     """Random sentences that hold what must be heard (subjects) or said (subjects and answers), of all sets.
 
     `again`: short sentences and statements of the assistant; a user says them too, on every third line, so that they
@@ -213,7 +212,7 @@ def tells(hidden: list[tuple[str, str]], words: list[str]) -> bool:
 
 
 def record_script(
-    lines: list[Line], facts: list[Fact], workers: int | None = None, link: Callable = assets.cached
+    lines: list[Line], facts: list[Fact], workers: int | None = None, link: Callable = cache.cached
 ) -> Path:
     """Synthesise all lines into a cached corpus folder (24 kHz) with script.jsonl, facts.json and words.json.
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mossrepro import assets
-from mossrepro.errors import AssetError
-from mossrepro.gguf_file import GGUFFile
+from mossrepro.utils import assets, cache
+from mossrepro.utils.errors import AssetError
+from mossrepro.utils.gguf import GGUFFile
 
 _SIZE = 5_100  # enough for 5,000 pronunciations; every one more is a word that a reader meets less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
@@ -35,7 +35,7 @@ def vocabulary(homophones: bool = True) -> list[str]:
     (to, not too and two): out of context nobody could spell the others.
     """
     spec = {"asset": assets.ASSETS["smollm2"].sha256, "size": _SIZE, "short": _SHORT, "unwanted": sorted(_UNWANTED)}
-    folder = assets.cached("vocabulary", spec, _build)
+    folder = cache.cached("vocabulary", spec, _build)
     words = json.loads((folder / "words.json").read_text())
     return words["all" if homophones else "distinct"]
 

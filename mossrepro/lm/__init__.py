@@ -1,1 +1,1 @@
-"""The layer-split language model: one frozen text LLM, two tails."""
+"""The layer-split language model: model, documents, data module, task, checkpoints, decoding."""

@@ -7,12 +7,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mossrepro import shards
-from mossrepro.errors import CheckpointError
-from mossrepro.gguf_file import GGUFFile
 from mossrepro.lm import lora
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import SpecialIds, gguf_tokenizer, open_tokenizer
+from mossrepro.lm.tokenizer import SpecialIds, gguf_tokenizer, open_tokenizer
+from mossrepro.utils import safetensors_io
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.gguf import GGUFFile
 
 _GGUF_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -96,7 +96,7 @@ def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> 
     state = lora.merged(model.state_dict())
     if model.config.tied:
         del state["text_head.weight"]
-    shards.save_whole(folder, state, model.config.to_dict())
+    safetensors_io.save_whole(folder, state, model.config.to_dict())
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -105,7 +105,7 @@ def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
-    raw = shards.read_config(folder)
+    raw = safetensors_io.read_config(folder)
     known = {f.name for f in dataclasses.fields(LMConfig)}
     if unknown := set(raw) - known:
         raise CheckpointError(f"{folder / 'config.json'}: unknown key {sorted(unknown)[0]!r}")
@@ -114,11 +114,11 @@ def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
             model = LayerSplitLM(LMConfig(**raw))
     except TypeError as error:
         raise CheckpointError(f"{folder / 'config.json'}: a size is not a number ({error})") from error
-    source = shards.Shards(folder)
+    source = safetensors_io.Shards(folder)
     names = {name: name for name in model.state_dict() if not (model.config.tied and name == "text_head.weight")}
     if extra := source.names - set(names):
         raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of this model")
-    shards.fill(model, source, names)  # mapped into memory: no second copy
+    safetensors_io.fill(model, source, names)  # mapped into memory: no second copy
     if model.config.tied:
         model.text_head.weight = model.text_embed.weight
     return model, open_tokenizer(folder)

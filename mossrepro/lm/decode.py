@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mossrepro.lm.grid import Rows
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.order import seed_for
-from mossrepro.vocab import Rows, SpecialIds
+from mossrepro.lm.tokenizer import SpecialIds
+from mossrepro.utils.random import seed_for
 
 CHANNELS = ("text", "speech")
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingParams:
     """How to draw an id of one channel: temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep everything.
 
     The channel cannot end before `min_length` ids.
@@ -39,13 +40,13 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class GenerationConfig:
     """How to answer, at most `max_rows` rows long. Sequence i of a batch draws with seed + i: alone, with that seed, it
     says the same. The channels draw independently.
     """
 
-    text: Draw = Draw()
-    speech: Draw = Draw(min_length=1)
+    text: SamplingParams = SamplingParams()
+    speech: SamplingParams = SamplingParams(min_length=1)
     max_rows: int = 120
     seed: int = 0
 
@@ -59,7 +60,9 @@ class Reply:
     ended: bool = False
 
 
-def pick(logits: Tensor, how: Draw, chance: list[torch.Generator], seen: list[list[int]]) -> list[int]:
+def sample_token(
+    logits: Tensor, how: SamplingParams, chance: list[torch.Generator], seen: list[list[int]]
+) -> list[int]:
     """Draw one id a row: logits (B, V), a generator and the ids said so far for each row."""
     logits = logits.float()
     if how.repetition_penalty != 1.0:
@@ -82,14 +85,14 @@ def pick(logits: Tensor, how: Draw, chance: list[torch.Generator], seen: list[li
     return order.gather(-1, torch.minimum(place, last)).squeeze(-1).tolist()
 
 
-class Automaton:
+class DecodingState:
     """Modes and replies of a batch. `on_code(i, code)` is called for every code as soon as sequence i has said it."""
 
     def __init__(
         self,
         prompts: list[Rows],
         ids: SpecialIds,
-        how: Sampling,
+        how: GenerationConfig,
         on_code: Callable[[int, int], None] | None = None,
     ) -> None:
         self.ids, self.how, self.on_code = ids, how, on_code
@@ -116,7 +119,7 @@ class Automaton:
             allowed = self._allowed(channel, logits[channel][sequences], sequences)
             said = [getattr(self.replies[i], "codes" if channel == "speech" else "text") for i in sequences]
             chance = [self.chance[channel][i] for i in sequences]
-            for i, id in zip(sequences, pick(allowed, getattr(self.how, channel), chance, said), strict=True):
+            for i, id in zip(sequences, sample_token(allowed, getattr(self.how, channel), chance, said), strict=True):
                 rows[i] = self._speak(i, id) if channel == "speech" else self._write(i, id)
         return torch.tensor(rows)
 
@@ -164,7 +167,7 @@ def pad_left(prompts: list[Rows], ids: SpecialIds) -> tuple[Tensor, Tensor]:
     return grid, torch.tensor([longest - len(p) for p in prompts])
 
 
-class Reader:
+class IncrementalDecoder:
     """A model with its caches, reading a batch of left-padded sequences; see the module's text for the idle tails.
 
     `defer=False` runs both tails at every row, to compare.
@@ -216,7 +219,7 @@ def generate(
     model: LayerSplitLM,
     prompts: list[Rows],
     ids: SpecialIds,
-    how: Sampling | None = None,
+    how: GenerationConfig | None = None,
     on_code: Callable[[int, int], None] | None = None,
     defer: bool = True,
 ) -> list[Reply]:
@@ -226,11 +229,11 @@ def generate(
     """
     if not prompts:
         return []
-    how = how or Sampling()
+    how = how or GenerationConfig()
     device = model.text_embed.weight.device
     grid, padding = (t.to(device) for t in pad_left(prompts, ids))
-    reader = Reader(model, padding, grid.shape[1] + how.max_rows, defer)
-    state = Automaton(prompts, ids, how, on_code)
+    reader = IncrementalDecoder(model, padding, grid.shape[1] + how.max_rows, defer)
+    state = DecodingState(prompts, ids, how, on_code)
     for _ in range(how.max_rows):
         reader.read(grid)
         grid = state.step(reader.logits([*state.wanted()])).to(device)[:, None]

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from mossrepro.errors import CheckpointError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.shards import Shards, fill, read_config
-from mossrepro.vocab import SpecialIds, open_tokenizer
+from mossrepro.lm.tokenizer import SpecialIds, open_tokenizer
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.safetensors_io import Shards, fill, read_config
 
 ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}  # name: has norms on queries and keys
 # What our layers do not do, however a config.json may ask for it: its values that mean "not".

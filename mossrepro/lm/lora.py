@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mossrepro.errors import ConfigError
+from mossrepro.utils.errors import ConfigError
 
 SCALE = 2.0  # alpha / r
 
@@ -56,4 +56,3 @@ def merged(state: dict[str, Tensor]) -> dict[str, Tensor]:
             layer = name.removesuffix(".lora_up")
             plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + SCALE * up @ state[f"{layer}.lora_down"]
     return plain
-

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from mossrepro.lm.init import start_speech_half
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.lm.start import start_speech_half
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.vocab import SpecialIds, open_tokenizer
+from mossrepro.lm.tokenizer import SpecialIds, open_tokenizer
 
 
 def new_model(

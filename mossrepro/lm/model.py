@@ -22,9 +22,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mossrepro.errors import ConfigError
-from mossrepro.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
-from mossrepro.vocab import SPARE_SPEECH_ROWS, Grid
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 
 TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
 

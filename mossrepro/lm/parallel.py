@@ -10,9 +10,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
-from mossrepro.errors import ConfigError
 from mossrepro.lm.lora import LoRALinear
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.utils.errors import ConfigError
 
 _OUT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _IN = ("self_attn.o_proj", "mlp.down_proj")

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from mossrepro import shards
-from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import SPARE_SPEECH_ROWS, SpecialIds, open_tokenizer
+from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS, SpecialIds, open_tokenizer
+from mossrepro.utils import safetensors_io
+from mossrepro.utils.errors import CheckpointError, ConfigError
 
 ARCHITECTURE = "MossSpeechForCausalLM"
 FIXED = ("num_shared_layers", "attention_bias", "hidden_act", "channels", "modality_pad_token_id", "sosp_token_id",
@@ -48,7 +48,7 @@ def is_released(folder: Path) -> bool:
     """Whether config.json says that a folder is in the released layout."""
     if not (folder / "config.json").is_file():
         return False
-    return ARCHITECTURE in (shards.read_config(folder).get("architectures") or [])
+    return ARCHITECTURE in (safetensors_io.read_config(folder).get("architectures") or [])
 
 
 def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
@@ -61,7 +61,7 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once
         out["text_lm_head.weight"] = out["text_lm_head.weight"].clone()
-    shards.write(out, folder, shard)
+    safetensors_io.write(out, folder, shard)
     tokenizer.save(str(folder / "tokenizer.json"))
     partial = folder / ".config.json.partial"
     partial.write_text(json.dumps(_described(model.config, tokenizer), indent=2) + "\n")
@@ -76,7 +76,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     folder = Path(folder)
     if not is_released(folder):
         raise CheckpointError(f"{folder / 'config.json'}: does not say {ARCHITECTURE}")
-    source, plain, tokenizer = shards.Shards(folder), shards.read_config(folder), open_tokenizer(folder)
+    source, plain, tokenizer = safetensors_io.Shards(folder), safetensors_io.read_config(folder), open_tokenizer(folder)
     try:
         config = _read(plain)
         expected = _described(config, tokenizer)
@@ -92,7 +92,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     wanted = names(model)
     if extra := source.names - set(wanted.values()):
         raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of the model that config.json describes")
-    shards.fill(model, source, wanted)
+    safetensors_io.fill(model, source, wanted)
     if config.tied:
         model.text_head.weight = model.text_embed.weight
     return model, tokenizer

@@ -8,16 +8,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mossrepro import assets
-from mossrepro.errors import ConfigError
-from mossrepro.layers import Packing
+from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint, hub, released
+from mossrepro.lm.init import deepen, is_started, resplit, spell_codes, start_speech_half
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
-from mossrepro.lm.start import deepen, is_started, resplit, spell_codes, start_speech_half
-from mossrepro.training import Task, code_table
+from mossrepro.training.task import Task
+from mossrepro.utils import assets
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.layers import Packing
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
 _DEPTH = 4  # layers of the split, where nobody says

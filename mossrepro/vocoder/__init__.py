@@ -1,1 +1,1 @@
-"""From codes to sound: flow decoder (codes -> mel), waveform generator (mel -> wave), and the two in a row."""
+"""Codes to sound: flow-matching decoder, vocoder, their data, tasks and checkpoints."""

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mossrepro.errors import ConfigError, DataError
-from mossrepro.layers import RMSNorm, TransformerBlock, rotary_table
-from mossrepro.order import rng
-from mossrepro.vocoder.generator import load_module
+from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.layers import RMSNorm, TransformerBlock, rotary_table
+from mossrepro.utils.random import rng
+from mossrepro.vocoder.checkpoint import load_module
 
 FRAMES = 4  # mel frames of one code
 SIGMA = 1e-6  # width of the path's end around the data, sigma_min
@@ -146,7 +146,7 @@ class Estimator(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """codes (B, T) int64 -> log-mel (B, bands, 4T) of `mossrepro.audio.mel24`.
+    """codes (B, T) int64 -> log-mel (B, bands, 4T) of `mossrepro.utils.audio.mel24`.
 
     Args:
         codes: size of the code book; bands: mel bands; dim: width of all blocks, a multiple of 64.
@@ -159,15 +159,38 @@ class FlowDecoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, codes: int, bands: int = 80, dim: int = 256, blocks: int = 6, fine_blocks: int = 1,
-                 flow_blocks: int = 4, chunk: int = 5, look_ahead: int = 3, mel_mean: float = -5.7,
-                 mel_std: float = 3.2, steps: int = 10, guidance: float = 0.7, temperature: float = 1.0):
+    def __init__(
+        self,
+        codes: int,
+        bands: int = 80,
+        dim: int = 256,
+        blocks: int = 6,
+        fine_blocks: int = 1,
+        flow_blocks: int = 4,
+        chunk: int = 5,
+        look_ahead: int = 3,
+        mel_mean: float = -5.7,
+        mel_std: float = 3.2,
+        steps: int = 10,
+        guidance: float = 0.7,
+        temperature: float = 1.0,
+    ):
         super().__init__()
         if dim % HEAD:
             raise ConfigError(f"dim: {dim} is not a multiple of {HEAD}")
-        self._config = dict(codes=codes, bands=bands, dim=dim, blocks=blocks, fine_blocks=fine_blocks,
-                            flow_blocks=flow_blocks, chunk=chunk, look_ahead=look_ahead, steps=steps,
-                            guidance=guidance, temperature=temperature)
+        self._config = dict(
+            codes=codes,
+            bands=bands,
+            dim=dim,
+            blocks=blocks,
+            fine_blocks=fine_blocks,
+            flow_blocks=flow_blocks,
+            chunk=chunk,
+            look_ahead=look_ahead,
+            steps=steps,
+            guidance=guidance,
+            temperature=temperature,
+        )
         self.codes, self.bands, self.steps = codes, bands, steps
         self.guidance, self.temperature = guidance, temperature
         self.encoder = CodeEncoder(codes, dim, blocks, fine_blocks, chunk, look_ahead)
@@ -185,8 +208,9 @@ class FlowDecoder(nn.Module):
         """Mean and standard deviation of the training mels."""
         self.mean.fill_(mean), self.std.fill_(std)
 
-    def losses(self, codes: Tensor, mel: Tensor, valid: Tensor, time: Tensor, noise: Tensor,
-               keep: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, codes: Tensor, mel: Tensor, valid: Tensor, time: Tensor, noise: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Flow-matching loss and the regression loss that gives the encoder a head start (Grad-TTS, arXiv 2105.06337).
 
         Shapes: codes (B, T), mel (B, bands, 4T), valid (B, T) bool, time (B,) uniform in [0, 1), noise as mel,

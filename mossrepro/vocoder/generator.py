@@ -11,20 +11,17 @@ Sources: neural source filter (arXiv 1904.12088), differentiable harmonics plus 
 ConvNeXt backbone with an inverse-STFT head (Vocos, arXiv 2306.00814).
 """
 
-import json
 import math
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mossrepro.errors import CheckpointError
-from mossrepro.order import rng
+from mossrepro.utils.random import rng
+from mossrepro.vocoder.checkpoint import load_module
 
-Model = TypeVar("Model", bound=nn.Module)
 HIGHEST_HARMONIC = 11000.0  # Hz; below half the rate, so that the pulse train has no aliases
 LOWEST_PITCH = 60.0  # Hz; a frame whose pitch is lower counts as unvoiced
 
@@ -93,8 +90,9 @@ class SpectrumHead(nn.Module):
 
     def analyse(self, wave: Tensor) -> Tensor:
         """(B, K * hop) -> complex (B, n_fft // 2 + 1, K)."""
-        spectrum = torch.stft(wave, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant",
-                              return_complex=True)
+        spectrum = torch.stft(
+            wave, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )
         return spectrum[..., : wave.shape[-1] // self.hop]
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
@@ -114,11 +112,30 @@ class Vocoder(nn.Module):
         pitch_width: channels of the pitch head.
     """
 
-    def __init__(self, bands: int = 80, hop: int = 480, rate: int = 24000, width: int = 256, blocks: int = 5,
-                 fine_width: int = 256, fine_blocks: int = 2, upsample: int = 2, pitch_width: int = 96):
+    def __init__(
+        self,
+        bands: int = 80,
+        hop: int = 480,
+        rate: int = 24000,
+        width: int = 256,
+        blocks: int = 5,
+        fine_width: int = 256,
+        fine_blocks: int = 2,
+        upsample: int = 2,
+        pitch_width: int = 96,
+    ):
         super().__init__()
-        self.config = dict(bands=bands, hop=hop, rate=rate, width=width, blocks=blocks, fine_width=fine_width,
-                           fine_blocks=fine_blocks, upsample=upsample, pitch_width=pitch_width)
+        self.config = dict(
+            bands=bands,
+            hop=hop,
+            rate=rate,
+            width=width,
+            blocks=blocks,
+            fine_width=fine_width,
+            fine_blocks=fine_blocks,
+            upsample=upsample,
+            pitch_width=pitch_width,
+        )
         self.hop, self.rate, self.upsample = hop, rate, upsample
         self.spectrum = SpectrumHead(4 * hop // upsample, hop // upsample)
         self.bins = 2 * hop // upsample + 1
@@ -201,16 +218,3 @@ def fixed_noise(bins: int, frames: int) -> Tensor:
     """Complex noise (bins, frames) of unit power: the same first columns for every length and on every machine."""
     numbers = rng(0, "vocoder noise").standard_normal((frames, bins, 2), dtype="float32")
     return torch.view_as_complex(torch.from_numpy(numbers)).T / math.sqrt(2)
-
-
-def load_module(cls: type[Model], folder: str | Path) -> Model:
-    """Build `cls(**config.json)` and fill it from `model.safetensors`."""
-    folder = Path(folder)
-    try:
-        model = cls(**json.loads((folder / "config.json").read_text()))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no {Path(error.filename or 'weights').name} here") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a {cls.__name__} ({str(error).splitlines()[0]})") from error
-    return model.eval()

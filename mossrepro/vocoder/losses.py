@@ -1,40 +1,11 @@
 """How wrong is a waveform: distances between spectrograms at several resolutions, and the adversarial losses."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mossrepro.audio import mel24
-
-FLOOR = 1e-4  # amplitude of a spectrogram cell (-80 dB) below which nothing is compared
-
-
-@functools.lru_cache(maxsize=16)
-def _window(size: int, device: torch.device) -> Tensor:
-    return torch.hann_window(size, device=device)
-
-
-def magnitude(wave: Tensor, size: int) -> Tensor:
-    """STFT magnitude, hop size / 4, scaled so that white noise keeps its deviation: (B, N) -> (B, size // 2 + 1, T)."""
-    window = _window(size, wave.device)
-    spectrum = torch.stft(wave, size, size // 4, window=window, pad_mode="constant", return_complex=True)
-    power = spectrum.real.square() + spectrum.imag.square()
-    return (power / window.square().sum()).clamp_min(FLOOR**2).sqrt()
-
-
-def spectral_loss(wave: Tensor, target: Tensor, sizes: tuple[int, ...] = (256, 512, 1024, 2048)) -> Tensor:
-    """Multi-resolution STFT loss (Parallel WaveGAN, arXiv 1910.11480): spectral convergence + L1 of log magnitudes.
-
-    Shapes: wave, target (B, N) -> scalar, the mean over `sizes`.
-    """
-    total = wave.new_zeros(())
-    for size in sizes:
-        ours, theirs = magnitude(wave, size), magnitude(target, size)
-        convergence = (theirs - ours).norm() / theirs.norm().clamp_min(1e-3)
-        total = total + convergence + F.l1_loss(ours.log(), theirs.log())
-    return total / len(sizes)
+from mossrepro.utils.audio import mel24
+from mossrepro.utils.spectral import FLOOR
 
 
 def compressed(spectrum: Tensor, power: float = 0.3) -> Tensor:

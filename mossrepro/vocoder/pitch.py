@@ -7,8 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def measure_pitch(wave: Tensor, rate: int = 24000, hop: int = 480, lowest: float = 70.0, highest: float = 500.0,
-                  threshold: float = 0.5) -> Tensor:
+def measure_pitch(
+    wave: Tensor,
+    rate: int = 24000,
+    hop: int = 480,
+    lowest: float = 70.0,
+    highest: float = 500.0,
+    threshold: float = 0.5,
+) -> Tensor:
     """Fundamental frequency of every frame, in Hz, 0 where unvoiced.
 
     Shapes: wave (B, N) -> (B, N // hop); frame t is centred on sample (t + 1/2) * hop, like the mel's.
@@ -27,9 +33,9 @@ def measure_pitch(wave: Tensor, rate: int = 24000, hop: int = 480, lowest: float
     pieces = padded.unfold(-1, span, hop)[:, :frames]  # (B, F, span)
     pieces = pieces - pieces.mean(-1, keepdim=True)
     score = _correlation(pieces, size, longest + 2)  # (B, F, lags), lag 0 ... longest + 1
-    inner = score[..., shortest:longest + 1]
+    inner = score[..., shortest : longest + 1]
     best = inner.amax(-1, keepdim=True)
-    peak = (inner >= score[..., shortest - 1:longest]) & (inner >= score[..., shortest + 1:longest + 2])
+    peak = (inner >= score[..., shortest - 1 : longest]) & (inner >= score[..., shortest + 1 : longest + 2])
     lag = (peak & (inner > 0.9 * best)).to(torch.int8).argmax(-1) + shortest  # (B, F)
     before, here, after = (score.gather(-1, (lag + k)[..., None])[..., 0] for k in (-1, 0, 1))
     shift = 0.5 * (before - after) / (before - 2 * here + after).clamp_max(-1e-9)
@@ -44,7 +50,7 @@ def _correlation(pieces: Tensor, size: int, lags: int) -> Tensor:
     head = torch.fft.rfft(pieces[..., :size], length)
     product = torch.fft.irfft(head.conj() * torch.fft.rfft(pieces, length), length)[..., :lags]
     energy = F.pad(pieces.double().square().cumsum(-1), (1, 0))
-    energy = (energy[..., size:size + lags] - energy[..., :lags]).float()
+    energy = (energy[..., size : size + lags] - energy[..., :lags]).float()
     return product / (energy * energy[..., :1]).clamp_min(1e-12).sqrt()
 
 

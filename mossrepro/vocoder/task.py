@@ -1,26 +1,19 @@
 """Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from mossrepro.checkpoint import write_atomic
-from mossrepro.training import Task, code_table
+from mossrepro.data.token_store import code_table
+from mossrepro.training.task import Task
+from mossrepro.utils.spectral import spectral_loss
+from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder, per_sample
-from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss, spectral_loss
+from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss
 from mossrepro.vocoder.pitch import follow_pulses
-
-
-def save_module(model: nn.Module, config: dict[str, Any], folder: str | Path) -> None:
-    """Write `model.safetensors` and `config.json` into a folder, each atomically."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(Path(folder) / "model.safetensors", lambda file: file.write(to_bytes(weights)))
-    write_atomic(Path(folder) / "config.json", lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
 
 
 def seeded(batch: dict[str, Tensor]) -> torch.Generator:
@@ -63,13 +56,26 @@ class FlowTask(SoundTask):
         sketch_weight: weight of the encoder's regression loss.
     """
 
-    def __init__(self, codes: int, width: int = 256, code_layers: int = 6, layers: int = 4, chunk: int = 5,
-                 look_ahead: int = 3, lr: float = 1e-3, warmup: int = 50, weight_decay: float = 0.01, hide: float = 0.2,
-                 sketch_weight: float = 1.0, codebook: str | None = None):
+    def __init__(
+        self,
+        codes: int,
+        width: int = 256,
+        code_layers: int = 6,
+        layers: int = 4,
+        chunk: int = 5,
+        look_ahead: int = 3,
+        lr: float = 1e-3,
+        warmup: int = 50,
+        weight_decay: float = 0.01,
+        hide: float = 0.2,
+        sketch_weight: float = 1.0,
+        codebook: str | None = None,
+    ):
         super().__init__(lr, warmup, weight_decay)
         self.save_hyperparameters()
-        self.model = FlowDecoder(codes, dim=width, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk,
-                                 look_ahead=look_ahead)
+        self.model = FlowDecoder(
+            codes, dim=width, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk, look_ahead=look_ahead
+        )
         if codebook is not None:
             self.model.encoder.start_from(code_table(codebook, "codebook", codes))
         self.hide, self.sketch_weight = hide, sketch_weight
@@ -110,14 +116,29 @@ class VocoderTask(SoundTask):
         pitch_width: width of the pitch head. mel_weight, phase_weight: of these beside the spectral loss.
     """
 
-    def __init__(self, width: int = 256, layers: int = 5, fine_layers: int = 2,
-                 upsample: int = 2, pitch_width: int = 96, lr: float = 1e-3, warmup: int = 50,
-                 weight_decay: float = 0.01, mel_weight: float = 1.0,
-                 phase_weight: float = 1.0):
+    def __init__(
+        self,
+        width: int = 256,
+        layers: int = 5,
+        fine_layers: int = 2,
+        upsample: int = 2,
+        pitch_width: int = 96,
+        lr: float = 1e-3,
+        warmup: int = 50,
+        weight_decay: float = 0.01,
+        mel_weight: float = 1.0,
+        phase_weight: float = 1.0,
+    ):
         super().__init__(lr, warmup, weight_decay)
         self.save_hyperparameters()
-        self.model = Vocoder(width=width, blocks=layers, fine_width=width, fine_blocks=fine_layers,
-                             upsample=upsample, pitch_width=pitch_width)
+        self.model = Vocoder(
+            width=width,
+            blocks=layers,
+            fine_width=width,
+            fine_blocks=fine_layers,
+            upsample=upsample,
+            pitch_width=pitch_width,
+        )
         self.mel_weight, self.phase_weight = mel_weight, phase_weight
 
     def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,8 +152,12 @@ class VocoderTask(SoundTask):
         with torch.autocast(mel.device.type, enabled=False):  # distances need all their digits
             spectrum = self.model.spectrum
             made = spectrum.synthesise(voiced + noisy)
-            parts = {"spectral": spectral_loss(made, wave), "mel": mel_loss(made, wave),
-                     "phase": phase_loss(voiced, spectrum.analyse(wave)), "pitch": pitch_loss(octaves, sure, f0)}
+            parts = {
+                "spectral": spectral_loss(made, wave),
+                "mel": mel_loss(made, wave),
+                "phase": phase_loss(voiced, spectrum.analyse(wave)),
+                "pitch": pitch_loss(octaves, sure, f0),
+            }
         weights = {"mel": self.mel_weight, "phase": self.phase_weight}
         return {"loss": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
 

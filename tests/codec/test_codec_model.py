@@ -9,8 +9,8 @@ import torch
 from mossrepro.codec import CodecConfig, SpeechCodec
 from mossrepro.codec import model as module
 from mossrepro.codec.lexicon import Lexicon
-from mossrepro.errors import CheckpointError, ConfigError
-from mossrepro.spoken import PHONES
+from mossrepro.speech.normalise import PHONES
+from mossrepro.utils.errors import CheckpointError, ConfigError
 
 TINY = CodecConfig(
     codes=32, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,

@@ -10,12 +10,12 @@ import torch
 from codec_toys import TINY, train
 
 from mossrepro.codec import SpeechCodec
+from mossrepro.codec.data import collate
 from mossrepro.codec.encoder import CausalEncoder
 from mossrepro.codec.task import CodecTask
-from mossrepro.data.codec_data import collate
-from mossrepro.data.steps import StepDataModule
-from mossrepro.errors import ConfigError
-from mossrepro.order import rng
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
 
 ENDS = ("weight", "bias")
 NOTES = {"a": 300.0, "e": 700.0, "o": 1500.0, "u": 3000.0}

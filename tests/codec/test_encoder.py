@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from mossrepro.codec.encoder import CausalEncoder, sinusoids, windowed_mask
 from mossrepro.codec.whisper import HubEncoder
-from mossrepro.errors import ConfigError
+from mossrepro.utils.errors import ConfigError
 
 
 def small(**sizes) -> CausalEncoder:

@@ -9,7 +9,7 @@ from codec_toys import TINY
 
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec.kmeans import fit_mel, spread_out
-from mossrepro.errors import ConfigError, DataError
+from mossrepro.utils.errors import ConfigError, DataError
 
 MEL = dataclasses.replace(TINY, front="mel")
 

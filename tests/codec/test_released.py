@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mossrepro import cli
 from mossrepro.codec import SpeechCodec, released
-from mossrepro.errors import CheckpointError, ConfigError
+from mossrepro.utils.errors import CheckpointError, ConfigError
 
 PLAIN = dataclasses.replace(
     TINY, plain=True, width=128, heads=2, code_dim=128, layers=2, slow_layers=0, window=released.CONTEXT

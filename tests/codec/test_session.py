@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mossrepro import audio, ordered
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec import model as module
-from mossrepro.errors import AudioError, MossError
+from mossrepro.utils import audio, packed_linear
+from mossrepro.utils.errors import AudioError, MossError
 from tests.codec_toys import TINY
 
 
@@ -51,12 +51,12 @@ def test_any_chunking_gives_the_codes_of_the_whole(codec, seed, monkeypatch) -> 
     assert torch.equal(stream(codec, wave, [wave.shape[1]]), whole)
 
 
-@pytest.mark.skipif(not ordered._can_order(torch.float32), reason="this processor keeps the plain order")
+@pytest.mark.skipif(not packed_linear._can_order(torch.float32), reason="this processor keeps the plain order")
 def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(ordered, "_WORTH", 0)
+    monkeypatch.setattr(packed_linear, "_WORTH", 0)
     wave = sounding(100, 3, rows=2)
     before, latents = codec.encode(wave), codec.latents(codec.features(wave))
-    assert codec.ready() is codec and isinstance(codec.encoder.layers[0].qkv, ordered.OrderedLinear)
+    assert codec.ready() is codec and isinstance(codec.encoder.layers[0].qkv, packed_linear.PackedLinear)
     nearest = torch.cdist(latents, codec.quantiser.codebook.expand(2, -1, -1)).topk(2, largest=False).values
     clear = nearest[..., 1] - nearest[..., 0] >= 1e-3
     assert clear.float().mean() > 0.95 and torch.equal(codec.encode(wave)[clear], before[clear])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from mossrepro.codec.whisper import NAMES, HubEncoder
-from mossrepro.errors import CheckpointError
+from mossrepro.utils.errors import CheckpointError
 
 
 def tensors(prefix: str) -> dict[str, torch.Tensor]:

@@ -12,18 +12,20 @@ import yaml
 from codec_toys import TINY
 from safetensors.torch import load_file
 
-from mossrepro import cli, fit, sizes, voices
+from mossrepro import cli
 from mossrepro.codec import released
 from mossrepro.codec.model import CodecConfig, SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
-from mossrepro.data.tokens import TokenWriter
-from mossrepro.errors import ConfigError
-from mossrepro.eval.run import is_guided
+from mossrepro.data.token_store import TokenWriter
+from mossrepro.evaluation.artifacts import is_guided
 from mossrepro.lm.checkpoint import from_pretrained
-from mossrepro.order import rng
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.speech import voices
+from mossrepro.training import lightning_cli, sizes
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
@@ -103,14 +105,12 @@ def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, r
 
 
 VARIANTS = sorted({path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} - {"paper_codec", "paper_lm"})
-SMALLER = {"split_middle": ["--model.init_args.split_at", "1"], "deep_split": ["--size.lm.tail_layers", "2"]}
-SMALLER["matched_no_split"] = ["--model.init_args.extra", "1"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_an_overlay_and_trains_what_it_says(name, corpus, script, backbone, tmp_path):
     """From the mini backbone, whose three layers are split elsewhere where the variant says so."""
-    overlay = ["-c", str(CONFIGS / "experiment" / f"{name}.yaml"), *SMALLER.get(name, [])]
+    overlay = ["-c", str(CONFIGS / "experiment" / f"{name}.yaml")]
     assert train("stage2", tmp_path / "out", *flags("stage2", corpus, script, backbone), *overlay) == 0
     model, _ = from_pretrained(tmp_path / "out")
     before, _ = from_pretrained(backbone)
@@ -163,12 +163,12 @@ def test_a_strategy_is_an_overlay(strategy, corpus, script, backbone, tmp_path):
 def test_every_stage_resolves_at_every_size(stage, overlay, corpus, script):
     """Parsing checks every key and type against the classes; building is left to the test above."""
     files = ["-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(overlay)]
-    hub = sizes.load(overlay.stem).backbone.source == "hub"
-    config = fit.parse([*files, *flags(stage, corpus, script, "Qwen3" if hub else "smollm2")])
+    hub = sizes.load_size(overlay.stem).backbone.source == "hub"
+    config = lightning_cli.parse([*files, *flags(stage, corpus, script, "Qwen3" if hub else "smollm2")])
     assert "${" not in json.dumps(config)
     if hub and "start" in config["model"]["init_args"]:
         with pytest.raises(ConfigError, match=f"size {overlay.stem} is of a text model with .* layers"):
-            fit.parse([*files, *flags(stage, corpus, script)])
+            lightning_cli.parse([*files, *flags(stage, corpus, script)])
     pretrained = stage == "backbone" and config["size"]["backbone"]["source"] != "mini"
     assert config["size"]["name"] == overlay.stem and (config["trainer"]["max_steps"] > 0 or pretrained)
 
@@ -178,7 +178,7 @@ def test_the_papers_tokenizer_has_the_papers_shape(corpus, script):
     experiment = CONFIGS / "experiment" / "paper_codec.yaml"
     files = [CONFIGS / "codec.yaml", CONFIGS / "size" / "small.yaml", experiment]
     options = [word for file in files for word in ("-c", str(file))]
-    config = fit.parse([*options, *flags("codec", corpus, script)])["model"]["init_args"]
+    config = lightning_cli.parse([*options, *flags("codec", corpus, script)])["model"]["init_args"]
     assert config["pretrained"]["class_path"].endswith("HubEncoder")
     with torch.device("meta"):
         codec = SpeechCodec(CodecConfig(**config["network"]))
@@ -191,7 +191,7 @@ def test_the_papers_tokenizer_has_the_papers_shape(corpus, script):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_sizes_load_without_the_trainer(overlay):
-    size = sizes.load(overlay.stem)
+    size = sizes.load_size(overlay.stem)
     assert size.name == overlay.stem and size.codec.steps > 0 and isinstance(size.codec.lr, float)
 
 
@@ -203,21 +203,20 @@ def test_sizes_load_without_the_trainer(overlay):
         (lambda size: size["codec"].update(steps="many"), "size.codec.steps: expected int"),
     ],
 )
-def test_a_wrong_size_file_names_the_key(change, named, tmp_path, monkeypatch):
+def test_a_wrong_size_file_names_the_key(change, named, tmp_path):
     plain = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
     change(plain["size"])
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(plain))
-    monkeypatch.setattr(sizes, "CONFIGS", tmp_path)
     with pytest.raises(ConfigError, match=named):
-        sizes.load("smoke")
+        sizes.load_size(tmp_path / "smoke.yaml")
     with pytest.raises(ConfigError, match="no size 'huge'"):
-        sizes.load("huge")
+        sizes.load_size("huge")
 
 
 def test_no_number_of_a_size_is_unused():
     """A dial that turns nothing is worse than none: a stage's YAML or the code must read each, or its whole group."""
     stages = "".join(path.read_text() for path in CONFIGS.glob("*.yaml") if path.stem != "smoke")
-    package = Path(sizes.__file__).parent
+    package = Path(sizes.__file__).parents[1]
     code = "".join(path.read_text() for path in package.rglob("*.py") if path.name != "sizes.py")
     plain = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())["size"]
 

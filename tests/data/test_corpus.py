@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, load_clip, read_manifest
-from mossrepro.errors import DataError
+from mossrepro.utils.errors import DataError
 
 WAVE = (0.3 * np.sin(np.arange(8_000) / 10)).astype(np.float32)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mossrepro.data.degrade import CONDITIONS, add_noise, change_speed, reverberate, roughen, telephone
-from mossrepro.order import rng
+from mossrepro.utils.random import rng
 
 RATE = 16_000
 TIME = np.arange(RATE) / RATE

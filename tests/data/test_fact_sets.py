@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from mossrepro.data import script
-from mossrepro.data.documents import PAIRINGS, Documents, question_prompt
 from mossrepro.data.facts import FAMILIES, PRACTICE, RECALL, all_facts, answered, plain, practice_facts
-from mossrepro.data.lm_data import collate
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
-from mossrepro.errors import ConfigError
-from mossrepro.order import rng
-from mossrepro.vocab import Grid, mini_tokenizer
-from mossrepro.voices import VOICES
+from mossrepro.lm.data import collate
+from mossrepro.lm.documents import PAIRINGS, Documents, question_prompt
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.speech.voices import VOICES
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
 
 RECIPE = ScriptRecipe(hear=40, say=40, ask=1, kokoro=5, hear_kokoro=2, tests=2, test_facts=50)
 

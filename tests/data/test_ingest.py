@@ -5,7 +5,7 @@ import soundfile
 from mossrepro.data import human
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.ingest import add_folder, summary
-from mossrepro.errors import DataError
+from mossrepro.utils.errors import DataError
 
 
 def _sound(path, seconds=0.2):

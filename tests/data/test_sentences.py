@@ -1,7 +1,7 @@
 import pytest
 
-from mossrepro import order
 from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.utils import random
 
 
 def test_vocabulary_is_large_real_and_ranked():
@@ -24,8 +24,8 @@ def test_without_homophones_one_spelling_of_a_sound_is_left():
 @pytest.mark.parametrize("must", [(), ("lisbon", "four")])
 def test_random_sentences_are_reproducible_and_obey(must):
     words = vocabulary()
-    sentences = [random_sentence(order.rng(0, i), words, 3, 7, must) for i in range(200)]
-    assert sentences == [random_sentence(order.rng(0, i), words, 3, 7, must) for i in range(200)]
+    sentences = [random_sentence(random.rng(0, i), words, 3, 7, must) for i in range(200)]
+    assert sentences == [random_sentence(random.rng(0, i), words, 3, 7, must) for i in range(200)]
     lengths = {len(sentence.split()) for sentence in sentences}
     assert lengths == {3, 4, 5, 6, 7}
     assert all(word in sentence.split() for sentence in sentences for word in must)
@@ -35,4 +35,4 @@ def test_random_sentences_are_reproducible_and_obey(must):
 
 def test_more_required_words_than_the_range_allows_are_all_kept():
     must = [f"word{i}" for i in range(9)]
-    assert sorted(random_sentence(order.rng(0), ["a"], 2, 4, must).split()) == sorted(must)
+    assert sorted(random_sentence(random.rng(0), ["a"], 2, 4, must).split()) == sorted(must)

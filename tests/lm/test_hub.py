@@ -7,10 +7,10 @@ import torch
 import transformers
 
 from mossrepro import cli
-from mossrepro.errors import CheckpointError, ConfigError
 from mossrepro.lm import checkpoint, hub
 from mossrepro.lm.task import open_start
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.errors import CheckpointError, ConfigError
 
 SIZE = 300
 LLAMA3 = {

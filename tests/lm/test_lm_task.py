@@ -10,11 +10,11 @@ from lm_toys import folder, module  # noqa: F401
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import read_script
-from mossrepro.errors import ConfigError
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import VALIDATED, LayerSplitTask, separate
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from lm_toys import folder, module, small_model  # noqa: F401
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mossrepro.layers import Packing
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.utils.layers import Packing
 
 
 def a_task(folder, **changes) -> MiniBackboneTask:  # noqa: F811

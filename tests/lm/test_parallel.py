@@ -7,9 +7,9 @@ import torch
 from lm_toys import small_model
 from torch import nn
 
-from mossrepro.errors import ConfigError
 from mossrepro.lm import lora, parallel
-from mossrepro.training import clip_gradients
+from mossrepro.training.task import clip_gradients
+from mossrepro.utils.errors import ConfigError
 
 
 class Mesh(dict):

@@ -9,10 +9,10 @@ from lm_toys import small_model
 from safetensors.torch import load_file, save_file
 
 from mossrepro import cli
-from mossrepro.errors import CheckpointError
 from mossrepro.lm import checkpoint, released
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.errors import CheckpointError
 
 FULL = LMConfig(
     dim=4096, layers=36, tail_layers=4, heads=32, kv_heads=8, head_dim=128, hidden=12_288, text_vocab=151_680,

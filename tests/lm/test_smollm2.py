@@ -6,15 +6,15 @@ import pytest
 import torch
 import transformers
 
-from mossrepro import assets
-from mossrepro.data.documents import question_prompt
-from mossrepro.errors import ConfigError
 from mossrepro.lm import hub
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
-from mossrepro.lm.decode import Sampling, generate
-from mossrepro.lm.ready import joined
+from mossrepro.lm.decode import GenerationConfig, generate
+from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.task import open_start
-from mossrepro.vocab import Grid
+from mossrepro.utils import assets
+from mossrepro.utils.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_it_knows_paris_and_survives_saving(smollm2, tmp_path) -> None:
     model, tokenizer = smollm2
     grid = Grid(tokenizer, 64)
     prompt = question_prompt(grid, "T2T", "What is the capital of France?")
-    reply = generate(model, [prompt], grid.ids, Sampling(max_rows=10))[0]
+    reply = generate(model, [prompt], grid.ids, GenerationConfig(max_rows=10))[0]
     assert tokenizer.decode(reply.text) == "The capital of France is Paris."
     save_pretrained(model, tokenizer, tmp_path)
     again, tokens = from_pretrained(tmp_path)
@@ -54,11 +54,11 @@ def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None
     state = {theirs: model.state_dict()[ours] for ours, theirs in hub.names(model).items()}
     missing, extra = theirs.load_state_dict(state, strict=False)
     assert missing == ["lm_head.weight"] and not extra
-    grid, fast = Grid(tokenizer, 64), joined(deepcopy(model))
+    grid, fast = Grid(tokenizer, 64), fuse_projections(deepcopy(model))
     for question in ("What is the capital of France?", "Tell me something about the sea."):
         prompt = question_prompt(grid, "T2T", question)
-        reply = generate(model, [prompt], grid.ids, Sampling(max_rows=24))[0]
-        assert generate(fast, [prompt], grid.ids, Sampling(max_rows=24))[0] == reply
+        reply = generate(model, [prompt], grid.ids, GenerationConfig(max_rows=24))[0]
+        assert generate(fast, [prompt], grid.ids, GenerationConfig(max_rows=24))[0] == reply
         ids = torch.from_numpy(prompt.text)[None]
         more = theirs.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=grid.ids.im_end, pad_token_id=0)
         written = more[0, ids.shape[1] :].tolist()

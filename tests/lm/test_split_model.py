@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from lm_toys import SMALL, small_model
 from torch import Tensor
 
-from mossrepro.errors import CheckpointError, ConfigError
-from mossrepro.layers import attend
 from mossrepro.lm.checkpoint import from_pretrained, load_text_half, save_pretrained
+from mossrepro.lm.init import start_speech_half
 from mossrepro.lm.model import LMConfig
-from mossrepro.lm.start import start_speech_half
-from mossrepro.vocab import mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.layers import attend
 
 
 def mixed_grid(rows: int = 12) -> Tensor:

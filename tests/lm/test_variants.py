@@ -6,20 +6,21 @@ import torch
 from lm_toys import IDS, folder, module, prompts, small_model  # noqa: F401
 from torch import nn
 
-from mossrepro.data.documents import question_prompt
 from mossrepro.data.facts import Fact
-from mossrepro.data.lm_data import collate
 from mossrepro.data.script import Line
-from mossrepro.errors import ConfigError
-from mossrepro.eval import spoken_qa
+from mossrepro.evaluation import spoken_qa
 from mossrepro.lm import lora, released
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
-from mossrepro.lm.decode import Draw, Reply, Sampling, generate
+from mossrepro.lm.data import collate
+from mossrepro.lm.decode import GenerationConfig, Reply, SamplingParams, generate
+from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.init import is_started, resplit, start_speech_half
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.start import is_started, resplit, start_speech_half
 from mossrepro.lm.task import LayerSplitTask, open_start
-from mossrepro.order import rng
-from mossrepro.vocab import Grid, mini_tokenizer
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
 
 PLACES = [(2, None), (2, 0), (2, 1), (0, None), (1, 3), (3, 1)]
 
@@ -52,10 +53,10 @@ def test_every_split_decodes_as_it_reads(depth, at) -> None:
     model = small_model(tail_layers=depth, split_at=at).double().eval()
     with torch.no_grad():
         model.speech_head.weight[IDS.eosp] += 0.5
-    how = Sampling(Draw(1.2), Draw(1.2, min_length=2), max_rows=12)
+    how = GenerationConfig(SamplingParams(1.2), SamplingParams(1.2, min_length=2), max_rows=12)
     lazy = generate(model, prompts(), IDS, how)
     assert lazy == generate(model, prompts(), IDS, how, defer=False)
-    alone = [Sampling(how.text, how.speech, 12, seed) for seed in range(len(prompts()))]
+    alone = [GenerationConfig(how.text, how.speech, 12, seed) for seed in range(len(prompts()))]
     assert lazy == [generate(model, [p], IDS, how)[0] for p, how in zip(prompts(), alone, strict=True)]
     whole, cache = model(grid()), model.new_cache(2, 9)
     parts = [model(part, cache=cache) for part in grid().split([4, 1, 4], 1)]

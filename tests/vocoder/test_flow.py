@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mossrepro.errors import ConfigError, DataError
+from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.vocoder.flow import FlowDecoder, chunk_mask, cosine_time
 from mossrepro.vocoder.task import FlowTask
 
@@ -77,8 +77,19 @@ def test_time_schedule_ends_where_it_should():
 
 def test_flow_learns_mean_and_spread_of_every_code():
     """Two codes, two Gaussians: after a toy training the samples have their means and deviations."""
-    model = FlowDecoder(codes=2, bands=2, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, chunk=1, look_ahead=0,
-                        mel_mean=0.0, mel_std=1.0, guidance=0.0)
+    model = FlowDecoder(
+        codes=2,
+        bands=2,
+        dim=64,
+        blocks=1,
+        fine_blocks=1,
+        flow_blocks=1,
+        chunk=1,
+        look_ahead=0,
+        mel_mean=0.0,
+        mel_std=1.0,
+        guidance=0.0,
+    )
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     means, deviations = torch.tensor([2.0, -2.0]), torch.tensor([0.2, 0.6])
     valid, first = torch.ones(64, 1, dtype=torch.bool), None

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from mossrepro.errors import CheckpointError
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.generator import SpectrumHead, Vocoder, fixed_noise, pulse_train
-from mossrepro.vocoder.task import VocoderTask, save_module
+from mossrepro.vocoder.task import VocoderTask
 
 TINY = dict(width=32, blocks=1, fine_width=32, fine_blocks=1, pitch_width=16)
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from mossrepro.vocoder.losses import magnitude, mel_loss, phase_loss, pitch_loss, spectral_loss
+from mossrepro.utils.spectral import magnitude, spectral_loss
+from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss
 
 
 def test_equal_waves_are_at_distance_zero_and_damage_grows():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from mossrepro.data.steps import StepDataModule
-from mossrepro.errors import ConfigError
-from mossrepro.order import rng
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
 from mossrepro.vocoder.generator import pulse_train
 from mossrepro.vocoder.task import FlowTask, VocoderTask
 
@@ -43,9 +43,17 @@ def vocoder():
 
 def fit(task, steps, total, resume=None):
     """`steps` optimiser steps of a fit that is planned for `total`."""
-    trainer = Trainer(max_steps=total, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-                      enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-                      limit_val_batches=0)
+    trainer = Trainer(
+        max_steps=total,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
     task.stop_after = steps
     trainer.fit(task, datamodule=Hum(seed=3), ckpt_path=resume, weights_only=True if resume else None)
     return trainer

@@ -1,0 +1,44 @@
+"""Two runners against each other in one process, turn by turn, and the table of what they took."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from mossrepro.training import metrics
+
+
+def race(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every runner in every round: a round runs each once, so that a slow moment meets them all."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for run in runners.values():  # first calls allocate and compile
+        run()
+    for _ in range(rounds):
+        for name, run in runners.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+@dataclass
+class SpeedReport:
+    """Where comparisons go: facts into the folder `out`, a row for each into a table."""
+
+    out: Path
+    table: Table
+    unit: str
+
+    def note(self, id: str, title: str, times: dict[str, list[float]], count: int) -> None:
+        """`times`: seconds for `count` units of "mine" and of "theirs", by rounds."""
+        ratios = sorted(b / a for a, b in zip(times["mine"], times["theirs"], strict=True))
+        speeds = {who: count / statistics.median(values) for who, values in times.items()}
+        middle, low, high, n = statistics.median(ratios), ratios[0], ratios[-1], len(ratios)
+        metrics.record(self.out, metrics.Metric(id, f"speed, {title}", middle, "x", low, high, "all rounds", n))
+        for who, speed in speeds.items():
+            metrics.record(self.out, metrics.Metric(f"{id}_{who}", f"{title}: {who}", speed, self.unit, n=n))
+        numbers = (f"{speed:.1f}" for speed in speeds.values())
+        self.table.add_row(title, *numbers, f"{middle:.2f} ({low:.2f}-{high:.2f})")

@@ -1,0 +1,184 @@
+"""A small acoustic codec at the semantic codec's rate, its networks encodec's: what `codec/` is measured against.
+
+    wave 16 kHz -> SEANet encoder, strides 8 5 8 4 -> 12.5 Hz -> residual vector quantiser -> SEANet decoder -> wave
+
+High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discriminators and language model. The stack's
+books are our own quantiser: encodec 0.1.1 starts them from the latents of one batch (here 450 for 1,024 codes), and its
+restart of dead codes is undone in the same step.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from encodec.modules import SEANetDecoder, SEANetEncoder
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.codec.quantiser import Quantised, Quantiser
+from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.safetensors_io import save_whole
+
+LOUD = 0.05  # of full scale, about the level of speech: what enters and leaves the networks is near 1
+RATIOS = (4, 8, 5, 8)  # of the decoder, in encodec's order; their product is one code
+
+
+@dataclass(frozen=True)
+class AcousticConfig:
+    """Shape of the rival; `books` stages of the residual quantiser with `codes` entries each."""
+
+    codes: int = 1024
+    books: int = 1
+    dim: int = 64
+    filters: int = 24
+
+
+def _awaken(network: nn.Module) -> None:
+    """Let the first values keep the size of what passes through.
+
+    PyTorch's own lose a factor of 1.7 at every convolution: after twenty, latents are 0.0002 apart and all biases, and
+    in the minutes that a rival has here it never recovers (one code for everything; docs/LOG.md).
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("weight_g"):
+                parameter.mul_(3**0.5)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+
+class ResidualQuantiser(nn.Module):
+    """A stack of books: each quantises what those before it left over."""
+
+    def __init__(self, books: int, codes: int, dim: int) -> None:
+        super().__init__()
+        self.books = nn.ModuleList([Quantiser(codes, dim) for _ in range(books)])
+
+    @property
+    def started(self) -> bool:
+        return bool(self.books[0].started)
+
+    def forward(self, x: Tensor) -> Quantised:
+        """x (B, T, C) -> the sum of the chosen rows (B, T, C), codes (B, T, books), commitment (mean over books).
+
+        What a book takes away is detached, so that the wishes of the later books reach the encoder too.
+        """
+        rest, total, codes, commitments = x, torch.zeros_like(x), [], []
+        for book in self.books:
+            found = book(rest)
+            hard = found.vectors.detach()
+            rest, total = rest - hard, total + hard
+            codes.append(found.codes)
+            commitments.append(found.commitment)
+        return Quantised(x + (total - x).detach(), torch.stack(codes, -1), torch.stack(commitments).mean())
+
+    @torch.no_grad()
+    def remember(self, x: Tensor) -> None:
+        """Keep latents (N, C) for `start`."""
+        self.books[0].remember(x)
+
+    @torch.no_grad()
+    def start(self, generator: torch.Generator) -> None:
+        """Place one book after the other by k-means on what those before it leave of the remembered latents."""
+        rest = self.books[0].remembered()
+        for i, book in enumerate(self.books):
+            if i:
+                book.remember(rest)
+            book.start(generator)
+            rest = rest - book(rest[None]).vectors[0]
+
+    @torch.no_grad()
+    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+        """Move all books towards latents x (N, C) that chose codes (N, books); how many dead codes were replaced."""
+        replaced = 0
+        for i, book in enumerate(self.books):
+            rows = F.embedding(codes[:, i], book.codebook)
+            book.remember(x)
+            replaced += book.update(x, codes[:, i], generator)
+            x = x - rows
+        return replaced
+
+    def rows(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> the sums of their rows (B, T, C)."""
+        return torch.stack([F.embedding(codes[..., i], book.codebook) for i, book in enumerate(self.books)]).sum(0)
+
+
+class AcousticCodec(nn.Module):
+    """Sound to codes and back, causally; trained to give back the wave."""
+
+    def __init__(self, config: AcousticConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = {"dimension": config.dim, "n_filters": config.filters, "ratios": list(RATIOS)}
+        shape |= {"causal": True, "lstm": 0}
+        self.encoder = SEANetEncoder(**shape)
+        self.quantiser = ResidualQuantiser(config.books, config.codes, config.dim)
+        self.decoder = SEANetDecoder(**shape)
+        _awaken(self)
+
+    @property
+    def bits_per_second(self) -> float:
+        return RATE / SAMPLES_PER_CODE * self.config.books * math.log2(self.config.codes)
+
+    def latents(self, wave: Tensor) -> Tensor:
+        """wave (B, N) at 16 kHz, filled up with silence -> one vector a code (B, ceil(N / 1280), dim)."""
+        padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
+        return F.layer_norm(self.encoder(padded[:, None] / LOUD).transpose(1, 2), (self.config.dim,))
+
+    def sound(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, T, dim) -> wave (B, 1280 T)."""
+        return LOUD * self.decoder(vectors.transpose(1, 2))[:, 0, : vectors.shape[1] * SAMPLES_PER_CODE]
+
+    @torch.inference_mode()
+    def encode(self, wave: Tensor) -> Tensor:
+        """wave (B, N) at 16 kHz -> codes (B, ceil(N / 1280), books) int64."""
+        return self.quantiser(self.latents(wave)).codes
+
+    @torch.inference_mode()
+    def frames(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> the vectors that they stand for (B, T, dim)."""
+        return self.quantiser.rows(codes)
+
+    def flat(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> (B, T books) of one alphabet of books * codes, for a token store and `reader`."""
+        return (codes + self.config.codes * torch.arange(self.config.books, device=codes.device)).flatten(1)
+
+    def reader(self, like: CodecConfig) -> SpeechCodec:
+        """A codec that can only read this one's `flat` codes, its recogniser untrained and shaped as that of `like`.
+
+        Its codebook holds the tables of all books, so that the sum over a frame's codes is `frames`.
+        """
+        config = self.config
+        books = replace(
+            like, front="none", codes=config.codes * config.books, books=config.books, code_dim=config.dim, levels=()
+        )
+        shell = SpeechCodec(books).eval()
+        tables = [book.codebook for book in self.quantiser.books]
+        with torch.no_grad():
+            shell.quantiser.codebook.copy_(torch.cat(tables))
+            shell.quantiser.started.fill_(True)
+        return shell
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, books) -> wave (B, 1280 T)."""
+        return self.sound(self.frames(codes))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json."""
+        save_whole(folder, self.state_dict(), asdict(self.config))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "AcousticCodec":
+        """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
+        folder = Path(folder)
+        try:
+            model = cls(AcousticConfig(**json.loads((folder / "config.json").read_text())))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: not an acoustic codec that fits this version ({error})") from error
+        return model.eval()

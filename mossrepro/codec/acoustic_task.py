@@ -1,0 +1,77 @@
+"""Training of the acoustic rival: give back the wave."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mossrepro.codec.acoustic import AcousticCodec, AcousticConfig
+from mossrepro.codec.model import SAMPLES_PER_CODE
+from mossrepro.training.task import Task
+from mossrepro.utils.spectral import spectral_loss
+
+
+class AcousticTask(Task):
+    """loss = multi-resolution spectral distance + wave_weight * L1 of the wave + commitment_weight * commitment.
+
+    A batch holds wave (B, N) and seed () (`CodecDataModule`); its phones are not looked at. The books come in after
+    `quantise_after` of the steps, placed by k-means on the latents of those before.
+
+    Args:
+        network: the sizes. lr: peak rate; a linear warm-up over `warmup_steps` and a cosine to 2 % shape it.
+    """
+
+    def __init__(
+        self,
+        network: AcousticConfig,
+        lr: float = 1e-3,
+        warmup_steps: int = 30,
+        wave_weight: float = 10.0,
+        commitment_weight: float = 1.0,
+        quantise_after: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.codec = AcousticCodec(network)
+        self.lr, self.warmup_steps = lr, warmup_steps
+        self.wave_weight, self.commitment_weight = wave_weight, commitment_weight
+        self.quantise_after = quantise_after
+
+    def _given_back(self, vectors: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectral and sample distance of what comes of vectors (B, T, C) to the wave (B, N)."""
+        wave = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
+        again = self.codec.sound(vectors)
+        return spectral_loss(again.float(), wave), (again - wave).abs().mean()
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """One step; the books move here too, since they learn by averages and not by gradient."""
+        generator = torch.Generator().manual_seed(int(batch["seed"]))
+        quantiser, latents = self.codec.quantiser, self.codec.latents(batch["wave"])
+        vectors, commitment = latents, latents.new_zeros(())
+        flat = latents.detach().flatten(0, 1)
+        if not quantiser.started:
+            quantiser.remember(flat)
+            if self.global_step >= self.quantise_after * self.trainer.max_steps:
+                quantiser.start(generator)
+        if quantiser.started:
+            vectors, codes, commitment = quantiser(latents)
+            replaced = quantiser.update(flat, codes.flatten(0, 1), generator)
+            self.log("train/replaced", float(replaced), batch_size=len(latents))
+        spectral, wave = self._given_back(vectors, batch["wave"])
+        self.log("train/spectral", spectral.detach(), prog_bar=True)
+        return spectral + self.wave_weight * wave + self.commitment_weight * commitment
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Spectral distance of what is given back, through the books once they are there."""
+        latents = self.codec.latents(batch["wave"])
+        vectors = self.codec.quantiser(latents).vectors if self.codec.quantiser.started else latents
+        self.log("valid/spectral", self._given_back(vectors, batch["wave"])[0], batch_size=len(latents))
+
+    def configure_optimizers(self) -> dict:
+        """AdamW; the rate is a function of the step alone."""
+        optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=0.0, fused=True)
+        return self.scheduled(optimiser, self.warmup_steps)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Export the codec: `AcousticCodec.from_pretrained(folder)` loads it."""
+        self.codec.save_pretrained(folder)

@@ -1,0 +1,176 @@
+"""Batches for the speech tokenizer: clips of similar length, varied on the fly, in a reproducible order."""
+
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from mossrepro.codec.model import SAMPLES_PER_CODE
+from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.task import IGNORE
+from mossrepro.data.alignment import Phone, phone_times, read_phones
+from mossrepro.data.codec_corpus import codec_corpus
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.degrade import roughen
+from mossrepro.speech.normalise import PHONES
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.audio import WHISPER_RATE
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
+
+SPEEDS = (0.85, 1.18)  # tape speed: moves pitch, formants and tempo together, a cheap second speaker
+GAINS = (-12.0, 6.0)  # dB
+TILTS = (-0.5, 0.5)  # first-order filter 1 + a z^-1: darker or brighter, another microphone
+NOISES = (-80.0, -35.0)  # dB of full scale, white
+LEAD = 0.1  # seconds of silence in front, at most
+QUIET = 0.03  # share of the loudest sample below which a clip's ends count as silence
+FRAME = 320  # samples of one phone decision, 20 ms
+_INDEX = {name: i for i, name in enumerate(PHONES, 1)}
+LENGTH_JITTER = 0.3  # seconds; regroups clips of similar length in every pass
+
+
+def speech_span(wave: np.ndarray) -> tuple[int, int]:
+    """First and last sample (end excluded) of a clip (n,) that is not silence."""
+    loud = np.flatnonzero(np.abs(wave) > QUIET * np.abs(wave).max())
+    return (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(wave))
+
+
+def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
+    """A clip (n,) as another recording of it, and where its speech is now.
+
+    Speed, spectral tilt, gain, noise and the length of a leading silence are drawn from `random`.
+    """
+    wave = soxr.resample(wave, random.uniform(*SPEEDS), 1.0, quality="LQ")
+    tilt = random.uniform(*TILTS)
+    wave = (wave + tilt * np.pad(wave, (1, 0))[:-1]) / (1 + abs(tilt))
+    lead = int(random.uniform(0.0, LEAD) * WHISPER_RATE)
+    start, end = speech_span(wave)
+    wave = np.pad(wave, (lead, 0)) * 10.0 ** (random.uniform(*GAINS) / 20.0)
+    noise = random.standard_normal(len(wave), dtype=np.float32) * 10.0 ** (random.uniform(*NOISES) / 20.0)
+    return np.clip(wave + noise, -1.0, 1.0).astype(np.float32), (start + lead, end + lead)
+
+
+def phone_frames(
+    phones: list[Phone], samples: int, before: tuple[int, int], after: tuple[int, int], delay: float
+) -> np.ndarray:
+    """What was spoken in every 20 ms, `delay` seconds late: (4 codes,) int64, 0 silence, 1 ... 39 the phones of PHONES.
+
+    A causal encoder cannot know a sound before it is over; the delay gives it the time. `before` and `after` are the
+    spoken spans (first, last sample) of the clip when it was aligned and as it is now, which undoes a change of speed.
+    """
+    steps = -(-samples // SAMPLES_PER_CODE) * STEPS
+    now = (np.arange(steps) + 0.5) * FRAME - delay * WHISPER_RATE
+    then = (before[0] + (now - after[0]) * (before[1] - before[0]) / max(after[1] - after[0], 1)) / WHISPER_RATE
+    frames = np.zeros(steps, np.int64)
+    for name, start, end in phones:
+        frames[(then >= start) & (then < end)] = _INDEX[name]
+    return frames
+
+
+def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> dict[str, Tensor]:
+    """Pad to wave (B, N) float32, lengths (B,) and phones (B, 4 T) int64, -100 past each clip's end."""
+    targets = [torch.from_numpy(row) for row in phones]
+    return {
+        "wave": torch.nn.utils.rnn.pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True),
+        "lengths": torch.tensor([len(wave) for wave in waves]),
+        "phones": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+    }
+
+
+class CodecDataModule(StepDataModule):
+    """Clips of a corpus with their text; batch `step` is a pure function of (seed, step, rank, world).
+
+    Args:
+        size: rung of the ladder; its corpus is synthesised on first use.
+        corpus: a corpus folder of your own instead.
+        batch_seconds: sound per batch and rank, about.
+        valid_clips: clips of the "valid" split that the word error rate is measured on.
+        max_seconds: longer training clips are left out.
+        delay: seconds by which a phone is asked for after it was spoken.
+        augment: vary speed, tilt, gain, noise and leading silence.
+        rough: share of the varied clips that are also noisy, in a room or on the telephone (`degrade.roughen`).
+        seed: of order and variation.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        size: str = "small",
+        corpus: str | None = None,
+        batch_seconds: float = 36.0,
+        valid_clips: int = 80,
+        max_seconds: float = 15.0,
+        delay: float = 0.08,
+        augment: bool = True,
+        rough: float = 0.0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed=seed, num_workers=num_workers)
+        self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
+        self.valid_clips, self.max_seconds = valid_clips, max_seconds
+        self.delay, self.augment, self.rough = delay, augment, rough
+        self.folder: Path | None = None
+        self.train: list[Clip] = []
+        self.valid: list[Clip] = []
+        self.phones: dict[str, list[Phone]] = {}
+        self._pass: tuple[int, list[list[int]]] = (-1, [])
+
+    def prepare_data(self) -> None:
+        """Synthesise and align the corpus once per machine."""
+        phone_times(self.corpus or codec_corpus(self.size))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifest. Raises DataError when a split is empty."""
+        self.folder = Path(self.corpus) if self.corpus else codec_corpus(self.size)
+        self.phones = read_phones(phone_times(self.folder))
+        clips = [clip for clip in read_manifest(self.folder) if self.phones.get(clip.id)]
+        self.train = [clip for clip in clips if clip.split == "train" and clip.seconds <= self.max_seconds]
+        valid = [clip for clip in clips if clip.split == "valid"]
+        chosen = rng(self.seed, "valid").permutation(len(valid))[: self.valid_clips]
+        self.valid = sorted((valid[i] for i in chosen), key=lambda clip: clip.seconds)
+        for name in ("train", "valid"):
+            if not getattr(self, name):
+                raise DataError(f"{self.folder}: no {name} clips that fit their text")
+
+    def groups(self, number: int) -> list[list[int]]:
+        """The clips of one pass over the corpus, grouped by similar length and shuffled."""
+        if self._pass[0] != number:
+            random = rng(self.seed, "pass", number)
+            seconds = np.array([clip.seconds for clip in self.train])
+            order = np.argsort(seconds + random.uniform(0.0, LENGTH_JITTER, len(seconds)), kind="stable")
+            bins = (np.cumsum(seconds[order]) // self.batch_seconds).astype(int)
+            found = [order[bins == b].tolist() for b in np.unique(bins)]
+            self._pass = (number, [found[i] for i in random.permutation(len(found))])
+        return self._pass[1]
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """The batch of a step on one rank; see `collate` for the keys."""
+        # The same number of groups for every pass, so that a step finds its pass by division.
+        per_pass = max(1, int(sum(clip.seconds for clip in self.train) // self.batch_seconds))
+        number, index = divmod(step * world + rank, per_pass)
+        groups = self.groups(number)
+        waves, phones = [], []
+        for i in groups[index % len(groups)]:
+            random = rng(self.seed, step, rank, i) if self.augment else None
+            wave, frames = self._clip(self.train[i], random)
+            waves.append(wave)
+            phones.append(frames)
+        return collate(waves, phones)
+
+    def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """A clip's samples, varied if there is a generator, and what is spoken in them."""
+        wave = load_clip(self.folder, clip, WHISPER_RATE)
+        before = after = speech_span(wave)
+        if random is not None:
+            wave, after = vary(wave, random)
+            if random.random() < self.rough:
+                wave = roughen(wave, random)
+        return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        """The chosen validation clips, unvaried, 10 at a time."""
+        pairs = [self._clip(clip, None) for clip in self.valid]
+        return [collate(*map(list, zip(*pairs[at : at + 10], strict=True))) for at in range(0, len(pairs), 10)]

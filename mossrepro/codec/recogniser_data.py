@@ -1,0 +1,81 @@
+"""Batches of codes with the phones that were spoken, for the recogniser."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mossrepro.codec.lexicon import Lexicon
+from mossrepro.codec.recogniser import labels
+from mossrepro.data.alignment import phone_times, read_phones
+from mossrepro.data.corpus import Clip, read_manifest
+from mossrepro.data.token_store import TokenStore
+from mossrepro.speech.normalise import normalise
+from mossrepro.speech.sphinx import pronunciations
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
+
+_JITTER = 6.0  # codes; regroups clips of similar length in every pass
+
+
+class RecogniserDataModule(StepDataModule):
+    """Clips of a tokenised corpus, of similar length in a batch; a pure function of the step.
+
+    `lexicon` holds the corpus's words, those of all splits: it is complete, and large enough to be no help.
+
+    Args:
+        corpus: corpus folder. tokens: its token store.
+        batch: clips a step and rank. valid_clips: clips of "valid" that the error rates are measured on.
+        seed: of the order. num_workers: loader processes.
+    """
+
+    def __init__(
+        self, corpus: str, tokens: str, batch: int = 24, valid_clips: int = 80, seed: int = 0, num_workers: int = 0
+    ) -> None:
+        super().__init__(seed, num_workers)
+        self.store, self.batch = TokenStore(tokens), batch
+        self.phones = read_phones(phone_times(corpus))
+        clips = [clip for clip in read_manifest(corpus) if clip.id in self.store and self.phones.get(clip.id)]
+        self.train = [clip for clip in clips if clip.split == "train"]
+        self.valid = [clip for clip in clips if clip.split == "valid"][:valid_clips]
+        if not self.train:
+            raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
+        self.lexicon = corpus_lexicon(corpus)
+        self._pass: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def groups(self, number: int) -> list[np.ndarray]:
+        """The clips of one pass, grouped by similar length, the groups shuffled."""
+        if self._pass[0] != number:
+            random = rng(self.seed, "pass", number)
+            length = np.array([self.store.length(clip.id) for clip in self.train])
+            order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
+            found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+            self._pass = (number, [found[i] for i in random.permutation(len(found))])
+        return self._pass[1]
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,)."""
+        number, index = divmod(step * world + rank, -(-len(self.train) // self.batch))
+        return self._collate([self.train[i] for i in self.groups(number)[index]])
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        """As `train_batch`, with text, a list of B strings."""
+        parts = [self.valid[i : i + 16] for i in range(0, len(self.valid), 16)]
+        return [{**self._collate(part), "text": [normalise(clip.text) for clip in part]} for part in parts]
+
+    def _collate(self, clips: list[Clip]) -> dict[str, Tensor]:
+        codes = [torch.from_numpy(self.store[clip.id]) for clip in clips]
+        targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip in clips]
+        return {
+            "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
+            "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
+            "label_lengths": torch.tensor([len(target) for target in targets]),
+        }
+
+
+def corpus_lexicon(*corpora: str | Path) -> Lexicon:
+    """The words of corpora's transcripts, with their pronunciations."""
+    clips = [clip for corpus in corpora for clip in read_manifest(corpus)]
+    return Lexicon(pronunciations(sorted({word for clip in clips for word in normalise(clip.text).split()})))

@@ -1,0 +1,100 @@
+"""Training of the recogniser: phones from codes alone, which measures what the codes still hold.
+
+Codes are 12.5 a second, so hours of speech pass in seconds and the reader can see every sentence many times. It learns
+phones and not letters: English spelling would take it far more sentences than there are, and is no matter of sound.
+The codes themselves do not change here.
+"""
+
+from pathlib import Path
+
+import jiwer
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.codec.recogniser import BLANK, LABELS, STEPS, ctc_labels
+from mossrepro.training.task import Task
+
+Batch = dict[str, Tensor]
+
+
+class RecogniserTask(Task):
+    """CTC on phones (Graves et al. 2006), in nats per phone, through `SpeechCodec.recogniser`.
+
+    A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed (); for validation also
+    text, a list of B strings. Phone errors need nothing else; words are looked up in the data module's `lexicon`, if it
+    has one.
+
+    Args:
+        codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
+        lr: peak rate. warmup_steps: linear warm-up; a cosine to 2 % follows.
+        hide: share of frames hidden at random, so that a sound is also read from its neighbours.
+        weight_decay: AdamW's.
+    """
+
+    def __init__(
+        self, codec: str, lr: float = 1e-3, warmup_steps: int = 50, hide: float = 0.08, weight_decay: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.codec = SpeechCodec.from_pretrained(codec)
+        self.codec.requires_grad_(False)
+        self.codec.recogniser.requires_grad_(True)
+        self.lr, self.warmup_steps, self.hide, self.weight_decay = lr, warmup_steps, hide, weight_decay
+        self._errors = {"per": [0, 0], "wer": [0, 0]}  # (mistakes, phones or words that were said)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """One step of CTC on codes, some of them hidden."""
+        generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
+        codes = batch["codes"]
+        frames = (len(codes), codes.shape[1] // self.codec.config.books)
+        hidden = (torch.rand(frames, generator=generator) < self.hide).to(codes.device)
+        log_probs, lengths = self.codec.read(codes, hidden)
+        total = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch["labels"],
+            lengths * STEPS,
+            batch["label_lengths"],
+            blank=BLANK,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        loss = total / batch["label_lengths"].sum()
+        self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Phones, and words where there is a lexicon, from the codes."""
+        log_probs, lengths = self.codec.read(batch["codes"])
+        rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
+        said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
+        self._count("per", [_spell(row) for row in said], [_spell(ctc_labels(row.argmax(-1))) for row in rows])
+        lexicon = getattr(self.trainer.datamodule, "lexicon", None)
+        if lexicon is not None:
+            self._count("wer", batch["text"], [" ".join(lexicon.read(row.numpy())) for row in rows])
+
+    def _count(self, name: str, said: list[str], heard: list[str]) -> None:
+        """Add up the mistakes of one batch."""
+        result = jiwer.process_words(said, heard)
+        self._errors[name][0] += result.substitutions + result.deletions + result.insertions
+        self._errors[name][1] += result.substitutions + result.deletions + result.hits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the error rates over all validation clips."""
+        for name, (wrong, total) in self._errors.items():
+            if total:
+                self.log(f"valid/{name}", wrong / total, prog_bar=True)
+            self._errors[name] = [0, 0]
+
+    def configure_optimizers(self) -> dict:
+        """AdamW over the recogniser; the rate is a function of the step alone."""
+        optimiser = torch.optim.AdamW(self.codec.recogniser.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return self.scheduled(optimiser, self.warmup_steps)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The whole codec with its trained recogniser."""
+        self.codec.save_pretrained(folder)
+
+
+def _spell(row: list[int]) -> str:
+    return " ".join(LABELS[label] for label in row)

@@ -1,0 +1,55 @@
+"""When every phone of a corpus is spoken: one forced alignment for any corpus, kept in the cache."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from mossrepro.data.corpus import MANIFEST, Clip, load_clip, read_manifest
+from mossrepro.data.synthesis import in_processes, progress
+from mossrepro.speech.sphinx import align_phones
+from mossrepro.utils import cache
+from mossrepro.utils.errors import DataError
+
+Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
+FILE = "phones.jsonl"
+_RATE = 16_000
+_CHUNK = 64  # clips that make one task
+
+
+def phone_times(corpus: str | Path, workers: int | None = None, link: Callable = cache.cached) -> Path:
+    """Folder with the phones of every clip of a corpus, aligned once and found again by the manifest's content.
+
+    Raises DataError when hardly anything can be aligned: the transcripts are then not those of the sound.
+    """
+    corpus = Path(corpus)
+    clips = read_manifest(corpus)
+    spec = {"manifest": hashlib.sha256((corpus / MANIFEST).read_bytes()).hexdigest(), "version": 1}
+
+    def build(folder: Path) -> None:
+        path = folder / FILE
+        done = set(read_phones(folder)) if path.is_file() else set()
+        todo = [clip for clip in clips if clip.id not in done]
+        tasks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
+        with path.open("a") as stream, progress("aligning", len(clips)) as advance:
+            advance(len(done))
+            for chunk, rows in zip(tasks, in_processes(partial(_align, corpus), tasks, workers), strict=True):
+                stream.write("".join(json.dumps(row) + "\n" for row in rows))
+                stream.flush()
+                advance(len(chunk))
+        found = sum(bool(phones) for phones in read_phones(folder).values())
+        if found < 0.5 * len(clips):
+            raise DataError(f"{corpus}: only {found} of {len(clips)} clips fit their transcripts; check the texts")
+
+    return link("phones", spec, build)
+
+
+def read_phones(folder: str | Path) -> dict[str, list[Phone]]:
+    """Clip id -> its phones; a torn last line is dropped, a clip that could not be aligned has none."""
+    lines = (Path(folder) / FILE).read_text().split("\n")[:-1]
+    return {row["id"]: [tuple(phone) for phone in row["phones"]] for row in map(json.loads, lines)}
+
+
+def _align(corpus: Path, clips: list[Clip]) -> list[dict]:
+    return [{"id": clip.id, "phones": align_phones(load_clip(corpus, clip, _RATE), clip.text)} for clip in clips]

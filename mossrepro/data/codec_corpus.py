@@ -1,0 +1,101 @@
+"""Which sentences are spoken by whom: the corpora that `mossrepro data make` and the stages ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.data.synthesis import Utterance, synthesise
+from mossrepro.speech import voices
+from mossrepro.utils import assets, cache, random
+from mossrepro.utils.errors import ConfigError
+
+CODEC_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """How much of what; a number of clips, except where it says otherwise.
+
+    assistant, pseudo: random sentences in the assistant's voice, and in the hibari pseudo-speakers (each its own).
+    kokoro: sentences in the Kokoro training voices; each is spoken again by `variants` pseudo-speakers made of it.
+    valid: assistant and pseudo-speakers. test: sentences, the same ones in every held-out voice and the assistant's.
+    """
+
+    assistant: int
+    pseudo: int
+    kokoro: int
+    variants: int
+    valid: int
+    test: int
+    version: int = 1
+
+
+CODEC_RECIPES = {
+    "smoke": CodecRecipe(assistant=6, pseudo=16, kokoro=2, variants=2, valid=4, test=3),
+    "tiny": CodecRecipe(assistant=60, pseudo=300, kokoro=4, variants=4, valid=16, test=8),
+    "small": CodecRecipe(assistant=900, pseudo=4000, kokoro=200, variants=4, valid=48, test=50),
+}
+
+
+def codec_corpus(size: str, workers: int | None = None, link: Callable = cache.cached) -> Path:
+    """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
+
+    No sentence appears in two splits and the held-out voices appear in "test" alone. Cached by its recipe.
+    Raises ConfigError for a size without a recipe (base and full want real recordings: `mossrepro data add`).
+    """
+    if size not in CODEC_RECIPES:
+        raise ConfigError(f"no codec recipe for size {size!r}; known: {', '.join(CODEC_RECIPES)}")
+    recipe = CODEC_RECIPES[size]
+    engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
+    sources = {"voices": cache.digest([voices.VERSION, _voices()]), "words": cache.digest(vocabulary(False))}
+    spec = {"recipe": asdict(recipe), "engines": engines, "rate": CODEC_RATE, **sources}
+    return link("codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, CODEC_RATE))
+
+
+def _voices() -> list[dict]:
+    """The roster as plain data: other voices make another corpus."""
+    return [{**asdict(voice), "styles": [list(style) for style in voice.styles]} for voice in voices.VOICES.values()]
+
+
+def _codec_jobs(recipe: CodecRecipe) -> Iterator[Utterance]:
+    """All utterances of a codec corpus; the slow engine's first, so that no process is left alone with them."""
+    sentence = _Sentences()
+    kokoro, pseudo = voices.names("kokoro", "train", False), voices.names("hibari", "train", True)
+    held_out = voices.names(role="held-out")
+    for i in range(recipe.test):
+        text = sentence("test", 3, 6)
+        for voice in [*held_out, "assistant"]:
+            yield Utterance(f"test-{voice}-{i:05d}", text, voice, "test")
+    for i in range(recipe.kokoro):
+        base, text = kokoro[i % len(kokoro)], sentence("train", 3, 6)
+        others = [name for name in voices.names("kokoro", "train", True) if voices.VOICES[name].base == base]
+        for voice in [base, *others[: recipe.variants]]:
+            yield Utterance(f"train-{voice}-{i:05d}", text, voice, "train")
+    for i in range(recipe.valid):
+        voice = "assistant" if i % 4 == 0 else pseudo[i % len(pseudo)]
+        yield Utterance(f"valid-{voice}-{i:05d}", sentence("valid", 4, 10), voice, "valid")
+    for i in range(recipe.assistant):
+        yield Utterance(f"train-assistant-{i:05d}", sentence("train", 3, 12), "assistant", "train")
+    for i in range(recipe.pseudo):
+        voice = pseudo[i % len(pseudo)]
+        yield Utterance(f"train-{voice}-{i:05d}", sentence("train", 3, 12), voice, "train")
+
+
+class _Sentences:
+    """Random sentences, none of them twice: the n-th is the same on every machine."""
+
+    def __init__(self) -> None:
+        self.words = vocabulary(homophones=False)
+        self.said: set[str] = set()
+        self.count = 0
+
+    def __call__(self, split: str, low: int, high: int) -> str:
+        while True:
+            self.count += 1
+            text = random_sentence(random.rng(0, "codec", split, self.count), self.words, low, high)
+            if text not in self.said:
+                self.said.add(text)
+                return text

@@ -1,1 +1,0 @@
-"""Measurements: each writes facts."""

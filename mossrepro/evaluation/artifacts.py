@@ -1,0 +1,111 @@
+"""The parts of a finished run, loaded when first needed, and where its measured numbers go."""
+
+import json
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mossrepro.codec.model import SpeechCodec
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line, read_script
+from mossrepro.data.token_store import TokenStore
+from mossrepro.evaluation.spoken_qa import Asked, ask
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.speech.mos import predicted_mos
+from mossrepro.speech.whisper import WhisperJudge
+from mossrepro.training import metrics
+from mossrepro.utils import audio
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
+
+RATE = 16_000
+RATED = 40  # recordings whose naturalness is predicted
+
+
+class RunArtifacts:
+    """The parts of a run, loaded when first needed, and the folder for facts and sounds."""
+
+    def __init__(self, parts: dict[str, str], out: Path) -> None:
+        self.parts, self.out = {name: Path(folder) for name, folder in parts.items()}, Path(out)
+        self.start, self._clock = parts["backbone"], time.monotonic()
+
+    @cached_property
+    def judge(self) -> WhisperJudge:
+        return WhisperJudge()
+
+    @cached_property
+    def codec(self) -> SpeechCodec:
+        return SpeechCodec.from_pretrained(self.parts["reader"]).ready()
+
+    @cached_property
+    def speaker(self) -> SpeechDecoder:
+        return SpeechDecoder.from_pretrained(self.parts["flow"], self.parts["vocoder"])
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        return read_script(self.parts["script"])
+
+    @cached_property
+    def known(self) -> dict[str, Fact]:
+        plain = json.loads((self.parts["script"] / "facts.json").read_text())
+        return {fact.key: fact for fact in (Fact(*entry) for entry in plain)}
+
+    @cached_property
+    def codes(self) -> TokenStore:
+        return TokenStore(self.parts["tokens"])
+
+    @cached_property
+    def clips(self) -> dict[str, Clip]:
+        return {clip.id: clip for clip in read_manifest(self.parts["script"])}
+
+    def wave(self, name: str) -> np.ndarray:
+        """The recording of a line at 16 kHz."""
+        return load_clip(self.parts["script"], self.clips[name], RATE)
+
+    def speak(self, many: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Codes of several answers -> their 16 kHz samples, through flow decoder and vocoder."""
+        return [audio.resample(wave, self.speaker.vocoder.rate, RATE) for wave in self.speaker.speak_all(many)]
+
+    def record(self, fact: metrics.Metric) -> None:
+        """Write a fact, with the time since the one before."""
+        now = time.monotonic()
+        fact.seconds, self._clock = round(now - self._clock, 1), now
+        metrics.record(self.out, fact)
+
+    def share(self, name: str, title: str, hits: list[bool]) -> float:
+        """Record a share in per cent with its Wilson interval; returns it."""
+        low, high = metrics.wilson(sum(hits), len(hits))
+        value = 100 * sum(hits) / max(len(hits), 1)
+        self.record(metrics.Metric(name, title, value, "%", 100 * low, 100 * high, "Wilson 95 %", len(hits)))
+        return value
+
+    def mos(self, name: str, title: str, waves: list[np.ndarray]) -> None:
+        """Record the mean predicted opinion score of the first recordings, with a normal interval of the mean."""
+        scores = predicted_mos(waves[:RATED])
+        if not scores:
+            return
+        mean, low, high = float(np.mean(scores)), None, None
+        if len(scores) > 1:  # one recording says nothing about the spread
+            half = 1.96 * float(np.std(scores, ddof=1)) / len(scores) ** 0.5
+            low, high = mean - half, mean + half
+        interval = "normal 95 %" if len(scores) > 1 else ""
+        self.record(metrics.Metric(name, title, mean, "", low, high, interval, len(scores)))
+
+
+def ask_questions(
+    bench: RunArtifacts, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, guide: bool = False
+) -> list[Asked]:
+    """Questions to a model, by the codes, the voice and the judge of a run."""
+    voice = bench.speak, bench.judge.transcribe
+    return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, guide)
+
+
+def is_guided(stage: Path) -> bool:
+    """Whether a stage was trained to write its spoken answers first."""
+    path = stage / "fit.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    return bool(settings.get("data", {}).get("init_args", {}).get("guide", False))

@@ -1,0 +1,300 @@
+"""Speech tokenizers side by side: what is left of words, sounds, voices and prosody in a few bits a second.
+
+Words are measured as the paper does (arXiv 2510.00499, tokenizer table): a recogniser is trained on the codes. Here all
+get the same small recogniser, the same minutes and the same sentences of random words, which leave nothing to guess.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+
+from mossrepro.codec.data import phone_frames, speech_span
+from mossrepro.codec.lexicon import Lexicon
+from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
+from mossrepro.codec.recogniser_data import corpus_lexicon
+from mossrepro.data.alignment import Phone, phone_times, read_phones
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.degrade import CONDITIONS
+from mossrepro.evaluation import prosody, units
+from mossrepro.evaluation.prosody import Prosody
+from mossrepro.evaluation.tokenizers import Tokenizer
+from mossrepro.speech.mos import predicted_mos
+from mossrepro.speech.normalise import PHONES, normalise
+from mossrepro.speech.speaker import SpeakerEncoder, similarity
+from mossrepro.speech.whisper import WhisperJudge
+from mossrepro.training import metrics
+from mossrepro.utils.random import rng
+
+DELAYS = (0.0, 0.04, 0.08, 0.12)  # seconds by which a code may name a sound late; each tokenizer is taken at its best
+PROBED = 240  # training clips that the prosody probe is fitted on
+RATED = 40  # recordings whose naturalness is predicted
+
+
+# What the judges say of the recordings themselves: the best that any decoder can do.
+ORIGINAL = Tokenizer("original", "the recordings", encode=lambda wave: wave, bits=256_000.0, streams=True)
+
+
+@dataclass
+class Clips:
+    """Recordings of one kind, in memory: `phones` holds when each was spoken, as pocketsphinx hears it; for those that
+    it cannot align there is nothing.
+    """
+
+    folder: Path
+    clips: list[Clip]
+    phones: dict[str, list[Phone]]
+    waves: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waves = self.waves or [load_clip(self.folder, clip, RATE) for clip in self.clips]
+
+    def where(self, keep: Callable[[Clip], bool]) -> "Clips":
+        """Those whose clip `keep` accepts."""
+        chosen = [i for i, clip in enumerate(self.clips) if keep(clip)]
+        return Clips(self.folder, [self.clips[i] for i in chosen], self.phones, [self.waves[i] for i in chosen])
+
+    @property
+    def texts(self) -> list[str]:
+        return [normalise(clip.text) for clip in self.clips]
+
+    @property
+    def said(self) -> list[str]:
+        """Phones of every clip, as one string each; empty where they are not known."""
+        return [" ".join(phone for phone, _, _ in self.phones.get(clip.id) or ()) for clip in self.clips]
+
+
+class CodecBenchmark:
+    """The recordings on which tokenizers are compared, the judge, and the folder for facts.
+
+    corpus: the codec's corpus: voices held out by identity and the assistant say the same test sentences.
+    human: a corpus of recorded speech, or None.
+    """
+
+    def __init__(self, corpus: Path, out: Path, human: Path | None = None) -> None:
+        self.corpus, self.out, self.human_folder = Path(corpus), Path(out), human
+        manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
+        self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
+        self.test = Clips(self.corpus, [c for c in self.manifest if c.split == "test"], self._phones)
+        self.strangers = self.test.where(lambda clip: clip.speaker != "assistant")
+        self.assistant = self.test.where(lambda clip: clip.speaker == "assistant")
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        return corpus_lexicon(self.corpus)
+
+    @cached_property
+    def human_lexicon(self) -> Lexicon:
+        """The corpus's words and those of the recorded speech."""
+        return corpus_lexicon(self.corpus, self.human_folder)
+
+    @cached_property
+    def human(self) -> Clips | None:
+        """The half of the recorded speech that nobody may train on, but for texts that the other half has too."""
+        if self.human_folder is None:
+            return None
+        clips = read_manifest(self.human_folder)
+        trained = {normalise(clip.text) for clip in clips if clip.split == "train"}
+        clips = [clip for clip in clips if clip.split == "test" and normalise(clip.text) not in trained]
+        return Clips(self.human_folder, clips, read_phones(phone_times(self.human_folder)))
+
+    @cached_property
+    def judge(self) -> WhisperJudge:
+        return WhisperJudge()
+
+    @cached_property
+    def speaker(self) -> SpeakerEncoder:
+        return SpeakerEncoder.pretrained()
+
+    @cached_property
+    def probed(self) -> tuple[list[Clip], list[Prosody]]:
+        """Training clips for the prosody probe, and the prosody of these and then of all test clips."""
+        train = [clip for clip in self.manifest if clip.split == "train"]
+        train = [train[i] for i in rng(0, "probe").permutation(len(train))[:PROBED]]
+        waves = [load_clip(self.corpus, clip, RATE) for clip in train] + self.test.waves
+        return train, [prosody.measure(wave, -(-len(wave) // SAMPLES_PER_CODE)) for wave in waves]
+
+    def record(self, tokenizer: Tokenizer, name: str, what: str, value: float, unit: str = "", **more: Any) -> None:
+        """One number of one tokenizer: fact `rival_TOKENIZER_NAME`, letters, digits and underscores only."""
+        id = re.sub(r"\W+", "_", f"rival_{tokenizer.name}_{name}").strip("_")
+        metrics.record(self.out, metrics.Metric(id, f"{tokenizer.title}: {what}", value, unit, **more))
+
+
+def measure(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+    """Everything that can be measured of one tokenizer."""
+    note = lambda *fact, **more: contest.record(tokenizer, *fact, **more)  # noqa: E731
+    note("bits", "bits a second", tokenizer.bits, "bit/s")
+    if tokenizer.minutes is not None:
+        note("minutes", "training", tokenizer.minutes, "min")
+    note("streams", "streams (1 yes, 0 no)", float(tokenizer.streams))
+    tokenizer.encode(contest.test.waves[0])  # the first call allocates
+    started = time.perf_counter()
+    codes = [tokenizer.encode(wave) for wave in contest.test.waves]
+    seconds = sum(len(wave) for wave in contest.test.waves) / RATE
+    note("speed", "encoding, whole clips", seconds / (time.perf_counter() - started), "x real time", n=len(codes))
+    by_clip = dict(zip((clip.id for clip in contest.test.clips), codes, strict=True))
+    if tokenizer.store:
+        usage(contest, tokenizer)
+    if tokenizer.reader:
+        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+            words(contest, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
+        meaning(contest, tokenizer, codes)
+        prosody_left(contest, tokenizer, codes)
+    if tokenizer.decode:
+        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+            waves = tokenizer.decode([by_clip[clip.id] for clip in clips.clips])
+            sound(contest, tokenizer, name, clips, waves)
+
+
+def words(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, codes: Sequence[np.ndarray]) -> float:
+    """Record word and phone error rates of the recogniser on codes; returns the first, in per cent."""
+    lexicon = contest.human_lexicon if clips is contest.human else contest.lexicon
+    texts = [lexicon.spelt(text) for text in clips.texts]
+    heard = [lexicon.spelt(tokenizer.reader.transcribe(row, lexicon)[0]) for row in codes]
+    phones = [tokenizer.reader.transcribe(row)[0] for row in codes]
+    wrong = 0.0
+    for kind, spoken, found in (("phone", clips.said, phones), ("word", texts, heard)):
+        wrong, low, high = error_rate(spoken, found)
+        bounds = {"low": low, "high": high, "interval": "bootstrap over clips, 95 %"}
+        n = sum(len(text.split()) for text in spoken)
+        contest.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", wrong, "%", n=n, **bounds)
+    return wrong
+
+
+def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) -> tuple[float, float, float]:
+    """Errors for 100 words, and the 95 % interval of a bootstrap over clips. Clips of unknown content are left out."""
+    pairs = [(one, other) for one, other in zip(said, heard, strict=True) if one]
+    counts = np.array([len(one.split()) for one, _ in pairs])
+    wrong = np.array([jiwer.wer(one, other) for one, other in pairs]) * counts
+    chosen = rng(0, "bootstrap").integers(len(pairs), size=(draws, len(pairs)))
+    low, high = np.quantile(wrong[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
+    return tuple(float(100 * value) for value in (wrong.sum() / counts.sum(), low, high))
+
+
+def usage(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+    """Share of codes in use and their perplexity, over the whole corpus; of several books the first."""
+    codes = np.concatenate([tokenizer.store[name][:: tokenizer.books] for name in tokenizer.store])
+    counts = np.bincount(codes, minlength=tokenizer.store.vocabulary // tokenizer.books)
+    found = units.describe(counts[:, None])
+    contest.record(tokenizer, "used", "codes in use", 100 * found.used, "%", n=len(codes))
+    contest.record(tokenizer, "perplexity", "perplexity of the codes", found.perplexity, "", n=len(codes))
+
+
+def meaning(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
+    """Phone purity and mutual information at the best delay, and how far voices spread; of several books the first."""
+    first = [row[:: tokenizer.books] for row in codes]
+    size = tokenizer.reader.config.codes // tokenizer.books
+    found = []
+    for delay in DELAYS:
+        spoken = []
+        for clip, wave in zip(contest.test.clips, contest.test.waves, strict=True):
+            span = speech_span(wave)
+            spoken.append(phone_frames(contest.test.phones.get(clip.id) or [], len(wave), span, span, delay))
+        found.append(units.describe(units.contingency(zip(first, spoken, strict=True), size, 1 + len(PHONES))))
+    best = max(found, key=lambda one: one.pnmi)
+    contest.record(tokenizer, "purity", "phone purity", 100 * best.phone_purity, "%")
+    contest.record(tokenizer, "pnmi", "share of the phones' entropy that a code tells", 100 * best.pnmi, "%")
+    same, different = units.spread(contest.test.texts, first)
+    contest.record(tokenizer, "spread", "edit distance of one text in two voices", same)
+    contest.record(tokenizer, "spread_texts", "edit distance of two texts", different)
+
+
+def prosody_left(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
+    """R squared of linear probes for pitch and loudness, fitted on training clips, on the test clips."""
+    train, found = contest.probed
+    rows = [tokenizer.store[clip.id] for clip in train] + list(codes)
+    with torch.inference_mode():
+        frames = [tokenizer.reader.frames(torch.from_numpy(row)[None])[0].numpy() for row in rows]
+    speakers = [clip.speaker for clip in [*train, *contest.test.clips]]
+    pitch, energy = [one.pitch for one in found], [one.energy for one in found]
+    for name, what, targets in (
+        ("pitch", "variance of pitch that the codes explain", pitch),
+        ("melody", "pitch around each speaker's own mean", prosody.centred(pitch, speakers)),
+        ("energy", "variance of loudness that the codes explain", energy),
+    ):
+        share = prosody.explained(frames, targets, [i >= len(train) for i in range(len(rows))])
+        contest.record(tokenizer, name, what, 100 * share, "%", n=len(codes))
+
+
+def sound(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]) -> None:
+    """What comes back from the codes: words (by Whisper), intelligibility, quality, voice, naturalness."""
+    back = [wave[: len(old)] for wave, old in zip(waves, clips.waves, strict=True)]
+    pairs = [(old[: len(new)], new) for old, new in zip(clips.waves, back, strict=True)]
+    heard = 100 * jiwer.wer(clips.texts, [normalise(text) or "-" for text in contest.judge.transcribe(back)])
+    found = [("back_wer", "word error rate by Whisper", heard, "%", len(back))]
+    for key, what, values in (
+        ("similarity", "speaker similarity", similarity(contest.speaker, *zip(*pairs, strict=True))),
+        ("stoi", "STOI", _stoi(pairs)),
+        ("pesq", "PESQ (wide band)", _pesq(pairs)),
+        ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED])),
+    ):
+        if values:
+            found.append((key, what, float(np.mean(values)), "", len(values)))
+    for key, what, value, unit, n in found:
+        contest.record(tokenizer, f"{key}_{name}", f"after resynthesis, {name}: {what}", value, unit, n=n)
+
+
+def _stoi(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    from torchmetrics.functional.audio import short_time_objective_intelligibility as stoi
+
+    return [float(stoi(torch.from_numpy(new.copy()), torch.from_numpy(old.copy()), RATE)) for old, new in pairs]
+
+
+def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """PESQ of every pair that it can rate; none where the package is missing (`pip install mossrepro[pesq]`)."""
+    try:
+        import pesq
+    except ImportError:
+        return []
+    scores = []
+    for old, new in pairs:
+        try:
+            scores.append(float(pesq.pesq(RATE, old, new, "wb")))
+        except pesq.PesqError:  # nothing that it takes for an utterance
+            continue
+    return scores
+
+
+def streamed(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+    """How many codes of the test clips become others when the sound comes in chunks of 80 ms (float32); and how many
+    of these where the two nearest codes are not equally near, by 1e-4.
+    """
+    codec, differ, clear, total = tokenizer.reader, 0, 0, 0
+    for wave in contest.test.waves:
+        session, sound = codec.listen(), torch.from_numpy(wave)[None]
+        codes = torch.cat([*(session.push(part) for part in sound.split(SAMPLES_PER_CODE, 1)), session.close()], 1)
+        other = codes != codec.encode(sound)
+        with torch.inference_mode():
+            near = torch.cdist(codec.latents(codec.features(sound)), codec.quantiser.codebook[None])
+        near = near.topk(2, largest=False).values
+        differ += int(other.sum())
+        clear += int((other & (near[..., 1] - near[..., 0] >= 1e-4)).sum())
+        total += other.numel()
+    what = "codes that differ when the sound comes in chunks of 80 ms"
+    contest.record(tokenizer, "stream_differs", what, float(differ), "codes", n=total)
+    contest.record(tokenizer, "stream_differs_clear", f"{what}, no near tie", float(clear), "codes", n=total)
+
+
+def robustness(contest: CodecBenchmark, tokenizer: Tokenizer) -> str:
+    """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name.
+
+    The worst is a fact too.
+    """
+    found = {}
+    for name, change in CONDITIONS.items():
+        waves = [change(w, rng(0, name, i)) for i, w in enumerate(contest.strangers.waves)]
+        codes = [tokenizer.encode(wave) for wave in waves]
+        found[name] = words(contest, tokenizer, name, contest.strangers, codes)
+    if contest.human:
+        codes = [tokenizer.encode(wave) for wave in contest.human.waves]
+        found["recorded speech"] = words(contest, tokenizer, "recorded speech", contest.human, codes)
+    worst = max(found, key=found.get)
+    contest.record(tokenizer, "wer_worst", f"word error rate, the worst condition: {worst}", found[worst], "%")
+    return worst

@@ -1,0 +1,168 @@
+"""Spoken question answering in the four pairings on the sets A, B, V and C (paper, table on spoken QA)."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mossrepro.data.facts import Fact, answered
+from mossrepro.data.script import Line
+from mossrepro.lm.decode import GenerationConfig, Reply, generate
+from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.speech.voices import pronounced
+from mossrepro.training.metrics import Metric as Measured
+from mossrepro.training.metrics import wilson
+from mossrepro.utils.random import rng
+
+BATCH = 32
+ROWS = {"T": 16, "S": 50}  # the longest reply that is waited for
+INTERVAL = "Wilson 95 %, questions about one fact together"
+HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
+
+
+@dataclass
+class Asked:
+    """One question with what came back: `heard` is the reply's text, or what the judge heard of its sound."""
+
+    line: Line
+    fact: Fact
+    reply: Reply
+    heard: str
+    right: bool
+    wave: np.ndarray | None = None
+
+
+def ask(
+    model: LayerSplitLM,
+    grid: Grid,
+    lines: list[Line],
+    facts: Mapping[str, Fact],
+    codes: Mapping[str, np.ndarray],
+    pairing: str,
+    speak: Callable[[list[list[int]]], list[np.ndarray]] | None = None,
+    transcribe: Callable[[list[np.ndarray]], list[str]] | None = None,
+    guide: bool = False,
+) -> list[Asked]:
+    """Put questions to the model and judge the answers by free transcription.
+
+    `codes` maps line ids to (n,) arrays; `speak` turns the codes of several answers into 16 kHz samples; `transcribe`
+    is the judge. These two are needed for spoken answers only. `guide`: the model writes a spoken answer first; it is
+    judged by what it says all the same.
+    """
+    how, out = GenerationConfig(max_rows=ROWS[pairing[2]] + guide * ROWS["T"]), []
+    for i in range(0, len(lines), BATCH):
+        part = lines[i : i + BATCH]
+        prompts = [
+            question_prompt(grid, pairing, line.text, codes[line.id] if pairing[0] == "S" else None, guide)
+            for line in part
+        ]
+        for line, reply in zip(part, generate(model, prompts, grid.ids, how), strict=True):
+            heard = grid.tokenizer.decode(reply.text) if pairing[2] == "T" else ""
+            out.append(Asked(line, facts[line.fact], reply, heard, False))
+    if pairing[2] == "S":
+        voiced = [one for one in out if one.reply.codes]
+        waves = speak([one.reply.codes for one in voiced]) if voiced else []
+        for one, wave, heard in zip(voiced, waves, transcribe(waves) if voiced else [], strict=True):
+            one.wave, one.heard = wave, heard
+    return judged(out, pairing, facts)
+
+
+def judged(asked: list[Asked], pairing: str, facts: Mapping[str, Fact]) -> list[Asked]:
+    """The same replies, right or wrong by `facts`."""
+    right = said if pairing[2] == "S" else answered
+    known = [(one, facts[one.line.fact]) for one in asked]
+    return [replace(one, fact=fact, right=right(fact, one.heard)) for one, fact in known]
+
+
+def said(fact: Fact, heard: str) -> bool:
+    """Is the answer in what the judge wrote down? Sound has no spelling: cell is right for sell, Sophia for Sofia."""
+    if answered(fact, heard):
+        return True
+    wanted, words = "".join(pronounced(fact.answer)), pronounced(heard)
+    runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return any(run == wanted for run in runs)
+
+
+def interval(asked: list[Asked]) -> tuple[float, float, float]:
+    """Share of right answers and its Wilson interval, as fractions, for as many questions as these are worth.
+
+    Questions about one fact go together, so n is divided by the design effect: the variance between facts over that of
+    independent questions. Where all answers are right, or all wrong, that cannot be seen and each fact counts once.
+    """
+    by_fact = defaultdict(list)
+    for one in asked:
+        by_fact[one.fact.key].append(one.right)
+    n, groups = len(asked), len(by_fact)
+    share = sum(one.right for one in asked) / max(n, 1)
+    worth = float(groups)
+    if 0 < share < 1 and groups > 1:
+        apart = sum((sum(rights) - share * len(rights)) ** 2 for rights in by_fact.values())
+        between = groups / (groups - 1) * apart / n**2
+        worth = n / max(1.0, between / (share * (1 - share) / n))
+    return share, *wilson(share * worth, worth)
+
+
+def score(name: str, pairing: str, asked: list[Asked]) -> Measured:
+    """Share of right answers with its interval, in per cent."""
+    share, low, high = interval(asked)
+    return Measured(
+        id=f"{pairing.lower()}_{name.lower()}",
+        name=f"{HEADLINE[pairing]} on {name}",
+        value=100 * share,
+        unit="%",
+        low=100 * low,
+        high=100 * high,
+        interval=INTERVAL,
+        n=len(asked),
+    )
+
+
+def chance(lines: list[Line], facts: Mapping[str, Fact]) -> float:
+    """What always giving the most frequent answer of a question's family would score, as a share."""
+    answers = defaultdict(Counter)
+    for line in lines:
+        answers[facts[line.fact].family][facts[line.fact].answer] += 1
+    return sum(counter.most_common(1)[0][1] for counter in answers.values()) / max(len(lines), 1)
+
+
+def difference(id: str, pairing: str, more: list[Asked], less: list[Asked]) -> Measured:
+    """Points by which the same replies are right more often by one set of facts than by another.
+
+    The interval is a bootstrap over facts, of pairs; [-x, x] with x = 3 / facts where no reply is right by either.
+    """
+    by_fact = defaultdict(list)
+    for one, other in zip(more, less, strict=True):
+        by_fact[one.fact.key].append(one.right - other.right)
+    sums, counts = (np.array([f(v) for v in by_fact.values()], float) for f in (sum, len))
+    chosen = rng(0, "bootstrap").integers(len(sums), size=(2000, len(sums)))
+    low, high = np.quantile(sums[chosen].sum(1) / counts[chosen].sum(1), (0.025, 0.975))
+    if not any(one.right or other.right for one, other in zip(more, less, strict=True)):
+        low, high = -3 / len(sums), 3 / len(sums)
+    return Measured(
+        id=id,
+        name=f"its own answers less the true ones, {HEADLINE[pairing]} on C",
+        value=100 * float(sums.sum() / counts.sum()),
+        unit="points",
+        low=100 * float(low),
+        high=100 * float(high),
+        interval="bootstrap over facts, 95 %",
+        n=len(more),
+    )
+
+
+def gain(name: str, pairing: str, asked: list[Asked], baseline: float) -> Measured:
+    """Points above chance."""
+    share, low, high = interval(asked)
+    return Measured(
+        id=f"{pairing.lower()}_{name.lower()}_gain",
+        name=f"{HEADLINE[pairing]} on {name}, points above chance",
+        value=100 * (share - baseline),
+        unit="points",
+        low=100 * (low - baseline),
+        high=100 * (high - baseline),
+        interval=INTERVAL,
+        n=len(asked),
+    )

@@ -1,0 +1,115 @@
+"""One face for everything that turns speech into codes, so that all are measured alike (`codec.py`)."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mossrepro.codec.acoustic import AcousticCodec
+from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, SpeechCodec
+from mossrepro.data.token_store import TokenStore
+from mossrepro.utils.audio import resample
+from mossrepro.utils.errors import CheckpointError, DataError
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
+
+ENCODEC_RATE = 24_000
+PUBLISHED = "d7cc33bc"  # how the SHA-256 of EnCodec's own weights begins
+
+
+@dataclass
+class Tokenizer:
+    """A tokenizer under test.
+
+    encode: wave (n,) at 16 kHz -> codes (T books,) int64. decode: several rows of codes -> 16 kHz waves, None where
+    there is no way back. reader: the codec that reads these codes, with its recogniser trained; None where there is
+    none. store: codes of the whole corpus. weights: what tells one file of weights from another.
+    """
+
+    name: str  # of its facts
+    title: str
+    encode: Callable[[np.ndarray], np.ndarray]
+    bits: float  # a second
+    streams: bool  # hears nothing of what comes later
+    reader: SpeechCodec | None = None
+    store: TokenStore | None = None
+    decode: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
+    weights: str = ""
+    minutes: float | None = None  # that its training took, where it was trained here
+
+    @property
+    def books(self) -> int:
+        return self.reader.config.books if self.reader else 1
+
+
+def semantic(
+    name: str, title: str, reader: str | Path, store: str | Path, speaker: SpeechDecoder | None = None
+) -> Tokenizer:
+    """A `SpeechCodec`: ours, ours with another objective, or k-means on mel."""
+    codec = SpeechCodec.from_pretrained(reader).ready()
+
+    def encode(wave: np.ndarray) -> np.ndarray:
+        return codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
+
+    def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
+        return [resample(wave, speaker.vocoder.rate, RATE) for wave in speaker.speak_all(rows)]
+
+    bits = RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
+    back = decode if speaker else None
+    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, TokenStore(store), back)
+
+
+def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:
+    """`Tokenizer.encode` of the SEANet rival: all books in one alphabet."""
+    return lambda wave: codec.flat(codec.encode(torch.from_numpy(wave)[None]))[0].numpy()
+
+
+def acoustic(name: str, title: str, folder: str | Path, reader: str | Path, store: str | Path) -> Tokenizer:
+    """The SEANet rival, whose codes are read by another codec's recogniser (`AcousticCodec.reader`)."""
+    codec = AcousticCodec.from_pretrained(folder)
+    books = codec.config.books
+
+    def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
+        tables = [torch.from_numpy(row.reshape(-1, books)) % codec.config.codes for row in rows]
+        return [codec.decode(table[None])[0].numpy() for table in tables]
+
+    read = SpeechCodec.from_pretrained(reader)
+    store = TokenStore(store)
+    return Tokenizer(name, title, acoustic_encoder(codec), codec.bits_per_second, True, read, store, decode)
+
+
+def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
+    """EnCodec at 24 kHz from its published weights (encodec_24khz-d7cc33bc.th), at 1.5 kbit/s and its own 75 frames.
+
+    Raises CheckpointError when the file is not that model, DataError when it is not there. The published file's name
+    holds the beginning of its SHA-256; another file of the same shape is measured too, and its title says so.
+    """
+    from encodec import EncodecModel
+
+    if not Path(weights).is_file():
+        raise DataError(f"{weights}: no such file; EnCodec's weights are encodec_24khz-d7cc33bc.th")
+    model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+    try:
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # a pickle with code in it, another model, no model at all
+        raise CheckpointError(f"{weights}: not EnCodec's 24 kHz weights ({str(error).splitlines()[0]})") from error
+    model.set_target_bandwidth(kbps)
+
+    @torch.inference_mode()
+    def encode(wave: np.ndarray) -> np.ndarray:
+        ((codes, _),) = model.encode(torch.from_numpy(resample(wave, RATE, ENCODEC_RATE))[None, None])
+        return codes[0].T.flatten().numpy()  # frame by frame
+
+    @torch.inference_mode()
+    def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
+        books = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, kbps)
+        tables = [torch.from_numpy(row.reshape(-1, books).T.copy())[None] for row in rows]
+        return [resample(model.decode([(table, None)])[0, 0].numpy(), ENCODEC_RATE, RATE) for table in tables]
+
+    with open(weights, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    title = f"EnCodec 24 kHz, {kbps:g} kbit/s" + ("" if sha.startswith(PUBLISHED) else ", other weights")
+    return Tokenizer("encodec", title, encode, 1000 * kbps, True, decode=decode, weights=sha)

@@ -1,0 +1,174 @@
+"""`mossrepro ablate`: the variants of `configs/experiment`, trained beside the recipe itself and asked as it is.
+
+Every variant goes through Stage 1, Stage 2 and SFT with a share of a run's steps (`size.control.share`), and so does
+the recipe ("baseline"): compare the rows with each other, not with the run. `length_20` is the recipe with 20 % of the
+run's steps, `length_100` the run itself: how far knowledge has come by then. `facts_25`: SFT speaks about 25 % of the
+facts of set A, in as many steps. Codec, data and sound are the run's own.
+
+Everything is a link of the chain: cached, resumable; a stage that a variant does not change is shared.
+"""
+
+import argparse
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mossrepro.experiments.graph import StageGraph
+from mossrepro.report.run_data import read_curve
+from mossrepro.training import metrics
+from mossrepro.training.config import configs_folder
+from mossrepro.utils.errors import ConfigError, MossError
+
+if TYPE_CHECKING:
+    from mossrepro.evaluation.artifacts import RunArtifacts
+
+BASELINE = "baseline"
+EVERY, LATER = ("stage1", "stage2", "sft"), ("stage2", "sft")
+VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it changes
+    "no_split": EVERY,
+    "matched_no_split": EVERY,
+    "deep_split": EVERY,
+    "split_first": EVERY,
+    "split_middle": EVERY,
+    "random_tail": ("stage1",),
+    "never_frozen": ("stage1",),
+    "stage2_shared": ("stage2",),
+    "stage2_gradual": ("stage2",),
+    "stage2_frozen": LATER,
+    "lora_trunk": LATER,
+    "frozen_no_split": EVERY,
+    "frozen_no_split_lora": EVERY,
+    "text_guidance": LATER,
+}
+COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
+ALL = (*VARIANTS, *COMBINED)
+_NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
+ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
+VERSION = 1  # raised when what is asked or counted changes
+
+
+class VariantGraph(StageGraph):
+    """A chain whose language model is one of VARIANTS, or the recipe itself."""
+
+    def __init__(self, size: str, name: str) -> None:
+        super().__init__(size)
+        self.name, self.share, self.told_share = name, self.size.control.share, 1.0
+        if _NUMBERED.fullmatch(name):
+            what, percent = name.split("_")
+            setattr(self, {"length": "share", "facts": "told_share"}[what], int(percent) / 100)
+        elif name != BASELINE and name not in ALL:
+            known = ", ".join(ALL)
+            raise ConfigError(f"there is no variant {name!r}; known: {known}, length_20, facts_25 and the like")
+
+    def extras(self, stage: str) -> list[str]:
+        """The overlays of a stage."""
+        parts = COMBINED.get(self.name, (self.name,))
+        overlays = [
+            configs_folder() / "experiment" / f"{part}.yaml" for part in parts if stage in VARIANTS.get(part, ())
+        ]
+        return [word for path in overlays for word in ("-c", str(path))]
+
+    def told(self, stage: str) -> Path:
+        """The script; for SFT with the first `told_share` of A's facts in every family, and nothing of the rest."""
+        if stage != "sft" or self.told_share == 1:
+            return self.script()
+        known = self.spoken_facts()
+        all_of, seen = Counter(fact.family for fact in known if fact.set == "A"), Counter()
+        kept = []
+        for fact in known:
+            seen[fact.family] += fact.set == "A"
+            if fact.set != "A" or seen[fact.family] <= math.ceil(self.told_share * all_of[fact.family]):
+                kept.append(fact)
+        return self.script_with(kept, "data", "fewer-facts")
+
+
+def ablate(size: str, run: Path, names: Sequence[str]) -> None:
+    """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
+    from mossrepro.evaluation.artifacts import RunArtifacts
+
+    chains = [VariantGraph(size, name) for name in (BASELINE, *names)]
+    if not (run / "parts.json").is_file():
+        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
+    parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
+    used = {name: Path(folder).name for name, folder in parts.items()}
+    for i, chain in enumerate(chains, 1):
+        console.print(f"[bold]{i}/{len(chains)} {chain.name}[/bold]")
+        model = chain.language_model("sft")
+        spec = {"variant": chain.name, "model": model.name, "parts": used, "version": VERSION}
+
+        def build(folder: Path, name: str = chain.name, model: Path = model) -> None:
+            _ask(name, model, RunArtifacts(parts, folder))
+
+        measured = chain.link("evaluation", "ablation", spec, build)
+        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+    Console().print(table(metrics.read_metrics(run)))
+
+
+def _ask(name: str, folder: Path, bench: "RunArtifacts") -> None:
+    """The questions of ASKED, and the losses of V that the last stage ended with."""
+    from mossrepro.evaluation import spoken_qa
+    from mossrepro.evaluation.artifacts import ask_questions, is_guided
+    from mossrepro.lm import checkpoint
+    from mossrepro.lm.inference import prepare_for_inference
+
+    model, tokenizer = checkpoint.from_pretrained(folder)
+    model, grid = prepare_for_inference(model), model.grid(tokenizer)
+    for pairing, which in ASKED:
+        lines = [line for line in bench.lines if line.role == "test" and line.set == which]
+        fact = spoken_qa.score(which, pairing, ask_questions(bench, model, grid, lines, pairing, is_guided(folder)))
+        fact.id, fact.name = f"ablation_{name}_{fact.id}", f"{name}: {fact.name}"
+        bench.record(fact)
+    for pairing, loss in _losses(folder).items():
+        title = f"{name}: loss of answers on V, {spoken_qa.HEADLINE[pairing]}"
+        bench.record(metrics.Metric(f"ablation_{name}_loss_{pairing.lower()}", title, loss, "nats a row"))
+
+
+def _losses(folder: Path) -> dict[str, float]:
+    """Pairing -> the last validation loss of a stage; empty where it was too short to have any."""
+    path, last = folder / "metrics.jsonl", {}
+    for row in read_curve(path) if path.is_file() else ():
+        last |= {key.removeprefix("valid/"): value for key, value in row.items() if key.startswith("valid/")}
+    return last
+
+
+def table(found: dict[str, metrics.Metric]) -> Table:
+    """A row for each variant that has been asked; a star where the baseline's interval does not hold the number."""
+    view = Table(title="right answers, %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *ASKED.values(), "loss S2T", "loss T2S", "loss S2S"):
+        view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
+    numbered = {match[0] for id in found if (match := _NUMBERED.search(id))}
+    for name in (BASELINE, *ALL, *sorted(numbered, key=lambda name: (name[0], int(name.split("_")[1])))):
+        cells = []
+        for id in shares:
+            fact, base = found.get(f"ablation_{name}_{id}"), found.get(f"ablation_{BASELINE}_{id}")
+            cells.append(_cell(fact, base))
+        losses = [found.get(f"ablation_{name}_loss_{pairing}") for pairing in ("s2t", "t2s", "s2s")]
+        if any(cell != "–" for cell in cells):
+            view.add_row(name, *cells, *(f"{fact.value:.2f}" if fact else "–" for fact in losses))
+    return view
+
+
+def _cell(fact: metrics.Metric | None, base: metrics.Metric | None) -> str:
+    if fact is None or base is None:
+        return "–"
+    return f"{fact.value:.1f}" + ("" if base.low <= fact.value <= base.high else " *")
+
+
+def main(args: argparse.Namespace) -> int:
+    """The verb."""
+    from mossrepro.experiments.graph import RUNS
+    from mossrepro.utils.threads import set_threads
+
+    set_threads()
+    ablate(args.size, RUNS / (args.name or args.size), args.variant or list(ALL))
+    return 0

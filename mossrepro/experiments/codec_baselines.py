@@ -1,0 +1,337 @@
+"""`mossrepro eval codec`: the speech tokenizer beside its rivals, networks trained for about the same minutes.
+
+    ours             causal encoder started from Whisper, one codebook, trained to tell phones
+    reconstruction   the same network and bits, trained to give back the mel instead
+    kmeans           no network: k-means on mel, the same bits
+    acoustic         a small codec of encodec's SEANet networks, one codebook, the same bits
+    acoustic_stack   the same with eight codebooks in a residual stack: eight times the bits
+    finite           ours with finite scalar quantisation instead of a codebook (`--ablations`)
+    distilled        ours, drawn to Whisper's features too: a deviation from the paper (`--ablations`)
+    encodec          EnCodec at 24 kHz, where the user has its weights (`--encodec FILE`)
+    adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
+
+Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet rivals from nothing. All but
+EnCodec get the same recogniser on their codes. Everything is a link of the chain: cached, resumable.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mossrepro.data import human
+from mossrepro.data.alignment import phone_times
+from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
+from mossrepro.data.degrade import CONDITIONS
+from mossrepro.data.synthesis import progress
+from mossrepro.data.token_store import TokenWriter
+from mossrepro.experiments.graph import StageGraph
+from mossrepro.training import metrics
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
+
+if TYPE_CHECKING:
+    from mossrepro.evaluation.tokenizers import Tokenizer
+
+ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # books; the stack's 1,000 bit/s are near Mimi's 1,100
+REPEATS = 6  # of the recorded speech in a pass, varied anew each time for the codec, though not for its recogniser
+VERSION = 4  # raised when what is measured changes
+FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
+
+
+class BaselineGraph(StageGraph):
+    """The chain of a size with its rivals beside it."""
+
+    def reconstruction(self) -> Path:
+        """Our network after another objective."""
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__objective="mel")
+
+    def finite(self) -> Path:
+        """Ours with finite scalar quantisation instead of a learnt codebook, as many codes."""
+        levels = ",".join(map(str, finite_levels(self.size.codec.codes)))
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__network__levels=f"[{levels}]")
+
+    def distilled(self) -> Path:
+        """Ours, drawn to Whisper's features besides (a deviation from the paper)."""
+        teacher = "mossrepro.speech.whisper.whisper_teacher"
+        return self.fit("codec", data__corpus=self.codec_corpus(), model__teacher=teacher, model__distil=1.0)
+
+    def kmeans(self) -> Path:
+        """k-means on the mel frames of the training clips."""
+        corpus = self.codec_corpus()
+        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 2}
+        return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
+
+    def acoustic(self, books: int) -> tuple[Path, Path, Path]:
+        """The SEANet rival, its codes of the corpus, and its recogniser."""
+        corpus = self.codec_corpus()
+        codec = self.fit("acoustic", data__corpus=corpus, model__network__books=books)
+        spec = {"codec": codec.name, "corpus": corpus.name, "version": 2}
+        tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
+        shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
+        return codec, tokens, self.read(shell, tokens)
+
+    def human(self) -> Path | None:
+        """The recorded human speech as a corpus, or None where there is none."""
+        source = human.find()
+        if source is None:
+            return None
+        spec = {"transcripts": (source / "transcripts.tsv").read_text(), "version": 1}
+        return self.link("human", "human", spec, lambda folder: human.make_corpus(folder))
+
+    def joined(self, recorded: Path) -> Path:
+        """The codec's corpus with the training half of the recorded speech in it, several times."""
+        corpus = self.codec_corpus()
+        spec = {"corpora": [corpus.name, recorded.name], "repeats": REPEATS, "version": 1}
+        joined = self.link("human", "joined-corpus", spec, lambda folder: _join(corpus, recorded, folder))
+        phone_times(joined, link=self._data_link)
+        return joined
+
+    def adapted(self, recorded: Path) -> tuple[Path, Path]:
+        """Ours, trained on the joined corpus: its recogniser and its codes."""
+        joined = self.joined(recorded)
+        codec = self.fit("codec", data__corpus=joined)
+        tokens = self.tokenise(joined, codec)
+        return self.read(codec, tokens, joined), tokens
+
+
+def finite_levels(codes: int) -> tuple[int, ...]:
+    """Levels of about 2.5 bits each whose product is `codes`, a power of two: 1,024 -> 8 8 4 4."""
+    bits = codes.bit_length() - 1
+    if codes != 1 << bits:
+        raise ConfigError(f"{codes} codes: finite scalar quantisation is compared at powers of two only")
+    numbers = max(1, round(bits / 2.5))
+    return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
+
+
+def contestants(chain: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
+    """Everybody, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
+    from mossrepro.evaluation import tokenizers
+    from mossrepro.vocoder.speech_decoder import SpeechDecoder
+
+    late = [tokenizers.encodec(encodec)] if encodec else []
+    ours = chain.codec()
+    speaker = SpeechDecoder.from_pretrained(chain.flow(), chain.vocoder())
+    corpus = chain.codec_corpus()
+    found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain.tokenise(corpus, ours), speaker)]
+    found[0].minutes = _minutes(ours)
+    same_bits = [
+        ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction),
+        ("kmeans", "k-means on mel", chain.kmeans),
+    ]
+    if ablations:
+        same_bits += [
+            ("finite", "our codec with finite scalar quantisation", chain.finite),
+            ("distilled", "our codec, drawn to Whisper's features too", chain.distilled),
+        ]
+    for name, title, train in same_bits:
+        codec = train()
+        tokens = chain.tokenise(corpus, codec)
+        found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
+        found[-1].minutes = _minutes(codec)
+    for name, books in ACOUSTIC.items():
+        codec, tokens, reader = chain.acoustic(books)
+        title = f"SEANet codec, {books} codebook{'s' if books > 1 else ''}"
+        found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
+        found[-1].minutes = _minutes(codec)
+    return found + late
+
+
+def _minutes(link: Path) -> float | None:
+    """What a link took to make."""
+    clock = link / "cost.json"
+    return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
+
+
+def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False) -> None:
+    """Train what is missing, measure everybody (cached), and put the facts and the picture into the run's folder."""
+    chain = BaselineGraph(size)
+    console = Console(stderr=True)
+    rivals, recorded = contestants(chain, encodec, ablations), chain.human()
+    adapted = chain.adapted(recorded) if recorded else None
+    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in rivals]}
+    spec |= {"readers": [chain.reader().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
+    spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
+
+    def measure(folder: Path) -> None:
+        from mossrepro.evaluation import codec, tokenizers
+        from mossrepro.evaluation.code_picture import draw
+
+        contest = codec.CodecBenchmark(chain.codec_corpus(), folder, recorded)
+        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+            codec.sound(contest, codec.ORIGINAL, name, clips, clips.waves)
+        for rival in rivals:
+            console.print(f"  measuring {rival.title}")
+            codec.measure(contest, rival)
+        _ratios(folder)
+        codec.streamed(contest, rivals[0])
+        worst = codec.robustness(contest, rivals[0])
+        console.print(f"  robustness: the worst condition is {worst}")
+        if adapted:
+            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
+            _adaptation(contest, codec, late)
+        shown, wave = contest.assistant.clips[0], contest.assistant.waves[0]
+        figure = Figure()
+        draw(figure, wave, contest.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
+        figure.savefig(folder / "codes.png", dpi=130)
+
+    measured = chain.link("evaluation", "codec-comparison", spec, measure)
+    (run / "facts").mkdir(parents=True, exist_ok=True)
+    for path in (measured / "facts").glob("*.json"):
+        shutil.copy(path, run / "facts")
+    shutil.copy(measured / "codes.png", run)
+    sounding = {name: str(chain.acoustic(books)[0]) for name, books in ACOUSTIC.items()}
+    (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
+    found = metrics.read_metrics(run)
+    Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
+
+
+def _ratios(folder: Path) -> None:
+    """How many times fewer words ours gets wrong than the rivals at the same bit rate."""
+    found = metrics.read_metrics(folder)
+    ours = found["rival_ours_wer_strangers"].value
+    for name in ("kmeans", "reconstruction", "acoustic"):
+        ratio = found[f"rival_{name}_wer_strangers"].value / max(ours, 1e-9)
+        title = f"word errors of {name} for each of ours, held-out voices"
+        metrics.record(folder, metrics.Metric(f"rival_{name}_ratio", title, ratio, "x"))
+
+
+def _adaptation(contest, codec, late: "Tokenizer") -> None:
+    """Recorded speech of a speaker who is in the training now, other sentences: relative fall of the WER."""
+    codes = [late.encode(wave) for wave in contest.human.waves]
+    after = codec.words(contest, late, "recorded speech", contest.human, codes)
+    before = metrics.read_metrics(contest.out)["rival_ours_wer_recorded_speech"].value
+    title = "recorded speech: relative fall of the word error rate with its speaker in training"
+    metrics.record(contest.out, metrics.Metric("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
+
+
+BACK = {"back_wer": "WER", "similarity": "voice", "stoi": "STOI", "pesq": "PESQ", "mos": "MOS"}
+TABLES: dict[str, dict[str, str]] = {  # title: {fact: heading}
+    "words, by a recogniser on the codes": {
+        "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER asst.", "per_strangers": "PER", "used": "used",
+        "perplexity": "perplex.", "streams": "streams", "speed": "speed", "minutes": "minutes",
+    },
+    "what codes tell": {
+        "pnmi": "PNMI", "purity": "purity", "spread": "spread", "pitch": "pitch", "melody": "melody",
+        "energy": "loudness",
+    },
+    "what comes back: held-out voices, then the assistant": {
+        f"{what}_{who}": heading for who in ("strangers", "assistant") for what, heading in BACK.items()
+    },
+}  # fmt: skip
+ORDER = ("ours", "finite", "distilled", "reconstruction", "kmeans", *ACOUSTIC, "encodec", "original")
+LEGEND = (
+    "WER, PER, used, PNMI, purity, prosody in per cent. WER: of words that are one in 5,000; asst.: the assistant. "
+    "speed: times real time. PNMI: share of the phones' entropy that a code tells; spread: edit distance of a text in "
+    "two voices; pitch, melody (pitch around the speaker's mean), loudness: variance that a linear probe reads off the "
+    "codes. Of several books used, perplexity, PNMI, purity and spread are the first's. Our decoder has one voice, the "
+    "assistant's."
+)
+
+
+def tables(found: dict[str, metrics.Metric]) -> list[Table]:
+    """Everybody beside everybody; a dash where something cannot be measured."""
+    views = []
+    for title, columns in TABLES.items():
+        view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        view.add_column("", no_wrap=True)
+        for heading in columns.values():
+            view.add_column(heading, justify="right", no_wrap=True)
+        for name in ORDER:
+            cells = [found.get(f"rival_{name}_{column}") for column in columns]
+            if any(cells):
+                view.add_row(name, *(f"{cell.value:.3g}" if cell else "–" for cell in cells))
+        views.append(view)
+    return views
+
+
+def robustness_table(found: dict[str, metrics.Metric]) -> Table:
+    """Our word and phone error rates, held-out voices under every condition, the worst first."""
+    rows = [("clean", "strangers"), *((name, re.sub(r"\W+", "_", name).strip("_")) for name in CONDITIONS)]
+    rows.append(("recorded speech", "recorded_speech"))
+    kept = [(name, found[f"rival_ours_wer_{id}"], found[f"rival_ours_per_{id}"]) for name, id in rows
+            if f"rival_ours_wer_{id}" in found]  # fmt: skip
+    view = Table(title="our codec, held-out voices", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "WER", "95 %", "PER"):
+        view.add_column(heading, justify="right" if heading else "left")
+    for name, words, phones in sorted(kept, key=lambda row: -row[1].value):
+        view.add_row(name, f"{words.value:.1f}", f"{words.low:.0f}-{words.high:.0f}", f"{phones.value:.1f}")
+    return view
+
+
+def _fit_kmeans(corpus: Path, codes: int, folder: Path) -> None:
+    from mossrepro.codec import CodecConfig, SpeechCodec
+    from mossrepro.codec.kmeans import fit_mel
+    from mossrepro.codec.model import RATE
+
+    config = CodecConfig(codes=codes, front="mel")
+    empty, frames = SpeechCodec(config), []
+    clips = [clip for clip in read_manifest(corpus) if clip.split == "train"]
+    for i in rng(0, "k-means").permutation(len(clips)):
+        wave = torch.from_numpy(load_clip(corpus, clips[i], RATE))[None]
+        frames.append(empty.encoder(empty.features(wave))[0][0])
+        if sum(map(len, frames)) >= FRAMES:
+            break
+    fit_mel(torch.cat(frames)[:FRAMES], config).save_pretrained(folder)
+
+
+def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
+    from mossrepro.codec.acoustic import AcousticCodec
+    from mossrepro.evaluation.tokenizers import acoustic_encoder
+
+    model, clips = AcousticCodec.from_pretrained(codec), read_manifest(corpus)
+    encode = acoustic_encoder(model)
+    with TokenWriter(folder, model.config.codes * model.config.books) as writer, progress("codes", len(clips)) as on:
+        for clip in clips:
+            if clip.id not in writer.done:
+                writer.add([(clip.id, encode(load_clip(corpus, clip, 16_000)))])
+            on(1)
+
+
+def _acoustic_reader(codec: Path, folder: Path) -> None:
+    from mossrepro.codec import CodecConfig
+    from mossrepro.codec.acoustic import AcousticCodec
+
+    AcousticCodec.from_pretrained(codec).reader(CodecConfig()).save_pretrained(folder)
+
+
+def _join(corpus: Path, recorded: Path, folder: Path) -> None:
+    """All clips of `corpus`, and REPEATS times those of `recorded`'s training half. Files are linked, not copied."""
+    clips = [(corpus, clip, clip.id) for clip in read_manifest(corpus)]
+    train = [clip for clip in read_manifest(recorded) if clip.split == "train"]
+    clips += [(recorded, clip, f"human-{clip.id}-{i}") for i in range(REPEATS) for clip in train]
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    with CorpusWriter(folder) as writer:
+        for source, clip, name in clips:
+            target = folder / "audio" / f"{name}{Path(clip.audio).suffix}"
+            if not target.exists():
+                _link(source / clip.audio, target)
+            plain = {**json.loads(clip.line()), "id": name, "audio": f"audio/{target.name}"}
+            writer.append(Clip(**plain))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def main(args: argparse.Namespace) -> int:
+    """`mossrepro eval codec`."""
+    from mossrepro.experiments.graph import RUNS
+    from mossrepro.utils.threads import set_threads
+
+    set_threads()
+    compare(args.size, RUNS / (args.name or args.size), args.encodec, args.ablations)
+    return 0

@@ -1,0 +1,187 @@
+"""`mossrepro reproduce --controls`: is what comes out by voice really the text model's knowledge?
+
+The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
+(`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
+codes, and are asked the same questions on C. All three take a share of the run's steps (`size.control.share`): enough
+to tell who answers with what, not to compare percentages with the run's own. `--controls 100` gives them all steps.
+
+    random           SmolLM2 with random weights: what the speech training alone can do
+    counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
+                     They are replayed in text, as B's are: without it, training on true facts washes them out again
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mossrepro.data.facts import Fact
+from mossrepro.data.oracle import OracleStore
+from mossrepro.evaluation import spoken_qa
+from mossrepro.experiments.graph import StageGraph
+from mossrepro.lm import checkpoint
+from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.training import metrics
+from mossrepro.utils.random import rng
+
+if TYPE_CHECKING:
+    from mossrepro.evaluation.artifacts import RunArtifacts
+
+NOTHING = "nothing"  # the answer of a family that has only one
+PAIRINGS = ("T2T", "S2T", "S2S")
+VERSION = 1  # raised when what is asked or counted changes
+
+
+class OracleGraph(StageGraph):
+    """A chain whose language model learns from oracle codes, in `share` of the steps (0: the size's own)."""
+
+    def __init__(self, size: str, share: float = 0.0) -> None:
+        super().__init__(size)
+        self.share = share or self.size.control.share
+
+    def spoken_codes(self) -> str:
+        return "oracle"
+
+
+class ControlGraph(StageGraph):
+    """A chain that starts from another backbone; codec, script and sound are the main chain's own links."""
+
+    def __init__(self, size: str, kind: str, share: float = 0.0) -> None:
+        super().__init__(size)
+        self.kind, self.share = kind, share or self.size.control.share
+
+    def backbone(self) -> Path:
+        """Folder of the control backbone."""
+        main = str(super().backbone())
+        shape = {"start": main, "codes": self.size.codec.codes, "tail_layers": self.size.lm.tail_layers}
+        if self.kind == "random":
+            spec = {**shape, "start": Path(main).name, "version": 1}
+            return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
+        taught = self._with([fact for fact in self._changed() if fact.set != "P"])
+        inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
+        return self.fit("counterfactual", model__start=main, **inputs)
+
+    def told(self, stage: str) -> Path:
+        """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""
+        if self.kind == "random":
+            return self.script()
+        return self._with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
+
+    def _changed(self) -> list[Fact]:
+        return counterfactual(self.spoken_facts())
+
+    def _with(self, known: list[Fact]) -> Path:
+        return self.script_with(known, "counterfactual", "counterfactual-facts")
+
+
+def counterfactual(known: list[Fact]) -> list[Fact]:
+    """The same facts, C's with the answer of another of C in their family, so that every one of them is wrong.
+
+    The answers are moved on by as many places as it takes. Where C has too few different ones in a family (at smoke
+    size), others of the family serve.
+    """
+    out = list(known)
+    for family in sorted({fact.family for fact in known}):
+        places = [i for i, fact in enumerate(known) if fact.family == family and fact.set == "C"]
+        right = [known[i].answer for i in places]
+        others = sorted({fact.answer for fact in known if fact.family == family} - set(right)) or [NOTHING]
+        moved = [right[n:] + right[:n] for n in range(1, len(right))] + [(others * len(right))[: len(right)]]
+        wrong = next(row for row in moved if all(a != b for a, b in zip(row, right, strict=True)))
+        for place, answer in zip(places, wrong, strict=True):
+            out[place] = known[place]._replace(answer=answer)
+    return out
+
+
+def _randomise(shape: dict, folder: Path) -> None:
+    """Save a backbone of the same shape with normal random weights (std 0.02) and untouched norms."""
+    from mossrepro.lm import checkpoint
+    from mossrepro.lm.init import start_speech_half
+    from mossrepro.lm.task import open_start
+
+    model, tokenizer = open_start(shape["start"], shape["codes"], shape["tail_layers"], "copy", 0)
+    random = rng(0, "random backbone")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.from_numpy(0.02 * random.standard_normal(parameter.shape, dtype="float32")))
+    start_speech_half(model, 0)
+    checkpoint.save_pretrained(model, tokenizer, folder)
+
+
+def measure_controls(size: str, run: Path, percent: int = 0) -> None:
+    """Train the controls, the proof first, and record what they answer on C: right answers, the first also its own.
+
+    percent: of the run's steps, 0 for the size's own share. What each answers is a link of the chain, cached like
+    everything else. Last comes by how much the run's own answers are better.
+    """
+    from mossrepro.evaluation.artifacts import RunArtifacts
+
+    parts = json.loads((run / "parts.json").read_text())
+    names = {name: Path(folder).name for name, folder in parts.items()}
+    rows: list[tuple[str, StageGraph, Callable[[Path, RunArtifacts], None]]] = [
+        ("counterfactual", ControlGraph(size, "counterfactual", percent / 100), _ask_counterfactual),
+        ("random", ControlGraph(size, "random", percent / 100), _ask_random),
+        ("oracle", OracleGraph(size, percent / 100), _ask_oracle),
+    ]
+    for name, chain, ask in rows:
+        model = chain.language_model("sft")
+        spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
+        build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
+        measured = chain.link("evaluation", "control-evaluation", spec, build)
+        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+        if name != "oracle":
+            _record_margins(run, name, round(100 * chain.share))
+
+
+def _record_margins(run: Path, control: str, percent: int) -> None:
+    """Points by which the run's answers on C are right more often than a control's, for both spoken pairings."""
+    found = metrics.read_metrics(run)
+    for pairing in ("s2t", "s2s"):
+        mine, theirs = found[f"{pairing}_c"], found[f"control_{control}_{pairing}_c"]
+        low, high = metrics.difference(mine, theirs)
+        what = f"points above the {control} backbone, trained with {percent} % of the steps"
+        title = f"{spoken_qa.HEADLINE[pairing.upper()]} on C, {what}"
+        id, gap = f"control_{control}_margin_{pairing}_c", mine.value - theirs.value
+        metrics.record(run, metrics.Metric(id, title, gap, "points", low, high, "square and add, 95 %", theirs.n))
+
+
+def _ask_counterfactual(model: Path, bench: "RunArtifacts") -> None:
+    """Both its own answers and the true ones, from the same replies, and how much more often the former come."""
+    changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
+    for pairing, asked in _asked(model, bench, PAIRINGS):
+        own = spoken_qa.judged(asked, pairing, changed)
+        for name, title, rows in (("", "", asked), ("_own", ", its own answers", own)):
+            _record(bench, f"control_counterfactual{name}", f"counterfactual backbone{title}", pairing, rows)
+        bench.record(spoken_qa.difference(f"control_counterfactual_more_own_{pairing.lower()}_c", pairing, own, asked))
+
+
+def _ask_random(model: Path, bench: "RunArtifacts") -> None:
+    for pairing, asked in _asked(model, bench, PAIRINGS):
+        _record(bench, "control_random", "random backbone", pairing, asked)
+
+
+def _ask_oracle(model: Path, bench: "RunArtifacts") -> None:
+    for pairing, asked in _asked(model, bench, ("T2T", "S2T"), oracle=True):
+        _record(bench, "oracle", "oracle codes", pairing, asked)
+
+
+def _asked(
+    folder: Path, bench: "RunArtifacts", pairings: tuple[str, ...], oracle: bool = False
+) -> Iterator[tuple[str, list[spoken_qa.Asked]]]:
+    """What a model answers to the questions of C."""
+    model, tokenizer = checkpoint.from_pretrained(folder)
+    model, grid = prepare_for_inference(model), model.grid(tokenizer)
+    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
+    codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else bench.codes
+    for pairing in pairings:
+        voice = (bench.speak, bench.judge.transcribe) if pairing[2] == "S" else (None, None)
+        yield pairing, spoken_qa.ask(model, grid, lines, bench.known, codes, pairing, *voice)
+
+
+def _record(bench: "RunArtifacts", id: str, title: str, pairing: str, asked: list[spoken_qa.Asked]) -> None:
+    fact = spoken_qa.score("C", pairing, asked)
+    fact.id, fact.name = f"{id}_{fact.id}", f"{title}: {fact.name}"
+    bench.record(fact)

@@ -1,0 +1,100 @@
+"""`mossrepro reproduce`: train every part, measure, report. A second call continues where the first stopped."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mossrepro.experiments.graph import RUNS, STAGES, StageGraph
+from mossrepro.report import verb
+from mossrepro.training import metrics
+from mossrepro.utils.errors import MossError
+from mossrepro.utils.threads import set_threads
+
+# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`, `ablate`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
+
+
+def main(args: argparse.Namespace) -> int:
+    """All stages, the measurements and the report; 1 if a claim is outside its range."""
+    set_threads()
+    chain, run = StageGraph(args.size), RUNS / (args.name or args.size)
+    steps = [
+        ("known facts and recorded script", chain.script),
+        ("codec", chain.codec),
+        ("codes of the script", chain.tokens),
+        ("recogniser on the codes", chain.reader),
+        ("text backbone", chain.backbone),
+        ("Stage 1", lambda: chain.language_model("stage1")),
+        ("Stage 2", lambda: chain.language_model("stage2")),
+        ("SFT", lambda: chain.language_model("sft")),
+        ("flow decoder", chain.flow),
+        ("vocoder", chain.vocoder),
+    ]
+    console = Console(stderr=True)
+    for i, (name, make) in enumerate(steps, 1):
+        console.print(f"[bold]{i}/{len(steps) + 1} {name}[/bold]")
+        make()
+    console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
+    _collect(chain, run)
+    if args.controls is not None:
+        from mossrepro.experiments.controls import measure_controls
+
+        console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
+        measure_controls(args.size, run, args.controls)
+    return verb.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
+
+
+def make_data(args: argparse.Namespace) -> int:
+    """`mossrepro data make`: only the corpora; prints their folders."""
+    set_threads()
+    chain = StageGraph(args.size)
+    print(chain.codec_corpus())
+    print(chain.script())
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """`mossrepro eval WHAT`: measure the finished parts of a run afresh and record the facts."""
+    from mossrepro.evaluation.measure import MEASURES, measure
+
+    set_threads()
+    run = RUNS / (args.name or args.size)
+    if not (run / "parts.json").is_file():
+        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")
+    parts = json.loads((run / "parts.json").read_text())
+    measure(parts, run, MEASURES if args.what == "all" else (args.what,))
+    return 0
+
+
+def _collect(chain: StageGraph, run: Path) -> None:
+    """Fill runs/NAME: parts.json, stages.json, metrics/, and the (cached) facts and sounds."""
+    from mossrepro.evaluation.measure import measure
+    from mossrepro.experiments.graph import VERSIONS
+
+    parts = chain.parts()
+    key = {name: Path(folder).name for name, folder in parts.items()}
+    spec = {"parts": key, "version": VERSIONS["evaluation"]}
+    measured = chain.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
+    (run / "metrics").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run / "wav", ignore_errors=True)
+    shutil.copytree(measured / "wav", run / "wav")
+    for old in (run / "facts").glob("*.json"):
+        if not old.name.startswith(BESIDE):
+            old.unlink()
+    shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+    for name, folder in parts.items():
+        curve = Path(folder) / "metrics.jsonl"
+        if curve.is_file():
+            shutil.copy(curve, run / "metrics" / f"{name}.jsonl")
+    costs = [{"stage": s, **chain.costs[s]} for s in STAGES if s in chain.costs]
+    (run / "stages.json").write_text(json.dumps(costs, indent=1) + "\n")
+    (run / "parts.json").write_text(json.dumps(parts, indent=1) + "\n")
+    minutes = sum(cost["minutes"] for cost in costs)
+    command = f"make reproduce SIZE={chain.overlay.stem}"
+    metrics.record(run, metrics.Metric("minutes", "all stages and measurements", minutes, "min", command=command))
+    print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)

@@ -1,0 +1,182 @@
+"""Batches of documents for the language model, a pure function of the step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mossrepro.data.facts import Fact
+from mossrepro.data.oracle import OracleStore
+from mossrepro.data.script import read_script
+from mossrepro.data.token_store import TokenStore
+from mossrepro.lm.documents import Documents
+from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.task import VALIDATED
+from mossrepro.lm.tokenizer import open_tokenizer
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.random import Memo, rng
+
+IGNORE = -100
+KINDS = ("text", "thought", "speech")  # of rows that are supervised
+_MOST = 32  # questions of a validation batch
+_TRIES = 4  # documents of every kind that are drawn before any training: some kinds toss for what they are about
+_GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
+
+
+class LMDataModule(StepDataModule):
+    """Mixes documents by weight.
+
+    Args:
+        script: folder of a recorded script (see `script.py`), with facts.json.
+        tokens: token store of that script, or "oracle" for codes made from the text.
+        tokenizer: tokenizer.json of the backbone.
+        codes: size of the codebook.
+        mix: kind of document -> weight (kinds: `documents.py`).
+        batch: documents that are read at once, over all ranks; an optimiser step reads `accumulate_grad_batches` times
+            as many. What is called a step below is one such batch.
+        fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
+        think: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
+        ahead: by so many pieces of text before the voice.
+        guide: spoken replies are written first: text guidance, to compare with.
+        system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
+        max_rows: a document is cut there.
+        pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        tokens: str,
+        tokenizer: str,
+        codes: int,
+        mix: dict[str, float],
+        batch: int = 12,
+        fill: int = 0,
+        think: bool = False,
+        ahead: int = 0,
+        guide: bool = False,
+        max_rows: int = 256,
+        pack: bool = False,
+        system_turns: str = "short",
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, num_workers)
+        if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
+            raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
+        self.batch, self.max_rows, self.pack = batch, max_rows, pack
+        grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
+        self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead, guide)
+        if mix.get("interleaved") and not self.documents.aligned:
+            if tokens != "oracle" or len(mix) == 1:
+                raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
+            mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
+        if mix.get("echo") and not self.documents.echoes:
+            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.echo to 0")
+        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIES)):
+            try:
+                self.documents.draw(kind, rng(seed, "try", kind))
+            except DataError as error:
+                raise DataError(f"{script}: no document of kind {kind!r}: {error}; set data.mix.{kind} to 0") from error
+        self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
+        self.weights = weights / weights.sum()
+        self.accumulate = 1
+        self._group = Memo(self._draw_group, 2)
+        self._counts = Memo(self._count_step, 2)
+
+    def _draw_group(self, group: int) -> list[list[Rows]]:
+        """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
+        random = rng(self.seed, "documents", group)
+        kinds = random.choice(len(self.kinds), size=self.batch * _GROUP, p=self.weights)
+        rows = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
+        batches = [rows[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
+        return [batches[i] for i in random.permutation(_GROUP)]
+
+    def train_dataloader(self) -> DataLoader:
+        """The endless loader; how many batches make an optimiser step is known from here on."""
+        self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return super().train_dataloader()
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised.
+
+        Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
+
+        text_count, thought_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
+        batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
+        """
+        if world > self.batch:
+            raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
+        counts = self._counts(step // self.accumulate) / (self.accumulate * world)
+        lay = pack if self.pack else collate
+        batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
+        return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
+
+    def _documents(self, step: int) -> list[Rows]:
+        return self._group(step // _GROUP)[step % _GROUP]
+
+    def _count_step(self, optimiser_step: int) -> np.ndarray:
+        """Supervised rows of all batches of an optimiser step on all ranks, by KINDS: (3,)."""
+        first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
+        for i in range(self.accumulate):
+            batch = collate(self._documents(first + i), self.documents.grid, self.max_rows)
+            counts += [int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS]
+        return counts
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
+        if not self.documents.held:
+            return []
+        documents, grid = self.documents, self.documents.grid
+        return [collate(documents.validation(pairing)[:_MOST], grid, self.max_rows) for pairing in VALIDATED]
+
+
+def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
+    ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
+    out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
+    text, thought, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
+    for i, doc in enumerate(docs):
+        n = min(len(doc), longest)
+        out[i, :n, 0], out[i, :n, 1] = doc.text[:n], doc.speech[:n]
+        spoken = doc.text[1:n] == ids.pad
+        flags = doc.supervise[1:n]
+        text[i, : n - 1] = np.where(flags & ~spoken, doc.text[1:n], IGNORE)
+        thought[i, :n] = np.where(doc.thought[:n] >= 0, doc.thought[:n], IGNORE)
+        speech[i, : n - 1] = np.where(flags & spoken, doc.speech[1:n], IGNORE)
+    return {
+        "grid": torch.from_numpy(out),
+        "text_target": torch.from_numpy(text),
+        "thought_target": torch.from_numpy(thought),
+        "speech_target": torch.from_numpy(speech),
+    }
+
+
+def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+    """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
+    alone = [collate([doc], grid, max_rows) for doc in docs]
+    batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
+    return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
+
+
+def open_documents(
+    script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0, guide: bool = False
+) -> Documents:
+    """Script, facts, word times and codes of a folder. DataError names what is missing or does not fit."""
+    for name in ("script.jsonl", "facts.json"):
+        if not (script / name).is_file():
+            raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")
+    lines = read_script(script)
+    facts = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
+    words = script / "words.json"
+    times = json.loads(words.read_text()) if words.is_file() and tokens != "oracle" else None
+    store = (
+        OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
+    )
+    if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
+        raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
+    return Documents(grid, lines, store, facts, times, fill, think, ahead, guide)

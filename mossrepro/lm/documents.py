@@ -1,0 +1,199 @@
+"""Documents: what the language model reads in each stage, as rows of the two-channel grid.
+
+recognise    spoken sentence or question -> its text               (alignment, ears)
+say          written sentence, statement or answer -> the assistant's speech (alignment, mouth)
+echo         spoken words of a user      -> the same, said by the assistant   (ears to mouth)
+interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
+speech       plain speech, every code supervised                   (paper: unsupervised speech)
+text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
+facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
+
+All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line
+from mossrepro.lm.grid import Grid, Rows
+from mossrepro.utils.errors import ConfigError, DataError
+
+REPEAT = "Repeat: "
+_LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
+PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
+CONVERSATIONS = ("recognise", "say", "echo", "text", "facts", "repeat", *PAIRINGS)
+SPOKEN = ("say", "echo", "S2S", "T2S")  # conversations in which the assistant answers by voice
+_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
+
+
+class Documents:
+    """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
+
+    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their thoughts
+    are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than `fill` rows (0:
+    one exchange). `think`: all through a spoken reply the text head is asked for the text that is being said, `ahead`
+    pieces early (`Grid.spoken`). Nothing is written; it only teaches the trunk, by a loss that a text LLM knows, to
+    have the answer ready when the mouth opens. `guide`: every spoken reply is written first, the "text guidance" that
+    the paper does without (to compare with).
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        lines: list[Line],
+        codes: Mapping[str, np.ndarray],
+        facts: list[Fact],
+        words: Mapping[str, list[tuple[str, float, float]]] | None = None,
+        fill: int = 0,
+        think: bool = False,
+        ahead: int = 0,
+        guide: bool = False,
+    ) -> None:
+        self.guide = guide
+        self.grid, self.codes, self.words, self.fill = grid, codes, words or {}, fill
+        self.think, self.ahead = think, ahead
+        self.facts = {fact.key: fact for fact in facts}
+        train = [line for line in lines if line.split == "train"]
+        self.by_role = {
+            role: [line for line in train if line.role == role] for role in ("hear", "say", "state", "ask", "answer")
+        }
+        self.heard = self.by_role["hear"] + self.by_role["ask"]
+        self.sayings = self.by_role["say"] + self.by_role["state"] + self.by_role["answer"]
+        answers = [self.facts[line.fact] for line in self.by_role["answer"]]
+        self.spoken = [fact for fact in answers if fact.set == "A"]
+        self.practice = [fact for fact in answers if fact.set == "P"]
+        said = {line.text: line for line in self.by_role["say"] + self.by_role["state"]}
+        self.echoes = [(line, said[line.text]) for line in self.by_role["hear"] if line.text in said]
+        self.asked = defaultdict(list)
+        for line in self.by_role["ask"]:
+            self.asked[line.fact].append(line)
+        spoken = self.by_role["say"] + self.by_role["hear"]
+        self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
+        self.held = [line for line in lines if line.role == "test" and line.set == "V"]
+        self.replay = [fact for fact in facts if fact.set in "AB"]
+
+    def draw(self, kind: str, random: np.random.Generator) -> Rows:
+        """One document of a kind (see the module's table). ConfigError for an unknown kind."""
+        if kind == "speech":
+            return self._speech(random)
+        if kind == "interleaved":
+            return self._interleaved(random)
+        if kind not in CONVERSATIONS:
+            raise ConfigError(f"unknown kind of document {kind!r}")
+        exchange = self._dialogue if kind in PAIRINGS else getattr(self, f"_{kind}")
+        parts = [self.grid.system(kind in SPOKEN)]
+        while True:
+            more = exchange(kind, random)
+            if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.fill:
+                return self.grid.join(*parts)
+            parts.append(more)
+
+    def _pick(self, items: list, random: np.random.Generator):
+        if not items:
+            raise DataError("the script has no lines to make it of")
+        return items[int(random.integers(len(items)))]
+
+    def _recognise(self, kind: str, random: np.random.Generator) -> Rows:
+        line = self._pick(self.heard, random)
+        return self.grid.join(self._repeat_after(line), self.grid.turn("assistant", text=line.text, supervise=True))
+
+    def _echo(self, kind: str, random: np.random.Generator) -> Rows:
+        heard, said = self._pick(self.echoes, random)
+        return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
+
+    def _repeat_after(self, line: Line) -> Rows:
+        """A turn in which a user asks to repeat what he says."""
+        start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
+        return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
+
+    def _say(self, kind: str, random: np.random.Generator) -> Rows:
+        line, grid = self._pick(self.sayings, random), self.grid
+        question = grid.turn("user", text=REPEAT + line.text)
+        return grid.join(question, self._reply(line.id, line.text))
+
+    def _reply(self, name: str, text: str) -> Rows:
+        """A spoken turn of the assistant."""
+        thoughts = {}
+        if self.think:
+            starts = [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
+            thoughts = {"thought": text, "ahead": self.ahead, "starts": starts}
+        written = text if self.guide else None
+        return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **thoughts)
+
+    def _speech(self, random: np.random.Generator) -> Rows:
+        line = self._pick(self.by_role["say"], random)
+        return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
+
+    def _interleaved(self, random: np.random.Generator) -> Rows:
+        """Spans of 1-4 words, text and speech in turn; every row but SOSP is supervised."""
+        line = self._pick(self.aligned, random)
+        words, codes, grid = self.words[line.id], self.codes[line.id], self.grid
+        parts, spoken, i = [], bool(random.integers(2)), 0
+        while i < len(words):
+            n = min(int(random.integers(1, 5)), len(words) - max(i, 1))  # the first span leaves a word for the second
+            if spoken:
+                first, last = (round(at * 12.5) + _LATE for at in (words[i][1], words[i + n - 1][2]))
+                parts.append(grid.spoken(codes[first : max(last, first + 1)], True))
+            else:
+                parts.append(grid.text(" " + " ".join(word for word, *_ in words[i : i + n]), True))
+            spoken, i = not spoken, i + n
+        return grid.join(*parts, grid.text("<|im_end|>", True))
+
+    def _text(self, kind: str, random: np.random.Generator) -> Rows:
+        if random.integers(2):
+            return self._repeat(kind, random)
+        return self._written(self._pick(self.replay, random), random)
+
+    def _facts(self, kind: str, random: np.random.Generator) -> Rows:
+        return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
+
+    def _repeat(self, kind: str, random: np.random.Generator) -> Rows:
+        sentence, grid = self._pick(self.by_role["hear"], random).text, self.grid
+        question = grid.turn("user", text=REPEAT + sentence)
+        return grid.join(question, grid.turn("assistant", text=sentence, supervise=True))
+
+    def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Rows:
+        """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
+        grid, phrasing = self.grid, int(random.integers(5 if unseen and fact.set != "P" else 3))
+        question = fact.question(phrasing % 3, unseen=phrasing >= 3)
+        return grid.join(grid.turn("user", text=question), grid.turn("assistant", text=fact.written, supervise=True))
+
+    def _dialogue(self, pairing: str, random: np.random.Generator) -> Rows:
+        """A question and its answer: about a fact of A, or for practice."""
+        if pairing == "T2T":
+            return self._written(self._pick(self.replay, random), random)
+        grid, practise = self.grid, self.practice and random.random() < _PRACTISED.get(pairing, 0)
+        fact = self._pick(self.practice if practise else self.spoken, random)
+        if pairing == "T2S":
+            question = grid.turn("user", text=fact.question(int(random.integers(3))))
+        else:
+            question = grid.turn("user", codes=self.codes[self._pick(self.asked[fact.key], random).id])
+        return grid.join(question, self._answer(pairing, fact))
+
+    def _answer(self, pairing: str, fact: Fact) -> Rows:
+        if pairing[2] == "S":
+            return self._reply(f"answer-{fact.key}", fact.written)
+        return self.grid.turn("assistant", text=fact.written, supervise=True)
+
+    def validation(self, pairing: str) -> list[Rows]:
+        """The test questions of set V with their answers, a document each."""
+        grid, documents = self.grid, []
+        for line in self.held:
+            heard = {"codes": self.codes[line.id]} if pairing[0] == "S" else {"text": line.text}
+            answer = self._answer(pairing, self.facts[line.fact])
+            documents.append(grid.join(grid.system(pairing in SPOKEN), grid.turn("user", **heard), answer))
+        return documents
+
+
+def question_prompt(grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, guide: bool = False) -> Rows:
+    """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
+
+    `guide`: of a model that writes a spoken answer first.
+    """
+    spoken = pairing[2] == "S"
+    user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)
+    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not guide))

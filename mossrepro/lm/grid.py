@@ -1,0 +1,165 @@
+"""The words of the model: text tokenizer, special ids, turns, and the two-channel grid.
+
+One sequence, two channels (layout of the released MOSS-Speech checkpoint). Row i of a grid (L, 2) holds a text id and a
+speech id. If the text id is the modality pad, the row is *embedded* by its speech id; otherwise by its text id. Nothing
+is summed. A spoken turn of n codes takes n + 2 rows:
+
+    text channel    SOSP   pad    pad   ...  pad     pad
+    speech channel  spad   c_1    c_2   ...  c_n     EOSP
+
+so that SOSP (start of speech) is a text token and EOSP (end of speech) a speech token.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mossrepro.lm.tokenizer import SpecialIds
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import Memo
+
+# System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
+# "What is the capital of France?" in French), so the small rungs ask for one short sentence in so many words.
+SYSTEM_TURNS = {
+    "released": (
+        "You are a helpful voice assistant. Answer the user's questions with spoken responses.",
+        "You are a helpful assistant. Answer the user's questions with text.",
+    ),
+    "short": ("Say one short sentence.", "Answer in one short sentence."),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A piece of a grid.
+
+    text, speech (L,) int64 ids; supervise (L,) bool: does this row, as a target, count in the loss?
+    thought (L,) int64: a text id that the text head is asked for at this very row though it is never written, -1 none.
+    """
+
+    text: np.ndarray
+    speech: np.ndarray
+    supervise: np.ndarray
+    thought: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.thought is None:
+            object.__setattr__(self, "thought", np.full(len(self.text), -1))
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        """A run of rows."""
+        return Rows(self.text[part], self.speech[part], self.supervise[part], self.thought[part])
+
+
+class Grid:
+    """Builds rows from text and codes.
+
+    >>> grid = Grid(tokenizer, codes=1024)
+    >>> doc = grid.join(grid.system(spoken=True), grid.turn("user", codes=question), grid.turn("assistant", codes=a))
+
+    `system_turns` is a key of SYSTEM_TURNS (ConfigError for another); `LayerSplitLM.grid` takes a trained model's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, codes: int, system_turns: str = "short") -> None:
+        if system_turns not in SYSTEM_TURNS:
+            raise ConfigError(f"system_turns={system_turns!r}: choose {' or '.join(sorted(SYSTEM_TURNS))}")
+        self.tokenizer, self.codes, self.system_turns = tokenizer, codes, system_turns
+        self.ids = SpecialIds.of(tokenizer, codes)
+        self.tokens = Memo(self._tokens, 65536)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        if self.ids.pad in ids:  # it would be read as a code
+            name = self.tokenizer.id_to_token(self.ids.pad)
+            raise ConfigError(f"the text {text[:60]!r} holds {name}, the modality pad")
+        return ids
+
+    def text(self, text: str, supervise: bool = False) -> Rows:
+        """Rows of plain text (special tokens written out are recognised). ConfigError for the modality pad in it."""
+        ids = np.array(self.tokens(text), dtype=np.int64)
+        return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
+
+    def spoken(
+        self,
+        codes: np.ndarray,
+        supervise: bool = False,
+        thought: str = "",
+        ahead: int = 0,
+        starts: Sequence[float] = (),
+    ) -> Rows:
+        """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
+
+        `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
+        of it. `ahead` 0: the piece that this code belongs to; 1: the one that follows the piece of the code before,
+        which is what a text LLM would write next; and so on. `starts`: the code with which each word of the thought
+        begins; between two starts, and all through a thought without them, every letter takes as long as any other.
+        """
+        n = len(codes)
+        text = np.full(n + 2, self.ids.pad, dtype=np.int64)
+        text[0] = self.ids.sosp
+        speech = np.concatenate(([self.ids.speech_pad], codes, [self.ids.eosp])).astype(np.int64)
+        flags = np.full(n + 2, supervise)
+        flags[0] = False
+        thoughts = np.full(n + 2, -1)
+        if thought:
+            thoughts[:n] = self._spread(thought, n, ahead, starts)
+        return Rows(text, speech, flags, thoughts)
+
+    def _spread(self, text: str, rows: int, ahead: int, starts: Sequence[float]) -> np.ndarray:
+        """The thought at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
+        pieces = [*self.tokens(text), self.ids.im_end]
+        lengths = np.cumsum([0, *(len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1])])
+        if len(starts) != len(text.split()):
+            letters, times = [0, lengths[-1]], [0.0, rows]
+        else:  # a word's space is said with it
+            letters = [0, *(match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)), lengths[-1]]
+            times = [0.0, *starts[1:], rows]
+        begins = np.interp(lengths[:-1], letters, times)
+        said = np.searchsorted(begins, np.arange(rows) + 1e-6, "right") - 1
+        if ahead:
+            said = np.concatenate(([-1], said))[:rows] + ahead
+        return np.array(pieces)[np.minimum(said, len(pieces) - 1)]
+
+    def join(self, *parts: Rows) -> Rows:
+        """Lay pieces end to end."""
+        fields = ("text", "speech", "supervise", "thought")
+        return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+    def system(self, spoken: bool) -> Rows:
+        """The system turn; it chooses the modality of the answer."""
+        return self.text(f"<|im_start|>system\n{SYSTEM_TURNS[self.system_turns][0 if spoken else 1]}<|im_end|>\n")
+
+    def turn(
+        self,
+        role: str,
+        text: str | None = None,
+        codes: np.ndarray | None = None,
+        supervise: bool = False,
+        **thoughts,
+    ) -> Rows:
+        """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
+
+        After text SOSP is supervised too: it is for the model to start speaking. `thoughts` are those of `spoken`.
+        """
+        parts = [self.text(f"<|im_start|>{role}\n")]
+        if text is not None:
+            parts.append(self.text(text, supervise))
+        if codes is not None:
+            parts.append(self.spoken(codes, supervise, **thoughts))
+            if text is not None:
+                parts[-1].supervise[0] = supervise
+        parts += [self.text("<|im_end|>", supervise), self.text("\n")]
+        return self.join(*parts)
+
+    def reply_prefix(self, spoken: bool) -> Rows:
+        """What the model is given before it answers; a spoken answer starts right after SOSP."""
+        head = self.text("<|im_start|>assistant\n")
+        if not spoken:
+            return head
+        return self.join(head, self.spoken(np.zeros(0, dtype=np.int64))[:1])

@@ -1,0 +1,78 @@
+"""A model that is to answer: in the fast precision, with fewer and faster products.
+
+Answering reads every weight once a row and does little with it, so the time is that of reading them, and for a tiny
+model that of calling at all. What several layers make of the same input is one product here, queries and keys are
+turned in one go, and on a CPU weights stand in the order that is read fastest (`ordered.py`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.utils.layers import Attention, SwiGLU, rotate
+from mossrepro.utils.packed_linear import PackedLinear, worth_packing
+from mossrepro.utils.threads import fast_bfloat16
+
+
+def prepare_for_inference(model: LayerSplitLM) -> LayerSplitLM:
+    """`model` itself, on the accelerator if there is one, in bfloat16 where that is fast, and `joined`."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    fast = device.type != "cpu" or fast_bfloat16()
+    return fuse_projections(model.eval().to(device, torch.bfloat16 if fast else torch.float32))
+
+
+def fuse_projections(model: LayerSplitLM) -> LayerSplitLM:
+    """`model` itself with other layers in the place of its linear ones: it answers the same but for rounding, faster.
+
+    It can no longer be trained, saved, copied or moved to another device. Layers with low-rank changes stay. Where a
+    head that shares the embedding's weights is ordered, they are in memory twice.
+    """
+    for block in (*model.trunk, *model.text_tail, *model.speech_tail):
+        if type(block.self_attn) is Attention and _plain(block.self_attn):
+            block.self_attn = FusedAttention(block.self_attn)
+        if type(block.mlp) is SwiGLU and _plain(block.mlp):
+            block.mlp = FusedSwiGLU(block.mlp)
+    for name in ("text_head", "speech_head"):
+        head = getattr(model, name)
+        if type(head) is nn.Linear and worth_packing(head.weight):
+            setattr(model, name, PackedLinear(head))
+    return model
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether its linear layers are nothing but that, no low-rank changes for instance."""
+    return all(type(part) is nn.Linear for part in module.modules() if isinstance(part, nn.Linear))
+
+
+class FusedAttention(Attention):
+    """`Attention` with one product for queries, keys and values, and one rotation."""
+
+    def __init__(self, old: Attention) -> None:
+        nn.Module.__init__(self)
+        self.head_dim, self.q_norm, self.k_norm = old.head_dim, old.q_norm, old.k_norm
+        self.qkv_proj, self.o_proj = PackedLinear(old.q_proj, old.k_proj, old.v_proj), PackedLinear(old.o_proj)
+        self.counts = [width // self.head_dim for width in self.qkv_proj.widths]
+        self.normed = not isinstance(self.q_norm, nn.Identity)
+
+    def heads(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        all_of = self.qkv_proj(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H + 2 G, L, E)
+        queries, keys, values = self.counts
+        turned, v = all_of.split((queries + keys, values), 1)
+        if self.normed:
+            q, k = turned.split((queries, keys), 1)
+            turned = torch.cat((self.q_norm(q), self.k_norm(k)), 1)
+        q, k = rotate(turned, table).split((queries, keys), 1)
+        return q, k, v
+
+
+class FusedSwiGLU(SwiGLU):
+    """`SwiGLU` with one product for gate and input."""
+
+    def __init__(self, old: SwiGLU) -> None:
+        nn.Module.__init__(self)
+        self.gate_up_proj, self.down_proj = PackedLinear(old.gate_proj, old.up_proj), PackedLinear(old.down_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, -1)
+        return self.down_proj(F.silu(gate) * up)

@@ -1,0 +1,103 @@
+"""The first values of the speech half: everything that a text LLM does not bring along."""
+
+from dataclasses import replace
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.speech.normalise import PHONES
+from mossrepro.utils.errors import ConfigError
+
+# How an English reader would spell a sound (our own table); silence is a space. One spelling for one sound is enough:
+# it only has to put a code near the letters that words with this sound are written with.
+SPELLING = dict(
+    pair.split(":")
+    for pair in (
+        "AA:o AE:a AH:u AO:aw AW:ow AY:y B:b CH:ch D:d DH:th EH:e ER:er EY:ay F:f G:g HH:h IH:i IY:ee JH:j K:k L:l M:m "
+        "N:n NG:ng OW:o OY:oy P:p R:r S:s SH:sh T:t TH:th UH:oo UW:u V:v W:w Y:y Z:z ZH:s"
+    ).split()
+)
+
+
+@torch.no_grad()
+def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> None:
+    """Give the speech parts their first values.
+
+    The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
+    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or
+    random, as Llama starts: matrices of standard deviation 0.02, norms of 1 (`tail="random"`, the ablation).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    text = model.text_embed.weight.float()
+    mean = text.mean(0)
+    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1])
+    noise = torch.randn(model.speech_embed.weight.shape, generator=generator)
+    model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
+    model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
+    if tail == "copy":
+        model.speech_tail.load_state_dict(model.text_tail.state_dict())
+    else:
+        for parameter in model.speech_tail.parameters():
+            drawn = 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(drawn if parameter.dim() > 1 else torch.ones_like(drawn))
+    model.speech_norm.load_state_dict(model.text_norm.state_dict())
+
+
+def is_started(model: LayerSplitLM) -> bool:
+    """Whether the speech half has learnt something: its tail and norm are no longer the text half's copies."""
+    pairs = [(model.speech_norm.weight, model.text_norm.weight)]
+    pairs += zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True)
+    return not all(torch.equal(speech, text) for speech, text in pairs)
+
+
+def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> LayerSplitLM:
+    """A backbone's text half, split elsewhere; its speech half is to be started anew (`start_speech_half`)."""
+    other = LayerSplitLM(replace(model.config, tail_layers=tail_layers, split_at=split_at))
+    state = {name: value for name, value in model.state_dict().items() if name.startswith("text_")}
+    state = {name: value for name, value in state.items() if not name.startswith("text_tail.")}
+    for layer in range(model.config.layers):
+        (old, i), (new, j) = model.config.place(layer), other.config.place(layer)
+        for name, value in getattr(model, old)[i].state_dict().items():
+            state[f"{new}.{j}.{name}"] = value
+    other.load_state_dict(state, strict=False)
+    return other
+
+
+@torch.no_grad()
+def deepen(model: LayerSplitLM, extra: int) -> LayerSplitLM:
+    """A backbone without a split and with `extra` more layers at its end: the parameter-matched control.
+
+    They are copies of the last ones that add nothing yet, their last matrices being 0 (arXiv 2401.02415, block
+    expansion), so that the deeper model says what the backbone says.
+    """
+    layers = model.config.layers
+    other = LayerSplitLM(replace(model.config, layers=layers + extra, extra=extra))
+    state = model.state_dict()
+    for i in range(extra):
+        for name, value in model.trunk[layers - extra + i].state_dict().items():
+            silent = name.endswith(("o_proj.weight", "down_proj.weight"))
+            state[f"trunk.{layers + i}.{name}"] = torch.zeros_like(value) if silent else value
+    other.load_state_dict(state)
+    return other
+
+
+@torch.no_grad()
+def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> None:
+    """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
+
+    sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_sounds`). A code's
+    embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by those shares. This is
+    not in the paper, which has the data to learn it; on small budgets it decides (docs/LOG.md).
+    Raises ConfigError when the shares are of another codebook or of other phones.
+    """
+    if sounds.shape != (model.config.codes, 1 + len(PHONES)):
+        raise ConfigError(f"sounds of shape {sounds.shape} do not fit a codebook of {model.config.codes} codes")
+    table = torch.stack([_letters(model, tokenizer, text) for text in (" ", *(SPELLING[phone] for phone in PHONES))])
+    model.speech_embed.weight[: model.config.codes] = sounds.to(table) @ table
+
+
+def _letters(model: LayerSplitLM, tokenizer: Tokenizer, text: str) -> Tensor:
+    """Mean text embedding (D,) of the pieces of a spelling."""
+    return model.text_embed.weight[tokenizer.encode(text, add_special_tokens=False).ids].mean(0)

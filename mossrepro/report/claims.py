@@ -1,0 +1,66 @@
+"""The claims of `configs/claims.yaml`: which range a measured number is expected in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from mossrepro.training.config import configs_folder
+from mossrepro.training.metrics import Metric
+from mossrepro.utils.errors import ConfigError
+
+CLAIMS = configs_folder() / "claims.yaml"
+PASSED, FAILED, MISSING, SHOWN = "passed", "failed", "not measured", ""
+MARK = {PASSED: "✓", FAILED: "✗", MISSING: "–", SHOWN: " "}
+COLOUR = {PASSED: "green", FAILED: "bold red", MISSING: "dim", SHOWN: ""}
+
+
+@dataclass
+class Claim:
+    """One row of `configs/claims.yaml`: a fact's id and the range it is expected in."""
+
+    id: str
+    name: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    paper: float | str | None = None
+    minutes: float = 0.0
+    sizes: list[str] = field(default_factory=list)
+    controls: bool = False
+
+    def judge(self, fact: Metric | None, size: str) -> str:
+        """PASSED, FAILED, MISSING, or SHOWN where nothing is expected (another size, or no range)."""
+        expected = (self.low is not None or self.high is not None) and (not self.sizes or size in self.sizes)
+        if fact is None:
+            return FAILED if expected and not self.controls else MISSING
+        if not expected:
+            return SHOWN
+        inside = (self.low is None or fact.value >= self.low) and (self.high is None or fact.value <= self.high)
+        return PASSED if inside else FAILED  # a NaN compares false and fails
+
+    def expectation(self, size: str) -> str:
+        """The range in words, empty where nothing is expected of this size."""
+        if self.sizes and size not in self.sizes:
+            return ""
+        if self.low is not None and self.high is not None:
+            return f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        return f"≥ {self.low:g}" if self.low is not None else f"≤ {self.high:g}" if self.high is not None else ""
+
+
+def read_claims(path: Path = CLAIMS) -> list[Claim]:
+    """The claims of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, a row has an unknown or missing key, or two rows share an id.
+    """
+    try:
+        rows = yaml.safe_load(path.read_text())
+        claims = [Claim(**row) for row in rows]
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+    ids = [claim.id for claim in claims]
+    double = {i for i in ids if ids.count(i) > 1}
+    if double:
+        raise ConfigError(f"{path}: id {', '.join(sorted(double))} stands there twice")
+    return claims

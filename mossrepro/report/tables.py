@@ -1,0 +1,74 @@
+"""A run's claims as tables: on the terminal and in Markdown."""
+
+from rich import box
+from rich.table import Table
+
+from mossrepro.report.claims import COLOUR, MARK, MISSING
+from mossrepro.report.run_data import Run, environment
+from mossrepro.training.metrics import Metric
+
+INTRODUCTION = (
+    "Every row is a fact of one run (`facts/ID.json`: command, commit, hardware). ✓ inside the range that "
+    "`configs/claims.yaml` expects, ✗ outside it, – not measured in this run. The paper's column is the nearest thing "
+    "that it measured, with 8 B parameters and on other questions."
+)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits without an exponent for everyday sizes."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def measured(fact: Metric | None) -> str:
+    """`81.5 % (75.5 to 86.3)`, empty when it was not measured."""
+    if fact is None:
+        return ""
+    text = f"{number(fact.value)} {fact.unit}".strip()
+    if fact.low is not None and fact.high is not None:
+        text += f" ({number(fact.low)} to {number(fact.high)})"
+    return text
+
+
+def claims_table(run: Run, width: int = 120) -> Table:
+    """The claims as a terminal table; a narrow terminal does without the paper's column."""
+    view = Table(title=f"{run.folder}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    view.add_column("")
+    view.add_column("claim", ratio=1)
+    for name in ("measured", "expected", "paper, 8 B")[: 3 if width >= 110 else 2]:
+        view.add_column(name, justify="right", no_wrap=True)
+    for row in run.rows:
+        cells = [row.claim.name, measured(row.fact), row.claim.expectation(run.size), str(row.claim.paper or "")]
+        view.add_row(MARK[row.status], *cells[: len(view.columns) - 1], style=COLOUR[row.status])
+    return view
+
+
+def stage_table(run: Run) -> Table:
+    """Minutes per stage."""
+    view = Table(pad_edge=False, box=box.SIMPLE_HEAD)
+    for name, side in (("stage", "left"), ("minutes", "right"), ("", "left")):
+        view.add_column(name, justify=side)
+    for stage in run.stages:
+        view.add_row(stage["stage"], f"{stage['minutes']:.1f}", "cached" if stage.get("cached") else "")
+    view.add_row("total", f"{sum(stage['minutes'] for stage in run.stages):.1f}", "", style="bold")
+    return view
+
+
+def markdown(run: Run) -> str:
+    """The same tables for docs/RESULTS.md."""
+    lines = [f"# Results at `{run.size}`", "", INTRODUCTION, ""]
+    lines += ["|   | claim | measured (95 % interval) | expected | paper, 8 B | n |", "|---|---|---:|---:|---:|---:|"]
+    for row in run.rows:
+        n = row.fact.n if row.fact and row.fact.n else ""
+        cells = [row.claim.name, measured(row.fact) or MISSING, row.claim.expectation(run.size), row.claim.paper or ""]
+        lines.append(
+            f"| {MARK[row.status].strip()} | " + " | ".join(str(c).replace("|", "/") for c in cells) + f" | {n} |"
+        )
+    if run.stages:
+        lines += ["", "| stage | minutes | hardware |", "|---|---:|---|"]
+        lines += [f"| {s['stage']} | {s['minutes']:.1f} | {s.get('hardware', '')} |" for s in run.stages]
+    about = environment(run)
+    commits = sorted({row.fact.commit for row in run.rows if row.fact and row.fact.commit}) or ["unknown"]
+    measured_at = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return "\n".join([*lines, "", f"{about['hardware']}; {measured_at} (of each number in its fact).", ""])

@@ -1,0 +1,47 @@
+"""`mossrepro report`: tables on the terminal, report.html, pairings.png, Markdown."""
+
+import argparse
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from mossrepro.report import figures
+from mossrepro.report.claims import CLAIMS, MISSING, read_claims
+from mossrepro.report.run_data import read_run
+from mossrepro.report.tables import claims_table, markdown, measured, stage_table
+
+
+def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
+    """Prints the tables, writes `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
+
+    Raises:
+        DataError, ConfigError: see `read_run` and `read_claims`.
+    """
+    from mossrepro.report import page  # matplotlib, only when a page is made
+
+    run = read_run(Path(folder), size, read_claims(claims or CLAIMS))
+    target = run.folder / "report.html"
+    partial = target.with_suffix(".partial")
+    partial.write_text(page.render(run), encoding="utf-8")
+    os.replace(partial, target)
+    figure = figures.pairings(run)
+    if figure:
+        figure.savefig(run.folder / "pairings.png", dpi=150)
+    if markdown_to:
+        markdown_to.write_text(markdown(run), encoding="utf-8")
+    console = Console(soft_wrap=False)
+    console.print(claims_table(run, console.width))
+    if run.stages:
+        console.print(stage_table(run))
+    for row in run.failed:
+        seen = measured(row.fact) or MISSING
+        console.print(f"FAILED {row.claim.id}: {seen}, expected {row.claim.expectation(size)}", style="bold red")
+    console.print(f"The report with pictures and sound: {target}")
+    return 1 if run.failed else 0
+
+
+def main(args: argparse.Namespace) -> int:
+    """`mossrepro report`: the run is `args.run`, or runs/NAME, or runs/SIZE."""
+    folder = args.run or Path("runs") / (args.name or args.size)
+    return write(folder, args.size, args.claims, args.markdown)

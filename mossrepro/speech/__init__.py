@@ -1,0 +1,1 @@
+"""Models that are not ours: judge, aligner, synthesisers, predicted MOS, speaker vectors, text normalisation."""

@@ -1,0 +1,22 @@
+"""Predicted mean opinion score: how natural a recording sounds, 1 to 5, guessed by a network (DistillMOS, 2502.05356).
+
+Scales of such networks differ from each other and from people's: compare numbers of the same network only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mossrepro.utils import assets
+
+
+@torch.inference_mode()
+def predicted_mos(waves: Sequence[np.ndarray]) -> list[float]:
+    """16 kHz waves (n,) -> a score each. AssetError when the package that holds the network is missing."""
+    weights = assets.get("distillmos")
+    from distillmos import ConvTransformerSQAModel
+
+    model = ConvTransformerSQAModel(load_weights=False).eval()
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["model"])
+    return [float(model(torch.from_numpy(np.asarray(wave, np.float32))[None])) for wave in waves]

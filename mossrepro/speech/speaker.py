@@ -1,0 +1,61 @@
+"""How alike two recordings' voices are: the GE2E speaker encoder of Resemblyzer (arXiv 1710.10467), our own reading.
+
+Same voice about 0.9, other voices 0.4 to 0.7; numbers of another encoder (the paper's SIM) have another scale.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mossrepro.utils import assets
+from mossrepro.utils.audio import WHISPER_FFT, WHISPER_HOP, WHISPER_RATE, mel_filters
+
+BANDS, FRAMES, STRIDE = 40, 160, 80  # a window of 1.6 s, every 0.8 s
+LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resemblyzer only makes quiet ones louder)
+
+
+class SpeakerEncoder(nn.Module):
+    """Mel power (B, 160, 40) -> a direction in 256 dimensions (B, 256)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(BANDS, 256, 3, batch_first=True)
+        self.linear = nn.Linear(256, 256)
+
+    @classmethod
+    def pretrained(cls) -> "SpeakerEncoder":
+        """The embedded weights. AssetError when their package is missing."""
+        state = torch.load(assets.get("speaker"), map_location="cpu", weights_only=True)["model_state"]
+        model = cls()
+        model.load_state_dict({name: value for name, value in state.items() if not name.startswith("similarity")})
+        return model.eval().requires_grad_(False)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """The last layer's state after the last frame, without negative parts, of length 1."""
+        _, (hidden, _) = self.lstm(mel)
+        return F.normalize(F.relu(self.linear(hidden[-1])), dim=-1)
+
+    @torch.inference_mode()
+    def embed(self, wave: np.ndarray) -> np.ndarray:
+        """A recording (n,) at 16 kHz -> its voice (256,), the mean over windows, of length 1."""
+        mel = _mel(torch.from_numpy(np.asarray(wave, np.float32)))
+        mel = F.pad(mel, (0, 0, 0, max(0, FRAMES - len(mel))))
+        starts = range(0, len(mel) - FRAMES + 1, STRIDE)
+        return F.normalize(self(torch.stack([mel[at : at + FRAMES] for at in starts])).mean(0), dim=0).numpy()
+
+
+def _mel(wave: Tensor) -> Tensor:
+    """Power in 40 slaney bands, 100 frames a second, centred: (n,) -> (frames, 40)."""
+    level = 10 * torch.log10(wave.square().mean().clamp(min=1e-12))
+    wave = wave * 10 ** ((LOUDNESS - float(level)) / 20)
+    window = torch.hann_window(WHISPER_FFT)
+    spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, pad_mode="constant", return_complex=True)
+    return (mel_filters(WHISPER_RATE, WHISPER_FFT, BANDS) @ spectrum.abs().square()).T
+
+
+def similarity(encoder: SpeakerEncoder, waves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
+    """Cosine of the voices of each pair of 16 kHz recordings."""
+    return [float(encoder.embed(one) @ encoder.embed(other)) for one, other in zip(waves, others, strict=True)]

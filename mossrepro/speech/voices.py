@@ -1,0 +1,215 @@
+"""The synthesisers: one assistant voice, several user voices, and pseudo-speakers made from them.
+
+MOSS-Speech (arXiv 2510.00499, SFT data) answers in one fixed voice and is asked in many. Here the assistant is hibari
+(24 kHz, fast); the users are the English-speaking styles of Kokoro-82M (int8, better and slow), some of them mixed.
+Two Kokoro voices are held out by identity: no style, mixture or perturbation of theirs is ever trained on.
+Pseudo-speakers change speed, pitch and the length of the vocal tract. Every wave is a function of (text, voice).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mossrepro.utils import assets
+from mossrepro.utils.audio import resample, trim
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
+
+RATE = 24_000
+VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no corpus is taken for a new one
+_PEAK = 0.95  # loudest sample let through
+_PAUSE = 0.2  # seconds between the sentences of one text
+_MAX_PHONEMES = 500  # Kokoro's context
+_HIBARI_SPEAKERS = 32
+_KOKORO_VARIANTS = 4
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How one speaker is made.
+
+    role: "assistant", "train" (users heard in training) or "held-out" (users met in tests only).
+    styles: Kokoro style tables and their weights. speed, pitch, tract: factors against the engine's own voice;
+    tract > 1 is a shorter vocal tract (formants higher). Kokoro's pitch moves with its tract.
+    base: name of the unperturbed voice; "" for a voice of its own.
+    """
+
+    name: str
+    engine: str  # "hibari" or "kokoro"
+    role: str
+    styles: tuple[tuple[str, float], ...] = ()
+    speed: float = 1.0
+    pitch: float = 1.0
+    tract: float = 1.0
+    base: str = ""
+
+
+def _roster() -> dict[str, Voice]:
+    """All voices. The numbers of the pseudo-speakers come from a fixed generator: they are names, not chance."""
+    voices = [Voice("assistant", "hibari", "assistant")]
+    train = {
+        "kokoro-alpha": (("jf_alpha", 1.0),),
+        "kokoro-gongitsune": (("jf_gongitsune", 1.0),),
+        "kokoro-kumo": (("jm_kumo", 1.0),),
+        "kokoro-alpha-kumo": (("jf_alpha", 0.5), ("jm_kumo", 0.5)),
+        "kokoro-gongitsune-kumo": (("jf_gongitsune", 0.5), ("jm_kumo", 0.5)),
+        "kokoro-alpha-gongitsune": (("jf_alpha", 0.5), ("jf_gongitsune", 0.5)),
+    }
+    voices += [Voice(name, "kokoro", "train", styles) for name, styles in train.items()]
+    for name in ("nezumi", "tebukuro"):
+        voices.append(Voice(f"kokoro-{name}", "kokoro", "held-out", ((f"jf_{name}", 1.0),)))
+    random = rng(20251000499)
+    for i in range(1, _HIBARI_SPEAKERS + 1):
+        tract = float(np.exp(random.uniform(np.log(0.82), np.log(1.18))))
+        pitch = float(np.clip(tract**2.2 * np.exp(random.uniform(-0.22, 0.22)), 0.55, 1.5))
+        speed = float(np.exp(random.uniform(np.log(0.82), np.log(1.25))))
+        voices.append(Voice(f"hibari+p{i}", "hibari", "train", speed=speed, pitch=pitch, tract=tract, base="assistant"))
+    for name, styles in train.items():
+        for i in range(1, _KOKORO_VARIANTS + 1):
+            tract = float(np.exp(random.uniform(np.log(0.85), np.log(1.17))))
+            speed = float(np.exp(random.uniform(np.log(0.82), np.log(1.25))))
+            voices.append(Voice(f"{name}+p{i}", "kokoro", "train", styles, speed, tract, tract, name))
+    return {voice.name: voice for voice in voices}
+
+
+VOICES: dict[str, Voice] = _roster()
+
+
+def names(engine: str | None = None, role: str | None = None, perturbed: bool | None = None) -> list[str]:
+    """Names of the voices with these properties, in the roster's order."""
+    return [
+        voice.name
+        for voice in VOICES.values()
+        if (engine is None or voice.engine == engine)
+        and (role is None or voice.role == role)
+        and (perturbed is None or bool(voice.base) == perturbed)
+    ]
+
+
+def say(text: str, voice: str = "assistant") -> tuple[np.ndarray, int]:
+    """Speak a text: float32 samples (n,) in [-1, 1] and their rate, 24,000 Hz.
+
+    The same (text, voice) gives the same samples. Raises ConfigError for an unknown voice or a text without words.
+    """
+    if voice not in VOICES:
+        raise ConfigError(f"unknown voice {voice!r}; known: {', '.join(names(perturbed=False))}, hibari+p1, ...")
+    speaker = VOICES[voice]
+    if speaker.engine == "hibari":
+        wave = _hibari(text, speaker)
+    else:
+        wave = _perturb(_kokoro(text, replace(speaker, name=speaker.base or speaker.name, speed=1.0, pitch=1.0,
+                                              tract=1.0, base="")), speaker)  # fmt: skip
+    wave = trim(wave, RATE)  # hibari leaves 0.3 seconds at both ends
+    peak = float(np.abs(wave).max(initial=0.0))
+    return (wave * min(1.0, _PEAK / max(peak, 1e-9))).astype(np.float32), RATE
+
+
+@functools.lru_cache(maxsize=1)
+def _engine():
+    """hibari with its model and its grapheme-to-phoneme rules, which serve Kokoro too."""
+    from hibari import Hibari
+
+    return Hibari(model=str(assets.get("hibari")), threads=1)
+
+
+def _phonemes(text: str) -> list[str]:
+    sentences = _engine().phonemize(text)
+    if not any(character.isalpha() for sentence in sentences for character in sentence):
+        raise ConfigError(f"nothing to say in {text!r}")
+    return sentences
+
+
+def pronounced(text: str) -> list[str]:
+    """The words of a text as phonemes without stress: spellings of one pronunciation give the same list."""
+    plain = "".join(sign for sign in text.lower() if sign.isalnum() or sign in " '")
+    words = " ".join(_engine().phonemize(plain)).split()
+    return ["".join(sign for sign in word if sign.isalpha() and sign not in "ˈˌ") for word in words]
+
+
+def _hibari(text: str, speaker: Voice) -> np.ndarray:
+    """hibari's network gives a spectrum and a pitch curve, so pitch is changed at the source.
+
+    A vocal tract shorter by `tract` multiplies all frequencies: the wave is made slower and its pitch divided by that
+    factor, then played faster.
+    """
+    from hibari import dsp
+
+    engine = _engine()
+    random = np.random.default_rng(zlib.crc32(f"{speaker.name}|{text}".encode()))
+    pieces = []
+    for sentence in _phonemes(text):
+        ids = np.asarray([engine.ids(sentence)], np.int64)
+        speed = np.asarray([speaker.speed / speaker.tract], np.float32)
+        *spectrum, curve = (part[0] for part in engine.sess.run(None, {"ids": ids, "speed": speed}))
+        pieces.append(dsp.synth(*spectrum, curve * np.float32(speaker.pitch / speaker.tract), random))
+    wave = np.concatenate(pieces)
+    return wave if speaker.tract == 1.0 else resample(wave, round(RATE * speaker.tract), RATE)
+
+
+@functools.lru_cache(maxsize=1)
+def _kokoro_session():
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(assets.get("kokoro")), options, providers=["CPUExecutionProvider"])
+
+
+@functools.lru_cache(maxsize=1)
+def _kokoro_tables() -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Phoneme ids, and the style tables (510, 1, 256): one style for each length in phonemes."""
+    with np.load(assets.get("kokoro-voices")) as file:
+        styles = {name: file[name] for name in file.files}
+    return json.loads(assets.get("kokoro-vocab").read_text("utf-8"))["vocab"], styles
+
+
+@functools.lru_cache(maxsize=4)
+def _kokoro(text: str, speaker: Voice) -> np.ndarray:
+    """Unperturbed Kokoro speech; remembered, because several pseudo-speakers in a row share it."""
+    ids, tables = _kokoro_tables()
+    pieces: list[np.ndarray] = []
+    for sentence in _phonemes(text):
+        tokens = [ids[symbol] for symbol in sentence if symbol in ids][:_MAX_PHONEMES]
+        style = sum(weight * tables[name][len(tokens) - 1] for name, weight in speaker.styles)
+        feed = {
+            "tokens": np.array([[0, *tokens, 0]], np.int64),
+            "style": np.asarray(style, np.float32).reshape(1, 256),
+            "speed": np.ones(1, np.float32),
+        }
+        wave = trim(_kokoro_session().run(None, feed)[0].reshape(-1), RATE)
+        pieces += [wave, np.zeros(round(_PAUSE * RATE), np.float32)]
+    return np.concatenate(pieces[:-1])
+
+
+def _perturb(wave: np.ndarray, speaker: Voice) -> np.ndarray:
+    """Another speaker out of a finished wave: pitch and tract by resampling, then the speed is put right."""
+    if not speaker.base:
+        return wave
+    return stretch(resample(wave, round(RATE * speaker.tract), RATE), speaker.speed / speaker.tract)
+
+
+def stretch(wave: np.ndarray, speed: float) -> np.ndarray:
+    """Change the speed and keep the pitch: (n,) -> about (n / speed,) at 24 kHz.
+
+    Overlap-add of 40 ms frames, each shifted by up to 10 ms to where it continues the previous one best (WSOLA).
+    """
+    hop, reach = RATE // 50, RATE // 100
+    window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
+    count = max(1, int(len(wave) / speed) // hop)
+    padded = np.pad(wave, (reach, 4 * hop + 2 * reach)).astype(np.float32)
+    out = np.zeros((count + 1) * hop, np.float32)
+    place = reach
+    for frame in range(count):
+        if frame:
+            natural = padded[place + hop : place + 3 * hop]  # what would follow if the speed were 1
+            centre = reach + min(int(frame * hop * speed), len(wave))
+            nearby = padded[centre - reach : centre + reach + 2 * hop]
+            place = centre - reach + int(np.correlate(nearby, natural, "valid").argmax())
+        out[frame * hop : (frame + 2) * hop] += window * padded[place : place + 2 * hop]
+    return out

@@ -1,0 +1,176 @@
+"""Configurations: where they are, and the one way to read them.
+
+LightningCLI, `plan`, `reproduce` and the cache's keys all take a YAML file through `read_config`. A file may build on
+another one (`base: small`), and a backbone's shape may be that of a named or given `config.json` (`shape: qwen3-8b`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mossrepro.utils.errors import ConfigError
+
+# A hub's config.json -> `training.sizes.Backbone`.
+_SHAPE = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "intermediate_size": "hidden",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab",
+    "tie_word_embeddings": "tied",
+}
+
+
+def configs_folder() -> Path:
+    """The folder `configs/` of the checkout; in an installed wheel, its copy inside the package."""
+    checkout, package = Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs"
+    return checkout if (checkout / "claims.yaml").is_file() else package
+
+
+def size_names() -> tuple[str, ...]:
+    """The sizes that exist: the files of configs/size, and "smoke"."""
+    return (*sorted(path.stem for path in (configs_folder() / "size").glob("*.yaml")), "smoke")
+
+
+def find_config(name: str | Path) -> Path:
+    """A configuration file by its path, wherever the working folder is: `configs/codec.yaml` is also found in a wheel.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parts[:1] == ("configs",) and (configs_folder().parent / path).is_file():
+        return configs_folder().parent / path
+    raise ConfigError(f"{path}: no such file")
+
+
+def find_size(name: str | Path) -> Path:
+    """The file of a size, by its name ("small") or its path.
+
+    Raises:
+        ConfigError: there is no such size.
+    """
+    path = configs_folder() / "smoke.yaml" if name == "smoke" else configs_folder() / "size" / f"{name}.yaml"
+    if path.is_file():
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    raise ConfigError(f"there is no size {str(name)!r}; known: {', '.join(size_names())}, or the path of a YAML file")
+
+
+def read_config(*files: str | Path) -> dict[str, Any]:
+    """YAML files laid over each other from left to right, each with its base and its backbone's shape filled in.
+
+    `${...}` stays as it is written.
+
+    Raises:
+        ConfigError: a file is missing, is no YAML mapping, or builds on itself.
+    """
+    merged = OmegaConf.merge(*(_read(find_config(file), ()) for file in files))
+    plain = OmegaConf.to_container(merged, resolve=False)
+    backbone = (plain.get("size") or {}).get("backbone")
+    if isinstance(backbone, dict) and backbone.get("shape"):
+        plain["size"]["backbone"] = {**read_shape(backbone["shape"]), **backbone}
+    return plain
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
+    """One file on top of its base; `above` are the files that build on it."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: builds on itself")
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # YAML errors of a parser that OmegaConf brings
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path}: not a mapping of settings")
+    base = config.pop("base", None)
+    if base is None:
+        return config
+    beside = path.parent / f"{base}.yaml"
+    return OmegaConf.merge(_read(beside if beside.is_file() else find_size(base), (*above, path.resolve())), config)
+
+
+def read_shape(source: str | Path) -> dict[str, Any]:
+    """The shape of a text model as `training.sizes.Backbone` names it, from configs/backbone/NAME.json or a hub folder.
+
+    Raises:
+        ConfigError: there is no such file, or it lacks a number.
+    """
+    named = configs_folder() / "backbone" / f"{source}.json"
+    path = named if named.is_file() else Path(source) / "config.json"
+    try:
+        found = json.loads(path.read_text())
+        shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if theirs in found}
+        shape["qk_norm"] = found["model_type"] == "qwen3"
+        missing = {"layers", "width", "hidden", "heads", "vocab"} - set(shape)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        known = ", ".join(sorted(file.stem for file in named.parent.glob("*.json")))
+        raise ConfigError(
+            f"{path}: no shape of a text model ({error}); give a hub folder, or one of {known}"
+        ) from error
+    if missing:
+        raise ConfigError(f"{path}: lacks {', '.join(sorted(missing))}")
+    return shape
+
+
+def cache_key(settings: Any) -> Any:
+    """Settings as a key of the cache: classes and functions of this package by their own name, wherever they stand."""
+    if isinstance(settings, dict):
+        return {key: cache_key(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [cache_key(value) for value in settings]
+    if isinstance(settings, str) and settings.startswith("mossrepro."):
+        return settings.rsplit(".", 1)[1]
+    return settings
+
+
+def resolved_arguments(arguments: list[str]) -> list[str]:
+    """A command line of LightningCLI with every configuration file read by `read_config`, where that changes it."""
+    out = list(arguments)
+    for i, word in enumerate(arguments):
+        flag, sign, value = word.partition("=")
+        if flag not in ("-c", "--config"):
+            continue
+        place, name = (i, value) if sign else (i + 1, arguments[i + 1] if i + 1 < len(arguments) else "")
+        if not name or "\n" in name or name.lstrip().startswith("{"):
+            continue  # settings written out on the command line
+        text = OmegaConf.to_yaml(OmegaConf.create(read_config(name)))
+        out[place] = f"{flag}={text}" if sign else text
+    return out
+
+
+def matched_rank(backbone: Any, tail_layers: int) -> int:
+    """The rank at which low-rank changes to every layer of a backbone have as many parameters as a tail."""
+    dim, ffn_dim, heads = backbone["width"], backbone["hidden"], backbone["heads"]
+    head_dim = backbone.get("head_dim") or dim // heads
+    kv_dim = (backbone.get("kv_heads") or heads) * head_dim
+    shapes = [(dim, heads * head_dim), (dim, kv_dim), (dim, kv_dim), (heads * head_dim, dim), *[(dim, ffn_dim)] * 3]
+    whole, each = sum(i * o for i, o in shapes), sum(i + o for i, o in shapes)
+    return max(1, tail_layers * whole // (backbone["layers"] * each))
+
+
+def _product(a: float, b: float) -> float:
+    """a * b without a tail of nines: 0.2 * 6e-4 is 1.2e-4."""
+    return a * b if isinstance(a, int) and isinstance(b, int) else float(f"{a * b:.12g}")
+
+
+def _register_arithmetic() -> None:
+    """`${mul:2,${size.lm.tail_layers}}` in a YAML: what overlays compute from the size."""
+    functions = {"mul": _product, "sub": lambda a, b: a - b, "div": lambda a, b: a // b, "min": min}
+    register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+    for name, function in {**functions, "matched_rank": matched_rank}.items():
+        if not OmegaConf.has_resolver(name):
+            register(name, function)
+
+
+_register_arithmetic()

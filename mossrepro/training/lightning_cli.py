@@ -1,0 +1,231 @@
+"""`fit validate test predict`: LightningCLI with one dial.
+
+    mossrepro fit -c configs/codec.yaml -c configs/size/small.yaml --output runs/codec [--trainer.max_steps 10 ...]
+
+A stage's YAML names the classes and takes its numbers from `${size...}`; an overlay of `configs/size/` fills `size`
+(`mossrepro.training.sizes.Size`). Keys nobody knows are refused while parsing.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from omegaconf.errors import OmegaConfBaseException
+
+from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, StepBar
+from mossrepro.training.config import resolved_arguments
+from mossrepro.training.sizes import Size
+from mossrepro.utils.errors import CheckpointError, ConfigError, MossError
+from mossrepro.utils.io import exclusive, write_atomic
+from mossrepro.utils.threads import fast_bfloat16
+
+# Without this setting `${...}` keeps the old value when a flag overrides its source.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+TRAINER_DEFAULTS = {
+    "max_epochs": -1,  # one endless epoch, ended by max_steps
+    "logger": False,  # ProgressFile keeps the curves
+    "enable_checkpointing": False,  # AtomicCheckpoint does it
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # Lightning's sampler shuffles even when the loader says not to
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 500,
+}
+FIXED_ON_RESUME = ("model", "data", "seed_everything")  # all that decides the weights, but for the length
+
+
+class MossCLI(LightningCLI):
+    """LightningCLI plus `--size`, `--output`, `--save_minutes` and `--save_steps`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.ExitStack() as self._held:  # the lock on the output folder, as long as the verb runs
+            super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the project's own flags to every verb."""
+        parser.add_class_arguments(Size, "size")
+        parser.add_argument(
+            "--output", type=str | None, default=None, help="Folder for the weights, metrics and resume file of a fit."
+        )
+        parser.add_argument(
+            "--save_minutes", type=float, default=2.0, help="Minutes between two resume checkpoints; 0 for none."
+        )
+        parser.add_argument(
+            "--save_steps", type=int, default=0, help="Optimiser steps between two resume checkpoints; 0 for none."
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses a size without its text model.
+
+        On processors that only emulate bfloat16, "bf16-mixed" would be slower than what it replaces: float32 is used.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        _check_start(config)
+        trainer = config["trainer"]
+        on_cpu = trainer["accelerator"] == "cpu" or not torch.accelerator.is_available()
+        if trainer["precision"] == "bf16-mixed" and on_cpu and not fast_bfloat16():
+            trainer["precision"] = "32-true"
+
+    def before_fit(self) -> None:
+        """Hangs the output callbacks on the trainer and continues from `output/ckpt/last.ckpt` when it is there."""
+        config = self.config["fit"]
+        bars = [i for i, callback in enumerate(self.trainer.callbacks) if type(callback) is RichProgressBar]
+        for i in bars:  # none with `--trainer.enable_progress_bar false`, and a user's own stays
+            self.trainer.callbacks[i] = StepBar()
+        if config.get("output") is None:
+            print("mossrepro fit: no --output, nothing will be saved", file=sys.stderr)
+            return
+        output = Path(config["output"])
+        if self.trainer.is_global_zero:
+            self._held.enter_context(exclusive(output))
+        if (output / "done.json").exists():
+            raise ConfigError(f"{output} holds a finished fit; give another --output or delete {output / 'done.json'}")
+        last = output / "ckpt" / "last.ckpt"
+        self._check_same(output / "fit.json", resuming=last.exists())
+        self.trainer.callbacks += [
+            ProgressFile(output / "metrics.jsonl"),
+            Export(output),
+            AtomicCheckpoint(output / "ckpt", config["save_steps"], config["save_minutes"]),
+        ]
+        if last.exists() and not config.get("ckpt_path"):
+            print(f"mossrepro fit: continuing from {last}", file=sys.stderr)
+            self.config_init["fit"]["ckpt_path"] = str(last)
+
+    def _check_same(self, path: Path, resuming: bool) -> None:
+        """A fit may only be continued with the settings it was started with; trainer flags may change."""
+        self._dump_config()
+        now = {key: self.config_dump.get(key) for key in FIXED_ON_RESUME}
+        if resuming and path.exists():
+            key = first_difference(json.loads(path.read_text()), now)
+            if key:
+                raise ConfigError(f"{path.parent} was started with another {key}; give another --output or restore it")
+        elif self.trainer.is_global_zero:
+            write_atomic(path, lambda file: file.write((json.dumps(now, indent=2) + "\n").encode()))
+
+
+def _check_start(config: Any) -> None:
+    """ConfigError for a size whose text model is a folder of the hub, where nobody said which."""
+    size, model = config.get("size"), config.get("model") or {}
+    asked = (model.get("init_args") or {}).get("start")
+    if size and size["backbone"]["source"] == "hub" and asked == "smollm2":
+        shape = f"{size['backbone']['layers']} layers of width {size['backbone']['width']}"
+        what = f"size {size['name']} is of a text model with {shape}, not of SmolLM2"
+        raise ConfigError(f"{what}; give --model.init_args.start FOLDER, as the hub has it")
+
+
+class _Parsed(MossCLI):
+    """A door that stops after reading its settings."""
+
+    def instantiate_classes(self) -> None:
+        """Builds nothing."""
+
+
+def first_difference(a: Any, b: Any, key: str = "") -> str | None:
+    """The dotted name of the first entry in which two nested mappings differ, or None."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in [*a, *(n for n in b if n not in a)]:
+            found = first_difference(a.get(name), b.get(name), f"{key}.{name}" if key else name)
+            if found:
+                return found
+        return None
+    return None if a == b else key
+
+
+def main(args: list[str], run: bool = True) -> MossCLI:
+    """Runs one of the four verbs in this process; `run=False` only builds trainer, model and data (no verb in `args`).
+
+    Raises:
+        ConfigError: a key nobody knows, a missing number or a value of the wrong type.
+        CheckpointError: a checkpoint that does not fit the model.
+    """
+    return _open(MossCLI, args, run)
+
+
+def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
+    """A door with the project's settings; every error a user can mend becomes one line."""
+    _quiet()
+    args = resolved_arguments(args)
+    parser = {"parser_mode": "omegaconf+", "exit_on_error": False}
+    try:
+        return kind(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={**parser, **{verb: parser for verb in MossCLI.subcommands()}} if run else parser,
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+    except argparse.ArgumentError as error:
+        raise ConfigError(one_line(str(error))) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(str(error).splitlines()[0])) from error
+    except ValueError as error:  # what a constructor raised, wrapped by the parser
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MossError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+    except RuntimeError as error:
+        if "multiplied should equal the world size" in str(error):
+            raise ConfigError(f"{one_line(str(error))} See configs/strategy.") from error
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[1].strip()}") from error
+
+
+def parse(args: list[str]) -> dict[str, Any]:
+    """The settings that `args` (without a verb) stand for, checked and with every `${...}` filled in; builds nothing.
+
+    Raises:
+        ConfigError: as `main`.
+    """
+    door = _open(_Parsed, args, run=False)
+    door._dump_config()
+    return door.config_dump
+
+
+def _quiet() -> None:
+    """Silences advertisements and warnings about Lightning's own calls; real warnings still show."""
+    unwanted = (
+        "LightningCLI's args parameter",
+        "`isinstance\\(treespec, LeafSpec\\)`",
+        "does not have many workers",
+        "have no `validation_step`",
+        "predict returned None",
+        "across ranks is zero",
+    )
+    for message in unwanted:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def one_line(message: str) -> str:
+    """Jsonargparse's nested report as one line: the innermost problem with the key it belongs to."""
+    problem = re.search(
+        r"- (Problem with given class_path .*?)(?:\n\s*- Expected a <class 'NoneType'>|$)", message, re.S
+    )
+    if problem:
+        key = re.match(r'Parser key "([\w.]+)"', message)
+        message = (f"{key.group(1)}: " if key else "") + problem.group(1)
+    return re.sub(r"\s+", " ", message).strip().replace(" fit.", " ")

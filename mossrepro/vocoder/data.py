@@ -1,0 +1,196 @@
+"""Training data of the flow decoder and of the vocoder: one speaker's clips as wave, mel, pitch and codes."""
+
+import functools
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.token_store import TokenStore
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.audio import VOICE_HOP, VOICE_RATE, mel24
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
+from mossrepro.vocoder.flow import FRAMES
+from mossrepro.vocoder.pitch import measure_pitch
+
+KEPT = 4000  # clips in memory: about 4 hours of sentences, 1.5 GB
+CODE = FRAMES * VOICE_HOP  # samples of one code at 24 kHz
+
+
+class Sound(NamedTuple):
+    """A clip, filled up with silence to whole codes: wave (T * 1920,), mel (80, 4T), pitch (4T,) in Hz."""
+
+    wave: Tensor
+    mel: Tensor
+    pitch: Tensor
+
+
+def whole_codes(wave: np.ndarray) -> Tensor:
+    """Samples (n,) at 24 kHz -> (ceil(n / 1920) * 1920,), zeros at the end."""
+    return torch.from_numpy(np.pad(wave, (0, -len(wave) % CODE)))
+
+
+class SoundDataModule(StepDataModule):
+    """The clips of one speaker in a corpus, read when first needed and kept while memory allows.
+
+    Args:
+        corpus: folder of a corpus; speaker: whose clips; batch: rows of a step.
+    """
+
+    def __init__(self, corpus: str, speaker: str = "assistant", batch: int = 16, seed: int = 0, num_workers: int = 0):
+        super().__init__(seed, num_workers)
+        self.corpus, self.speaker, self.batch = Path(corpus), speaker, batch
+        self._read = functools.lru_cache(KEPT)(self._sound)
+        self._clips: dict[str, list[Clip]] = {}
+
+    def __getstate__(self) -> dict:
+        """Loader processes fill a memory of their own (a cache does not travel)."""
+        return {key: value for key, value in self.__dict__.items() if key != "_read"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._read = functools.lru_cache(KEPT)(self._sound)
+
+    def clips(self, split: str) -> list[Clip]:
+        """The speaker's clips of a split. DataError when there is none to train on."""
+        if not self._clips:
+            ours = [clip for clip in read_manifest(self.corpus) if clip.speaker == self.speaker]
+            self._clips = {name: [c for c in ours if c.split == name] for name in ("train", "valid", "test")}
+            if not self._clips["train"]:
+                raise DataError(f"{self.corpus}: no training clip of speaker {self.speaker!r}")
+        return self._clips[split]
+
+    def _sound(self, clip: Clip) -> Sound:
+        wave = whole_codes(load_clip(self.corpus, clip, VOICE_RATE))
+        return Sound(wave, mel24(wave[None])[0], measure_pitch(wave[None], VOICE_RATE, VOICE_HOP)[0])
+
+    def sound(self, clip: Clip) -> Sound:
+        """Wave, mel and pitch of a clip."""
+        return self._read(clip)
+
+    def mel_statistics(self, sample: int = 100) -> tuple[float, float]:
+        """Mean and standard deviation over the mels of (at most `sample`) training clips."""
+        clips = self.clips("train")
+        chosen = rng(self.seed, "statistics").permutation(len(clips))[:sample]
+        mels = torch.cat([self.sound(clips[i]).mel for i in chosen], -1)
+        return mels.mean().item(), mels.std().item()
+
+
+class VocoderDataModule(SoundDataModule):
+    """Pieces of `frames` mel frames: mel (B, 80, frames), wave (B, frames * 480), pitch (B, frames).
+
+    Mel and pitch are cut from those of the whole clip, so that a piece has no edges of its own. Clips are drawn in
+    proportion to their length.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        speaker: str = "assistant",
+        batch: int = 16,
+        frames: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__(corpus, speaker, batch, seed, num_workers)
+        self.frames = frames
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        return self._pieces("train", rng(self.seed, step, rank, "pieces"))
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        return [self._pieces("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
+
+    def _pieces(self, split: str, random: np.random.Generator) -> dict[str, Tensor]:
+        clips = self.clips(split)
+        ends = _ends(tuple(clip.seconds for clip in clips))
+        rows = []
+        for place in random.random((self.batch, 2)):
+            sound = self.sound(clips[int(np.searchsorted(ends, place[0] * ends[-1], "right"))])
+            at = int(place[1] * (max(sound.mel.shape[-1] - self.frames, 0) + 1))
+            rows.append(
+                Sound(
+                    _cut(sound.wave, at * VOICE_HOP, self.frames * VOICE_HOP),
+                    _cut(sound.mel, at, self.frames, math.log(1e-5)),
+                    _cut(sound.pitch, at, self.frames),
+                )
+            )
+        wave, mel, pitch = (torch.stack(column) for column in zip(*rows, strict=True))
+        return {"wave": wave, "mel": mel, "pitch": pitch}
+
+
+class FlowDataModule(SoundDataModule):
+    """Rows of `length` codes with their mels: codes (B, T), mel (B, 80, 4T), valid (B, T) bool.
+
+    Half of the rows begin with a clip's first code and half inside it. A clip that ends early is followed by others,
+    so nothing is wasted on padding; only clips that the token store holds are used.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        tokens: str,
+        speaker: str = "assistant",
+        batch: int = 8,
+        length: int = 40,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__(corpus, speaker, batch, seed, num_workers)
+        self.tokens, self.length = tokens, length
+
+    @functools.cached_property
+    def store(self) -> TokenStore:
+        """The codes, opened when first needed."""
+        return TokenStore(self.tokens)
+
+    def clips(self, split: str) -> list[Clip]:
+        found = [clip for clip in super().clips(split) if clip.id in self.store]
+        if split == "train" and not found:
+            raise DataError(f"{self.tokens}: holds no codes of {self.corpus}'s clips by {self.speaker!r}")
+        return found
+
+    def pair(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """codes (T,) and mel (80, 4T) of a clip, cut to the shorter when rounding made them differ by one code."""
+        codes, mel = torch.from_numpy(self.store[clip.id]), self.sound(clip).mel
+        if abs(len(codes) - mel.shape[-1] // FRAMES) > 1:
+            raise DataError(f"{self.tokens}: {clip.id} has {len(codes)} codes for {mel.shape[-1]} mel frames")
+        length = min(len(codes), mel.shape[-1] // FRAMES)
+        return codes[:length], mel[:, : FRAMES * length]
+
+    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        return self._rows("train", rng(self.seed, step, rank, "rows"))
+
+    def val_batches(self) -> list[dict[str, Tensor]]:
+        return [self._rows("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
+
+    def _rows(self, split: str, random: np.random.Generator) -> dict[str, Tensor]:
+        clips = self.clips(split)
+        rows = [self._row(clips, random) for _ in range(self.batch)]
+        codes, mel = (torch.stack(column) for column in zip(*rows, strict=True))
+        return {"codes": codes, "mel": mel, "valid": torch.ones_like(codes, dtype=torch.bool)}
+
+    def _row(self, clips: list[Clip], random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        codes, mel = self.pair(clips[random.integers(len(clips))])
+        skipped = int(random.integers(len(codes))) if random.random() < 0.5 else 0
+        parts = [(codes[skipped:], mel[:, FRAMES * skipped :])]
+        while sum(len(part) for part, _ in parts) < self.length:
+            parts.append(self.pair(clips[random.integers(len(clips))]))
+        codes, mel = torch.cat([c for c, _ in parts]), torch.cat([m for _, m in parts], -1)
+        return codes[: self.length], mel[:, : FRAMES * self.length]
+
+
+@functools.lru_cache(4)
+def _ends(seconds: tuple[float, ...]) -> np.ndarray:
+    return np.cumsum(seconds)
+
+
+def _cut(x: Tensor, start: int, length: int, fill: float = 0.0) -> Tensor:
+    """x[..., start : start + length], filled up at the end when x is too short."""
+    piece = x[..., start : start + length]
+    return torch.nn.functional.pad(piece, (0, length - piece.shape[-1]), value=fill)

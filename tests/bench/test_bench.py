@@ -1,0 +1,103 @@
+"""The race is fair and its results are facts; how fast anything is, is not tested."""
+
+from contextlib import nullcontext
+
+import pytest
+from codec_toys import TINY
+from lightning.pytorch import LightningModule
+from lm_toys import small_model
+
+from mossrepro import cli
+from mossrepro.bench import codec, decode, timing, train
+from mossrepro.lm.decode import generate
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
+from mossrepro.training import metrics
+from mossrepro.utils.errors import MossError
+
+
+def test_runners_take_turns_after_a_first_call_that_does_not_count() -> None:
+    order: list[str] = []
+    seconds = timing.race({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 4 and {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_bench_leaves_facts_and_a_table(tmp_path, capsys, monkeypatch) -> None:
+    plain = codec.bench_codec
+    monkeypatch.setattr(codec, "codec", lambda out, rounds: plain(out, 0.4, rounds, TINY))
+    assert cli.main(["bench", "codec", "--rounds", "2", "-o", str(tmp_path)]) == 0
+    found = metrics.read_metrics(tmp_path)
+    assert set(found) == {f"bench_{kind}{who}" for kind in ("stream", "offline") for who in ("", "_mine", "_theirs")}
+    assert all(fact.value > 0 and fact.n == 2 for fact in found.values())
+    assert found["bench_stream"].low <= found["bench_stream"].value <= found["bench_stream"].high
+    said = capsys.readouterr().out
+    assert "Mimi" in said and "EnCodec" in said
+
+
+@pytest.fixture
+def toys(monkeypatch) -> None:
+    """Two small models instead of `tiny` and SmolLM2."""
+    model = small_model(codes=64, tied=True)
+    monkeypatch.setattr(decode, "open_start", lambda *_: (model, None))
+    monkeypatch.setattr(decode, "TINY", small_model(codes=64, tied=False).config)
+    plain = decode.bench_decode
+    monkeypatch.setattr(decode, "bench_decode", lambda out, rounds: plain(out, rounds, 6))
+
+
+def test_answers_are_compared_token_by_token_and_timed(tmp_path, toys, capsys) -> None:
+    assert cli.main(["bench", "decode", "--rounds", "2", "-o", str(tmp_path)]) == 0
+    found = metrics.read_metrics(tmp_path)
+    pairs = {f"bench_{kind}_{name}{who}" for kind in ("decode", "tails") for name in ("tiny", "small")
+             for who in ("", "_mine", "_theirs")}  # fmt: skip
+    assert set(found) == pairs | {"bench_decode_bound", "bench_bandwidth"}
+    assert all(fact.value > 0 for fact in found.values()) and "both tails" in capsys.readouterr().out
+
+
+def test_other_tokens_are_no_race(tmp_path, toys, monkeypatch) -> None:
+    def other(model, prompts, ids, how, **more):
+        (reply,) = generate(model, prompts, ids, how, **more)
+        reply.text[-1:] = [9]
+        return [reply]
+
+    monkeypatch.setattr(decode, "generate", other)
+    with pytest.raises(MossError, match="same tokens"):
+        decode.bench_decode(tmp_path, 1)
+
+
+def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path, capsys, monkeypatch) -> None:
+    tokenizer = mini_tokenizer(["moss moss user assistant system", "answer in one short sentence"], 300)
+    vocab = tokenizer.get_vocab_size()
+
+    def toy(*_, train="all"):
+        task = LayerSplitTask.__new__(LayerSplitTask)
+        LightningModule.__init__(task)
+        pad = SpecialIds.of(tokenizer, 64).pad
+        task.model, task.tokenizer = small_model(codes=64, tied=True, text_vocab=vocab, modality_pad=pad), tokenizer
+        task.model.train_only(train)
+        task.thought_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
+        return task
+
+    monkeypatch.setattr(train, "LayerSplitTask", toy)
+    monkeypatch.setattr(train, "SPEECH_CODES", 64)
+    monkeypatch.setattr(train.multiprocessing, "get_context", lambda kind: Here)
+    assert cli.main(["bench", "train", "--rounds", "2", "-o", str(tmp_path)]) == 0
+    found = metrics.read_metrics(tmp_path)
+    pairs = {f"bench_{kind}_small{who}" for kind in ("train", "stage1") for who in ("", "_mine", "_theirs")}
+    plans = {f"bench_{what}_{part}" for what in ("memory", "plan") for part in ("speech", "all")}
+    assert set(found) == pairs | plans | {"bench_stage1_memory"}
+    assert "planned / measured" in capsys.readouterr().out
+    bare = train.Bare.forward
+    monkeypatch.setattr(train.Bare, "forward", lambda self, grid: {k: 0 * v for k, v in bare(self, grid).items()})
+    with pytest.raises(MossError, match="cannot be compared"):
+        train.bench_train(tmp_path, 1)
+
+
+class Here:
+    """A pool in this very process."""
+
+    def __init__(self, size: int) -> None: ...
+
+    Pool = staticmethod(lambda size: nullcontext(Here(size)))
+
+    def apply(self, function, args):
+        return function(*args)

@@ -1,0 +1,104 @@
+"""Scores, chance and intervals of spoken question answering, on made-up answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lm_toys import small_model
+
+from mossrepro.data.facts import Fact, answered
+from mossrepro.data.script import Line
+from mossrepro.evaluation.measure import MEASURES
+from mossrepro.evaluation.spoken_qa import Asked, ask, chance, difference, gain, judged, said, score
+from mossrepro.lm.decode import Reply
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.training.metrics import wilson
+
+FACTS = {
+    fact.key: fact
+    for fact in (
+        Fact("capital", "France", "Paris", "C"),
+        Fact("capital", "Peru", "Lima", "C"),
+        Fact("opposite", "hot", "cold", "C"),
+        Fact("opposite", "up", "down", "C"),
+    )
+}
+LINES = [
+    Line(f"test-{key}-{i}", "test", f.question(0), "v", "test", key, "C") for key, f in FACTS.items() for i in (0, 1)
+]
+
+
+def asked(right: list[bool]) -> list[Asked]:
+    return [Asked(line, FACTS[line.fact], Reply([], [], True), "", r) for line, r in zip(LINES, right, strict=True)]
+
+
+def test_score_has_a_wilson_interval_and_the_claims_id() -> None:
+    fact = score("C", "S2T", asked([True] * 4 + [True, False] * 2))
+    assert fact.id == "s2t_c" and fact.value == 75.0 and fact.n == 8
+    low, high = wilson(6, 8)  # the answers about one fact are no more alike than those about different ones
+    assert (fact.low, fact.high) == (pytest.approx(100 * low), pytest.approx(100 * high))
+
+
+def test_chance_is_the_most_frequent_answer_of_each_family() -> None:
+    assert chance(LINES, FACTS) == 0.5
+    assert chance(LINES[:3], FACTS) == pytest.approx(2 / 3)  # Paris twice, Lima once
+    assert chance(LINES[:2], FACTS) == 1.0 and chance([], FACTS) == 0.0
+
+
+def test_questions_about_one_fact_go_together() -> None:
+    fact = gain("C", "S2S", asked([True, True, False, False, True, True, False, False]), 0.25)
+    assert fact.value == pytest.approx(25.0)
+    low, high = wilson(4, 8)  # four facts, half of them right: wider than eight independent questions would give
+    assert fact.low < 100 * (low - 0.25) - 5 and fact.high > 100 * (high - 0.25) + 5
+    for right in (True, False):  # nothing seen of the spread is not the same as no spread
+        fact = score("C", "S2S", asked([right] * 8))
+        assert (fact.low, fact.high) == tuple(pytest.approx(100 * edge) for edge in wilson(4 * right, 4))
+
+
+def test_the_same_replies_by_two_sets_of_facts() -> None:
+    wrong = {key: f._replace(answer=FACTS[other].answer) for (key, f), other in
+             zip(FACTS.items(), list(FACTS)[1:] + list(FACTS)[:1], strict=True)}  # fmt: skip
+    replies = [replace(one, heard=wrong[one.line.fact].answer) for one in asked([True] * 8)]
+    replies[7] = replace(replies[7], heard=FACTS[replies[7].line.fact].answer)
+    own, true = judged(replies, "S2T", wrong), judged(replies, "S2T", FACTS)
+    assert [one.right for one in own] == [True] * 7 + [False] and [one.right for one in true] == [False] * 7 + [True]
+    found = difference("x", "S2T", own, true)
+    assert found.value == 75 and 0 < found.low < 75 < found.high <= 100 and found.n == 8
+    nothing = [replace(one, right=False) for one in own]
+    assert difference("x", "S2T", nothing, nothing).high == 75  # 3 / 4 facts
+
+
+def test_spoken_answers_go_through_voice_and_judge() -> None:
+    grid = Grid(mini_tokenizer([line.text for line in LINES], 320), 40)
+    model = small_model(text_vocab=grid.tokenizer.get_vocab_size(), modality_pad=grid.ids.pad).eval()
+    codes = {line.id: np.arange(5) for line in LINES}
+    spoken: list[list[int]] = []
+
+    def speak(many: list[list[int]]) -> list[np.ndarray]:
+        spoken.extend(many)
+        return [np.full(3, i, np.float32) for i in range(len(many))]
+
+    def transcribe(waves: list[np.ndarray]) -> list[str]:
+        return ["It is Paris." for _ in waves]
+
+    out = ask(model, grid, LINES, FACTS, codes, "S2S", speak, transcribe)
+    assert [one.line.id for one in out] == [line.id for line in LINES]
+    assert len(spoken) == len(LINES) and all(one.reply.codes in spoken for one in out)
+    assert [one.wave[0] for one in out] == [*range(len(LINES))]
+    assert [one.right for one in out] == [True, True] + [False] * 6
+    written = ask(model, grid, LINES[:1], FACTS, codes, "S2T")
+    assert written[0].wave is None and not written[0].reply.codes
+
+
+def test_the_measures_are_the_verbs_of_eval() -> None:
+    assert MEASURES == ("codec", "vocoder", "lm", "text")  # text last: it compares with the answers of lm
+
+
+def test_a_judge_of_sound_does_not_mind_spelling() -> None:
+    sell, sofia = Fact("opposite", "buy", "sell", "C"), Fact("capital", "Bulgaria", "Sofia", "V")
+    assert said(sell, "Cell is the answer.") and said(sofia, "SOPHIA!") and not answered(sell, "Cell is the answer.")
+    delhi = Fact("capital", "India", "New Delhi", "A")
+    assert said(delhi, "it is new Deli") and not said(delhi, "it is new")
+    assert not said(sell, "selling") and not said(sell, "himself")  # whole words, as in writing
+    assert not said(sell, "shell") and not said(sell, "") and not said(sofia, "so fear the answer")

@@ -1,0 +1,67 @@
+"""The meter of the freeze promise shows 0 for kept bits and more for a single weight that moved."""
+
+import pytest
+import torch
+from lm_toys import folder  # noqa: F401
+from tokenizers import Tokenizer
+
+from mossrepro.evaluation import text_retention
+from mossrepro.evaluation.artifacts import RunArtifacts
+from mossrepro.evaluation.text_retention import measure_text_retention, perplexity
+from mossrepro.lm.checkpoint import save_pretrained
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.training import metrics
+
+
+@pytest.mark.parametrize("moved", ["", "trunk.0.mlp.up_proj.weight", "text_tail.0.input_layernorm.weight"])
+def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  # noqa: F811
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    ids = Grid(tokenizer, 40).ids
+    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    model = LayerSplitLM(LMConfig(**shape, text_vocab=tokenizer.get_vocab_size(), codes=40, modality_pad=ids.pad))
+    save_pretrained(model, tokenizer, tmp_path / "backbone")
+    with torch.no_grad():
+        model.speech_head.weight.add_(1.0)  # what Stage 1 may move
+        if moved:
+            model.get_parameter(moved).view(-1)[0] += 0.01
+    save_pretrained(model, tokenizer, tmp_path / "stage1")
+    later = {"stage2": str(tmp_path / "stage1"), "sft": str(tmp_path / "stage1")}
+    parts = {name: str(tmp_path / name) for name in ("backbone", "stage1")} | {"script": str(folder)} | later
+    bench = RunArtifacts(parts, tmp_path)
+    bench.codes = {}  # text questions need none
+    bench.record(metrics.Metric("t2t_c", "asked with the other pairings", 25.0, "%"))
+    for pairing in ("s2t", "s2s"):
+        bench.record(metrics.Metric(f"{pairing}_c", "asked by voice", 8.0, "%", 4.0, 12.0, "Wilson", 74))
+    measure_text_retention(bench)
+    found = metrics.read_metrics(tmp_path)
+    assert (found["stage1_text_change"].value > 0) == bool(moved)
+    assert found["t2t_c_before"].n == found["t2t_c_stage2"].n > 0
+    assert found["t2t_c_lost"].value == found["t2t_c_before"].value - 25.0
+    assert {"s2t_c_kept", "s2s_c_kept"} <= set(found)
+    before, after = found["perplexity_before"], found["perplexity_stage1"]
+    assert (before.value != after.value) == bool(moved) and before.n == after.n > 1000
+
+
+def test_what_comes_out_by_voice_is_a_share_of_what_was_known() -> None:
+    kept = text_retention._by_voice(metrics.Metric("s2t_c", "by voice", 60.0, "%", 40.0, 72.0, "Wilson", 74), 80.0)
+    assert (kept.id, kept.value, kept.low, kept.high, kept.n) == ("s2t_c_kept", 75.0, 50.0, 90.0, 74)
+
+
+def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:  # noqa: F811
+    """Asked for what comes next; a model that finds all pieces equally likely is as perplexed as there are pieces."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    model = LayerSplitLM(LMConfig(**shape, text_vocab=size, codes=40, modality_pad=Grid(tokenizer, 40).ids.pad))
+    monkeypatch.setattr(text_retention, "WINDOWS", 1)
+    ids = tokenizer.encode(text_retention.topics["objects"], add_special_tokens=False).ids[: text_retention.WINDOW]
+    with torch.no_grad():
+        logits = model.text_head(model(torch.tensor([[[id, 0] for id in ids]])).text[0])
+        told = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        assert perplexity(model, tokenizer)[0] == pytest.approx(float((-told.mean()).exp()), rel=1e-4)
+        model.text_norm.weight.zero_()
+    monkeypatch.undo()
+    value, count = perplexity(model, tokenizer)
+    assert value == pytest.approx(size, rel=1e-4) and count == 6 * 511

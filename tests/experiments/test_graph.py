@@ -1,0 +1,321 @@
+"""The whole chain at smoke size: every stage through its real door, twice, and a conversation with the result."""
+
+import json
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from math import hypot
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from mossrepro import cli
+from mossrepro.data.facts import FAMILIES, Fact, all_facts
+from mossrepro.data.script import hidden_pairs, read_script, tells
+from mossrepro.experiments import graph as chain_module
+from mossrepro.experiments.controls import ControlGraph, OracleGraph, counterfactual, measure_controls
+from mossrepro.experiments.graph import STAGES, StageGraph
+from mossrepro.lm.data import open_documents
+from mossrepro.lm.grid import Grid
+from mossrepro.pipeline import Assistant, newest_run
+from mossrepro.speech import voices
+from mossrepro.training.metrics import Metric as Measured
+from mossrepro.training.metrics import read_metrics, record
+from mossrepro.utils import audio, cache
+from mossrepro.utils.errors import CheckpointError
+
+
+def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:
+    facts = {path.stem for path in (run / "facts").glob("*.json")}
+    assert {"codec_wer", "resynthesis", "stage1_text_change", "s2s_c", "s2t_c", "t2t_c_lost", "minutes"} <= facts
+    assert json.loads((run / "facts" / "stage1_text_change.json").read_text())["value"] == 0.0
+    assert "<audio" in (run / "report.html").read_text() or not json.loads((run / "wav" / "index.json").read_text())
+    stages = {cost["stage"] for cost in json.loads((run / "stages.json").read_text())}
+    assert stages == set(STAGES)
+
+
+def test_a_finished_run_takes_seconds(run, workplace) -> None:
+    beside = [run / "facts" / f"{name}.json" for name in ("control_random_x", "rival_ours_x", "oracle_x", "stale")]
+    for path in beside:
+        path.write_text(json.dumps({"id": path.stem, "name": "x", "value": 1.0}))
+    assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
+    assert [path.exists() for path in beside] == [True, True, True, False]  # other commands' facts stay
+    for path in beside[:3]:
+        path.unlink()
+    assert all(cost["cached"] for cost in json.loads((run / "stages.json").read_text()))
+
+
+def test_stages_are_fits_of_their_own(run) -> None:
+    parts = json.loads((run / "parts.json").read_text())
+    fits = {"codec", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
+    assert set(parts) == {*fits, "script", "tokens"}
+    for stage in fits:
+        assert (Path(parts[stage]) / "model.safetensors").is_file()
+        assert json.loads((Path(parts[stage]) / "spec.json").read_text())["config"]
+
+
+def test_talk_answers_a_file_and_a_sentence(run, tmp_path, capsys) -> None:
+    question, answer = tmp_path / "question.wav", tmp_path / "answer.wav"
+    spoken, rate = voices.say("What is the capital of France?", "hibari+p3")
+    audio.save(question, np.stack([spoken, spoken], 1), rate)  # stereo, 24 kHz
+    assert cli.main(["talk", str(question), "-o", str(answer), "--run", str(run)]) == 0
+    with wave.open(str(answer)) as sound:
+        assert sound.getframerate() == 24_000 and sound.getnframes() > 0
+    assert cli.main(["talk", "--say", "Tell me the capital of France.", "-o", str(answer), "--run", str(run)]) == 0
+    assert cli.main(["talk", str(question), "--text", "--run", str(run)]) == 0
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "silent", "nan", "noise", "long"])
+def test_talk_refuses_in_one_line(run, tmp_path, capsys, kind: str) -> None:
+    path = tmp_path / f"{kind}.wav"
+    if kind == "empty":
+        path.touch()
+    elif kind == "noise":
+        path.write_bytes(b"this is not sound")
+    elif kind != "missing":
+        samples = {"silent": np.zeros(16_000), "nan": np.full(16_000, np.nan), "long": np.ones(16_000 * 600) * 0.1}[
+            kind
+        ]
+        import soundfile
+
+        soundfile.write(path, samples.astype(np.float32), 16_000, subtype="FLOAT")
+    assert cli.main(["talk", str(path), "-o", str(tmp_path / "a.wav"), "--run", str(run)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and path.name in lines[0]
+
+
+def test_answers_repeat(run) -> None:
+    question, rate = voices.say("What is the opposite of hot?", "hibari+p1")
+    question = audio.resample(question, rate, 16_000)
+    assistant = Assistant.from_run(newest_run(run.parent))
+    one, two = assistant.answer(question), assistant.answer(question)
+    assert one.codes == two.codes and np.array_equal(one.wave, two.wave)
+
+
+def test_a_run_needs_the_folders_of_its_four_parts_and_no_other(run, tmp_path) -> None:
+    parts = json.loads((run / "parts.json").read_text())
+    (tmp_path / "parts.json").write_text(json.dumps({**parts, "backbone": "smollm2"}))  # as `small` has it
+    Assistant.from_run(tmp_path)
+    for name in ("codec", "sft", "flow", "vocoder"):
+        (tmp_path / "parts.json").write_text(json.dumps({**parts, name: str(tmp_path / "gone")}))
+        with pytest.raises(CheckpointError, match=f"{name} is gone"):
+            Assistant.from_run(tmp_path)
+
+
+def test_a_pause_before_and_after_the_question_changes_nothing(run, monkeypatch) -> None:
+    question, rate = voices.say("What is the opposite of hot?", "hibari+p1")
+    question = audio.resample(question, rate, 16_000)
+    assistant, heard = Assistant.from_run(newest_run(run.parent)), []
+    listen = assistant.listen
+    monkeypatch.setattr(assistant, "listen", lambda wave: heard.append(len(wave)) or listen(wave))
+    answers = [assistant.answer(wave, spoken=False) for wave in (question, np.pad(question, 16_000))]
+    assert heard[0] == heard[1] and answers[0].text == answers[1].text
+
+
+def test_a_killed_stage_continues_and_ends_with_the_same_bits(run, tmp_path, monkeypatch) -> None:
+    """SIGKILL in the middle of Stage 1; the next call gives the weights of an uninterrupted run."""
+    parts = json.loads((run / "parts.json").read_text())
+    flags = [f"--data.init_args.{name}={parts[name]}" for name in ("script", "tokens")]
+    tokenizer = Path(json.loads((Path(parts["sft"]) / "fit.json").read_text())["data"]["init_args"]["tokenizer"])
+    flags += [f"--data.init_args.tokenizer={tokenizer}", f"--model.init_args.start={parts['backbone']}"]
+    command = [sys.executable, "-m", "mossrepro", "fit", "-c", "configs/stage1.yaml", "-c", "configs/smoke.yaml"]
+    command += ["--size.lm.stage1.steps", "6", *flags, "--save_steps", "2"]
+    root = Path(__file__).parents[2]
+    code = """
+import os, sys, lightning.pytorch as L
+from mossrepro import cli
+from mossrepro.lm.task import LayerSplitTask
+step = LayerSplitTask.training_step
+def dying(self, batch, index):
+    if self.global_step == 3:
+        os.kill(os.getpid(), 9)
+    return step(self, batch, index)
+LayerSplitTask.training_step = dying
+cli.main(sys.argv[1:])
+"""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    killed = subprocess.run([sys.executable, "-c", code, *command[3:], "--output", str(cut)], cwd=root)
+    assert killed.returncode == -9 and not (cut / "done.json").exists()
+    for out in (cut, whole):
+        assert subprocess.run([*command, "--output", str(out)], cwd=root).returncode == 0
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_the_key_of_a_stage_holds_only_its_own_numbers() -> None:
+    chain, other = StageGraph("smoke"), StageGraph("smoke")
+    assert chain._number("size.codec.steps") == other.size.codec.steps
+    assert chain.size.name == "smoke"
+
+
+def test_counterfactual_answers_are_all_wrong_and_of_the_same_family() -> None:
+    known = all_facts()
+    changed = counterfactual(known)
+    for a, b in zip(known, changed, strict=True):
+        assert a[:2] == b[:2] and a.set == b.set
+        assert (a.answer != b.answer) == (a.set == "C")
+    for family in FAMILIES:
+        pool = [sorted(f.answer for f in facts if f.family == family and f.set == "C") for facts in (known, changed)]
+        assert pool[0] == pool[1]
+
+
+def test_counterfactual_answers_are_wrong_where_c_has_few() -> None:
+    capital, opposite = sorted(FAMILIES)[:2]
+    known = [Fact(capital, s, a, k) for s, a, k in (("a", "x", "C"), ("b", "x", "C"), ("c", "y", "A"), ("d", "z", "C"))]
+    known += [Fact(opposite, "e", "v", "C"), Fact(opposite, "f", "v", "A")]
+    changed = counterfactual(known)
+    assert all((a.answer != b.answer) == (a.set == "C") for a, b in zip(known, changed, strict=True))
+
+
+@pytest.mark.slow
+def test_controls_are_trained_and_measured(run, monkeypatch) -> None:
+    monkeypatch.chdir(run.parents[1])
+    assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
+    facts = {path.stem for path in (run / "facts").glob("control_*.json")}
+    assert {"control_random_s2t_c", "control_counterfactual_own_s2s_c"} <= facts
+    assert "control_counterfactual_more_own_s2t_c" in facts and (run / "facts" / "oracle_s2t_c.json").is_file()
+    monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr(
+        "mossrepro.experiments.controls._asked", lambda *_, **__: pytest.fail("what they answered is cached")
+    )
+    assert cli.main(["reproduce", "--size", "smoke", "--controls"]) in (0, 1)
+
+
+def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:
+    asked = []
+    chain = OracleGraph("smoke")
+    chain.fit = lambda stage, **inputs: asked.append((stage, inputs)) or Path(stage)
+    chain.backbone, chain.script, chain.tokenizer = (lambda name=name: Path(name) for name in ("b", "s", "t"))
+    assert chain.language_model("sft") == Path("sft")
+    assert [stage for stage, _ in asked] == ["stage1", "stage2", "sft"]
+    assert all(inputs["data__tokens"] == "oracle" and "model__sounds" not in inputs for _, inputs in asked)
+
+
+def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch, tmp_path) -> None:
+    """The steps stand in the key and in the command alike."""
+    made = []
+    monkeypatch.setattr(chain_module, "_stage", lambda stage, command: made[-1].append(command))
+    for chain in (StageGraph("smoke"), ControlGraph("smoke", "random"), ControlGraph("smoke", "random", 0.8)):
+        chain.size.lm.sft.steps = 10
+
+        def link(stage, kind, spec, build) -> Path:
+            made.append([spec["numbers"]])
+            build(tmp_path)
+            return tmp_path
+
+        chain.link = link
+        chain.fit("sft", model__start="x")
+        chain.fit("flow")
+    whole, flow, half, same, more, again = made
+    assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
+    assert half[0]["size.lm.sft.steps"] == 5 and "--size.lm.sft.steps=5" in half[1]
+    assert more[0]["size.lm.sft.steps"] == 8 and OracleGraph("smoke", 0.8).share == 0.8
+    assert OracleGraph("smoke").share == 0.5 and flow == same == again
+
+
+def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(monkeypatch, tmp_path) -> None:
+    shares = []
+
+    def measured(self, stage, kind, spec, build) -> Path:
+        shares.append((spec["control"], self.share))
+        for pairing in ("s2t", "s2s"):
+            fact = Measured(f"control_{spec['control']}_{pairing}_c", "x", 5.0, "%", 2.0, 13.0, n=74)
+            record(tmp_path / spec["control"], fact)
+        return tmp_path / spec["control"]
+
+    monkeypatch.setattr(StageGraph, "link", measured)
+    for chain in (ControlGraph, OracleGraph):
+        monkeypatch.setattr(chain, "language_model", lambda self, stage: tmp_path)
+    (tmp_path / "parts.json").write_text("{}")
+    for pairing in ("s2t", "s2s"):
+        record(tmp_path, Measured(f"{pairing}_c", "x", 60.0, "%", 47.0, 72.0, n=74))
+    for percent, share in ((0, 0.5), (100, 1.0)):
+        shares.clear()
+        measure_controls("smoke", tmp_path, percent)
+        assert shares == [("counterfactual", share), ("random", share), ("oracle", share)]
+        found = read_metrics(tmp_path)
+        for name in ("counterfactual", "random"):
+            margin = found[f"control_{name}_margin_s2t_c"]
+            assert margin.value == 55.0 and f"{100 * share:.0f} % of the steps" in margin.name
+            assert (margin.low, margin.high) == pytest.approx((55 - hypot(13, 8), 55 + hypot(12, 3)))
+    assert "control_oracle_margin_s2t_c" not in found
+
+
+@pytest.mark.parametrize("words", [["0"], ["101"], ["half"], ["-3"]])
+def test_a_share_of_the_steps_that_is_none_is_refused(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "--size", "smoke", "--controls", *words])
+    assert "--controls" in capsys.readouterr().err
+
+
+def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monkeypatch) -> None:
+    """The codec, the decoder and the vocoder are those of `small`, under the same keys; what they cost is counted."""
+    made = []
+    for size in ("small", "long"):
+        specs: dict[str, dict] = {}
+
+        def link(self, stage, kind, spec, build, specs=specs) -> Path:
+            specs[f"{stage} {kind}"] = spec
+            self.costs.setdefault(stage, {})
+            return tmp_path / kind / cache.digest([kind, spec])
+
+        monkeypatch.setattr(StageGraph, "link", link)
+        monkeypatch.setattr(StageGraph, "known", lambda self: all_facts()[: 10 + self.size.data.recall])
+        monkeypatch.setattr("mossrepro.experiments.graph.phone_times", lambda *_, **__: None)
+        chain = StageGraph(size)
+        folders = {**chain.parts(), "corpus": chain.codec_corpus()}
+        assert {"data", "tokens", "flow", "vocoder", "sft"} <= set(chain.costs)
+        made.append(folders)
+    same = {name for name in made[0] if made[0][name] == made[1][name]}
+    assert same == {"codec", "reader", "flow", "vocoder", "backbone", "corpus"}
+    small, long = (StageGraph(size).size for size in ("small", "long"))
+    assert long.data.say > small.data.say and long.data.recall
+    assert replace(long, lm=small.lm, data=small.data, name="small", sound="") == small
+
+
+def test_a_key_changes_with_inputs_and_own_numbers_only(monkeypatch, tmp_path) -> None:
+    def key(stage: str = "sft", change=lambda size: None, **inputs) -> dict:
+        chain, specs = StageGraph("smoke"), []
+        change(chain.size)
+        monkeypatch.setattr(chain, "link", lambda stage, kind, spec, build: specs.append(spec) or tmp_path)
+        chain.fit(stage, **inputs)
+        return specs[0]
+
+    same = key(model__start="a", data__tokens="b")
+    assert key(model__start="cache/a", data__tokens="b") == same  # a folder counts by its name, which is its content
+    assert key(model__start="c", data__tokens="b") != same != key(model__start="a", data__tokens="d")
+    assert key(model__start="a") != same != key("stage2", model__start="a", data__tokens="b")
+    own = lambda size: setattr(size.lm.sft, "lr", 9.0)  # noqa: E731
+    others = lambda size: setattr(size.flow, "lr", 9.0)  # noqa: E731
+    assert key(change=own, model__start="a", data__tokens="b") != same
+    assert key(change=others, model__start="a", data__tokens="b") == same
+
+
+def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only(run, workplace) -> None:
+    """Taught: everything that is tested, C with wrong answers. Told later: the same, C's among what is replayed."""
+    chain = ControlGraph("smoke", "counterfactual")
+    asked = []
+    chain.fit = lambda stage, **inputs: asked.append((stage, inputs)) or Path(stage)
+    chain.tokens = lambda: Path("tokens")
+    chain.language_model("sft")
+    scripts = {stage: inputs["data__script"] for stage, inputs in asked}
+    assert scripts["stage1"] == scripts["stage2"] == scripts["sft"] != scripts["counterfactual"]
+    facts = {stage: [Fact(*e) for e in json.loads((scripts[stage] / "facts.json").read_text())] for stage in scripts}
+    true = {fact.key: fact for fact in (Fact(*e) for e in json.loads((chain.script() / "facts.json").read_text()))}
+    changed = {fact.key for fact in true.values() if fact.set == "C"}
+    assert changed and not any(fact.set == "P" for fact in facts["counterfactual"])
+    for stage in ("counterfactual", "sft"):
+        assert {fact.key for fact in facts[stage] if fact.answer != true[fact.key].answer} <= changed
+    assert {fact.set for fact in facts["sft"] if fact.key in changed} == {"B"}
+    own = hidden_pairs(facts["sft"])  # what its voice must know from the text half alone
+    told = [line for line in read_script(chain.script()) if not line.fact and tells(own, line.text.split())]
+    assert read_script(scripts["sft"]) == [line for line in read_script(chain.script()) if line not in told]
+    odd = chain.script_with([fact._replace(set="B") for fact in facts["sft"]], "data", "odd")  # all of A is barred now
+    assert len(read_script(odd)) < len(read_script(scripts["sft"]))
+    grid = Grid(Tokenizer.from_file(str(chain.tokenizer())), 64)
+    for stage in ("counterfactual", "sft"):  # no line speaks of a fact that is not there
+        documents = open_documents(scripts[stage], "oracle", grid)
+        assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
+    assert ControlGraph("smoke", "random").told("sft") == chain.script()

@@ -1,0 +1,78 @@
+"""Batches of documents: a pure function of the step, split over ranks without overlap."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from lm_toys import folder, module  # noqa: F401
+
+from mossrepro.data.token_store import TokenWriter
+from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
+
+
+def test_same_step_same_batch(folder) -> None:  # noqa: F811
+    one, other = module(folder), module(folder)
+    other.train_batch(9, 0, 1)
+    for step in (5, 0):
+        a, b = one.train_batch(step, 0, 1), other.train_batch(step, 0, 1)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(one.train_batch(0, 0, 1)["grid"], module(folder, seed=1).train_batch(0, 0, 1)["grid"])
+
+
+def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
+    whole = module(folder).train_batch(3, 0, 1)
+    parts = [module(folder).train_batch(3, rank, 2) for rank in (0, 1)]
+    for key in ("text_target", "thought_target", "speech_target"):
+        assert sum(int((p[key] >= 0).sum()) for p in parts) == int((whole[key] >= 0).sum())
+
+
+def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="data.mix"):
+        module(folder, mix={"text": 0.0})
+    with pytest.raises(DataError, match="no word times"):
+        module(folder, mix={"interleaved": 1.0})
+    with pytest.raises(DataError, match=r"script\.jsonl"):
+        module(folder, script=str(tmp_path))
+    shutil.copytree(folder, tmp_path / "apart")
+    lines = (folder / "script.jsonl").read_text().splitlines()
+    apart = [line for line in lines if json.loads(line)["role"] != "hear"]
+    (tmp_path / "apart" / "script.jsonl").write_text("\n".join(apart))
+    with pytest.raises(DataError, match=r"data\.mix\.echo to 0"):
+        module(folder, script=str(tmp_path / "apart"), mix={"echo": 1.0})
+
+
+def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noqa: F811
+    with TokenWriter(tmp_path / "store", 32) as store:
+        store.add([("x", np.zeros(3, int))])
+    with pytest.raises(DataError, match="codebook of 32, data.codes says 64"):
+        module(folder, tokens=str(tmp_path / "store"))
+    with pytest.raises(ConfigError, match="system_turns='polite': choose released or short"):
+        module(folder, system_turns="polite")
+    with pytest.raises(CheckpointError, match="nowhere.json: is missing"):
+        module(folder, tokenizer=str(tmp_path / "nowhere.json"))
+    shutil.copytree(folder, tmp_path / "script")
+    lines = (folder / "script.jsonl").read_text().splitlines(keepends=True)
+    unasked = [line for line in lines if json.loads(line)["role"] != "answer"]
+    (tmp_path / "script" / "script.jsonl").write_text("".join(unasked))
+    with pytest.raises(DataError, match="no document of kind 'T2S': .* set data.mix.T2S to 0"):
+        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"), mix={"recognise": 1.0, "T2S": 0.1})
+    (tmp_path / "script" / "facts.json").unlink()
+    with pytest.raises(DataError, match="no facts.json"):
+        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"))
+
+
+def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
+    assert module(folder, max_rows=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
+
+
+def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:  # noqa: F811
+    with_, without = (module(folder, mix=mix) for mix in ({"say": 1.0, "interleaved": 3.0}, {"say": 1.0}))
+    assert torch.equal(with_.train_batch(0, 0, 1)["grid"], without.train_batch(0, 0, 1)["grid"])
+
+
+def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:  # noqa: F811
+    now, next_ = (module(folder, mix={"T2S": 1.0}, think=True, ahead=n).train_batch(0, 0, 1) for n in (0, 1))
+    assert torch.equal(now["grid"], next_["grid"]) and not torch.equal(now["thought_target"], next_["thought_target"])
+    assert torch.equal(now["thought_target"] >= 0, next_["thought_target"] >= 0)

@@ -1,0 +1,210 @@
+"""The report: judgement of claims, exit code, and a page that stands alone."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+
+from mossrepro import cli
+from mossrepro.report import claims, figures, page, run_data, tables, verb
+from mossrepro.report.claims import FAILED, MISSING, PASSED, SHOWN, Claim
+from mossrepro.training.metrics import Metric, record
+from mossrepro.utils.errors import ConfigError, DataError
+
+CLAIMS = """
+- {id: heard, name: "heard | right", unit: "%", low: 80, sizes: [small], paper: 63.7}
+- {id: change, name: change, low: 0, high: 0}
+- {id: control, name: control, unit: "%", high: 5, controls: true}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A small run with everything a report shows, one failed claim among it."""
+    folder = tmp_path / "runs" / "small"
+    (folder / "wav").mkdir(parents=True)
+    (folder / "metrics").mkdir()
+    (tmp_path / "claims.yaml").write_text(CLAIMS)
+    record(
+        folder, Metric("heard", "x", 71.0, "%", low=64.4, high=76.8, interval="Wilson 95 %", n=200, command="eval lm")
+    )
+    record(folder, Metric("change", "x", 0.0))
+    record(folder, Metric("extra", "an unclaimed <number>", 0.061))
+    stages = [{"stage": "codec", "minutes": 2.5, "cached": True, "hardware": "2 cores"}, {"stage": "sft", "minutes": 1}]
+    (folder / "stages.json").write_text(json.dumps(stages))
+    lines = [json.dumps({"step": i, "seconds": i, "train/loss": 1 / i, "valid/wer": 0.5}) for i in range(1, 50)]
+    (folder / "metrics" / "codec.jsonl").write_text("\n".join(lines) + '\n{"step": 50, "tr')
+    (folder / "metrics" / "sft.csv").write_text("step,train/loss,valid/acc\n1,2.0,\n2,1.5,0.5\n")
+    wave = 0.1 * np.sin(np.arange(8000) / 10)
+    soundfile.write(folder / "wav" / "q.wav", wave, 16_000)
+    soundfile.write(folder / "wav" / "a.wav", wave, 24_000)
+    talk = {
+        "question": "q.wav",
+        "answer": "a.wav",
+        "question_text": "Two <b> or not?",
+        "reference": "2",
+        "heard": "two",
+    }
+    (folder / "wav" / "index.json").write_text(json.dumps([{**talk, "set": "C"}, {**talk, "answer": "gone.wav"}]))
+    return folder
+
+
+def render(run, *more):
+    return cli.main(["report", "--run", str(run), "--claims", str(run.parents[1] / "claims.yaml"), *more])
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and that its tags close."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.open, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in ("meta", "img", "line", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_failed_claim_shows_and_makes_the_exit_code_1(run, capsys):
+    assert render(run) == 1
+    out = capsys.readouterr().out
+    assert "FAILED heard: 71.0 % (64.4 to 76.8), expected ≥ 80" in out and "✗" in out
+    assert "1 of 2 claims failed: heard" in (run / "report.html").read_text()
+
+
+def test_when_all_hold_the_exit_code_is_0(run):
+    record(run, Metric("heard", "x", 83.5, "%", n=200))
+    assert render(run) == 0
+    assert "all 2 claims that are expected of this size hold" in (run / "report.html").read_text()
+
+
+def test_the_page_stands_alone_and_shows_everything(run):
+    render(run)
+    page = Page()
+    page.feed((run / "report.html").read_text())
+    assert not page.open
+    kinds = [source.split(";")[0] for source in page.sources]
+    assert kinds.count("data:audio/wav") == 3 and kinds.count("data:image/png") == 2 and len(kinds) == 5
+    text = " ".join(page.text)
+    for shown in ("Two <b> or not?", "gone.wav is missing", "an unclaimed <number>", "codec", "3.5", "63.7", "n = 200"):
+        assert shown in text, shown
+
+
+def test_a_bare_run_still_renders(tmp_path):
+    record(tmp_path, Metric("change", "x", 0.0))
+    (tmp_path / "claims.yaml").write_text(CLAIMS)
+    code = cli.main(["report", "--run", str(tmp_path), "--size", "tiny", "--claims", str(tmp_path / "claims.yaml")])
+    assert code == 0 and (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_the_pairings_are_drawn_with_their_intervals_and_chance(run):
+    render(run)
+    assert not (run / "pairings.png").exists()
+    record(run, Metric("chance_c", "chance", 10.8))
+    for id_, value in (("t2t_c", 93.2), ("s2t_a", 86.0), ("s2s_c", 1.4)):
+        record(run, Metric(id_, id_, value, "%", low=value - 1, high=value + 2))
+    render(run)
+    assert (run / "pairings.png").stat().st_size > 5000 and "Asked and answered" in (run / "report.html").read_text()
+    axes = figures.pairings(run_data.read_run(run, "small", [])).axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "86", "93"]
+    assert sum(line.get_linestyle() == ":" for line in axes.lines) == 2  # chance is known for C only
+
+
+def test_growth_is_drawn_from_the_lengths_and_facts_that_were_asked(run):
+    assert figures.growth(run_data.read_run(run, "small", [])) is None
+    for name, value in (("baseline", 38.0), ("length_20", 12.0), ("no_split", 37.0)):
+        record(run, Metric(f"ablation_{name}_s2t_c", name, value, "%", low=value - 9, high=value + 9))
+    record(run, Metric("s2t_c", "the run", 58.0, "%"))
+    figure = figures.growth(run_data.read_run(run, "small", []))
+    assert len(figure.axes) == 1
+    whole = [line for line in figure.axes[0].lines if line.get_label() == "S2T on C"]
+    assert [list(whole[0].get_xdata()), list(whole[0].get_ydata())] == [[20, 40, 100], [12, 38, 58]]
+    record(run, Metric("ablation_facts_25_s2t_c", "a quarter", 20.0, "%"))
+    _, by_facts = figures.growth(run_data.read_run(run, "small", [])).axes
+    line = next(line for line in by_facts.lines if line.get_label() == "S2T on C")
+    assert [list(line.get_xdata()), list(line.get_ydata())] == [[25, 100], [20, 38]]
+    render(run)
+    assert "What grows with steps" in (run / "report.html").read_text()
+
+
+def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
+    rows = [{"step": float(i), "train/text": 1.0, "valid/S2T": 1.0, "valid/S2S": 2.0} for i in range(3)]
+    loaded = run_data.read_run(run, "small", [])
+    loaded.curves = {"sft": rows}
+    with_valid = page._curves(loaded)
+    loaded.curves = {"sft": [{"step": row["step"], "train/text": 1.0} for row in rows]}
+    assert len(with_valid) > 1.2 * len(page._curves(loaded)) > 0
+
+
+def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
+    render(run, "--markdown", str(tmp_path / "out.md"))
+    title, introduction, table, *_ = (tmp_path / "out.md").read_text().split("\n\n")
+    assert title == "# Results at `small`" and "configs/claims.yaml" in introduction
+    claims = table.splitlines()
+    assert len(claims) == 6 and {line.count("|") for line in claims} == {7}
+    assert "heard / right" in claims[2] and "71.0 % (64.4 to 76.8)" in claims[2]
+
+
+@pytest.mark.parametrize(
+    ("claim", "value", "size", "status"),
+    [
+        (Claim("x", "x", low=80), 80.0, "small", PASSED),
+        (Claim("x", "x", low=80), 79.9, "small", FAILED),
+        (Claim("x", "x", high=5), 5.1, "small", FAILED),
+        (Claim("x", "x", low=0, high=0), 1e-9, "small", FAILED),
+        (Claim("x", "x", low=80), float("nan"), "small", FAILED),
+        (Claim("x", "x", low=80, sizes=["small"]), 1.0, "tiny", SHOWN),
+        (Claim("x", "x"), 1.0, "small", SHOWN),
+        (Claim("x", "x", low=80), None, "small", FAILED),
+        (Claim("x", "x", low=80, controls=True), None, "small", MISSING),
+        (Claim("x", "x"), None, "small", MISSING),
+    ],
+)
+def test_judgement(claim, value, size, status):
+    fact = None if value is None else Metric("x", "x", value)
+    assert claim.judge(fact, size) == status
+
+
+def test_missing_runs_and_broken_files_are_named(tmp_path, run):
+    with pytest.raises(DataError, match="nowhere: no such run"):
+        verb.write(tmp_path / "nowhere", "small")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no facts yet"):
+        verb.write(tmp_path / "empty", "small")
+    (run / "stages.json").write_text("{")
+    with pytest.raises(DataError, match=r"stages\.json"):
+        verb.write(run, "small")
+
+
+@pytest.mark.parametrize("text", ["- {id: x, nmae: y}", "- {id: x", "- {id: x, name: a}\n- {id: x, name: b}", "- 3"])
+def test_a_broken_claims_file_is_named(tmp_path, text):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"claims\.yaml"):
+        claims.read_claims(tmp_path / "claims.yaml")
+
+
+def test_the_committed_claims_are_sound():
+    committed = claims.read_claims()
+    rungs = {"tiny", "small", "long"}
+    assert all(re.fullmatch(r"[a-z0-9_]+", claim.id) and set(claim.sizes) <= rungs for claim in committed)
+    assert all(claim.low is None or claim.high is None or claim.low <= claim.high for claim in committed)
+    bars = {claim.id: (claim.low, claim.high) for claim in committed}
+    assert bars["s2s_a"] == (80, None) and bars["codec_wer"] == (None, 15) and bars["s2s_c_gain"] == (20, None)
+
+
+def test_numbers_read_well():
+    shown = {0.0612: "0.0612", 4.312: "4.31", 83.5: "83.5", 1234.5: "1234", 0.0: "0", None: ""}
+    assert {value: tables.number(value) for value in shown} == shown

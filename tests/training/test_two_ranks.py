@@ -1,0 +1,107 @@
+"""One process, two with DDP and two with FSDP2 train the same weights; what is frozen keeps its bits under each."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lm_toys import folder, module  # noqa: F401
+
+from mossrepro.lm.checkpoint import from_pretrained
+from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.utils.errors import ConfigError
+
+HERE = Path(__file__).parents[1]
+MIX = {"S2S": 0.4, "say": 0.2, "text": 0.4}  # single documents: many a rank's batch has no row of one kind
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:  # noqa: F811
+    """Those of an exported model, named as a task names them."""
+    return {f"model.{name}": value for name, value in from_pretrained(folder)[0].state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def start(folder, tmp_path_factory):  # noqa: F811
+    """A mini backbone with Qwen3's norms on queries and keys."""
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    torch.manual_seed(1)
+    task.model = LayerSplitLM(replace(task.model.config, qk_norm=True))
+    path = tmp_path_factory.mktemp("start")
+    task.save_pretrained(path)
+    return path
+
+
+def train(out: Path, **asked) -> dict[str, torch.Tensor]:
+    """Weights after a fit in another process, the same on all of its ranks."""
+    out.mkdir()
+    plain = {"strategy": "auto", "devices": 1, "accumulate": 1, "steps": 4, "at": 0, "ckpt": None, "out": str(out)}
+    (out / "asked.json").write_text(json.dumps(plain | asked))
+    command = [sys.executable, str(HERE / "two_ranks.py"), str(out / "asked.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    states = [torch.load(path, weights_only=True) for path in sorted(out.glob("rank*.pt"))]
+    assert len(states) == (1 if asked.get("strategy") in ("fsdp2", "tensor") else asked.get("devices", 1))
+    for other in states[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in states[0].items() if "recent" not in name)
+    return states[0]
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+
+
+SLOW = [("fsdp2", 2), ("ddp", 1)]
+BOTH = [("ddp", 2), ("tensor", 1), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
+
+
+@pytest.mark.parametrize(("strategy", "accumulate"), BOTH)
+def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accumulate) -> None:  # noqa: F811
+    asked = {"task": "lm", "script": str(folder), "start": str(start), "mix": MIX, "accumulate": accumulate}
+    asked["pack"] = accumulate == 2
+    one = train(tmp_path / "one", **asked)
+    two = train(tmp_path / "two", **asked, strategy=strategy, devices=2)
+    assert apart(one, weights(start)) > 1e-4 and apart(one, two) < 1e-6
+    assert apart(weights(tmp_path / "two" / "export"), two) == 0
+
+
+@pytest.mark.parametrize(("first", "then"), [("fsdp2", "auto"), pytest.param("ddp", "fsdp2", marks=pytest.mark.slow)])
+def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start, tmp_path, first, then) -> None:  # noqa: F811
+    asked = {"task": "lm", "script": str(folder), "start": str(start), "mix": MIX, "train": "speech"}
+    whole = train(tmp_path / "whole", **asked, strategy=first, devices=2, at=2)
+    kept = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)["state_dict"]
+    assert set(kept) == {f"model.{name}" for name in from_pretrained(start)[0].speech_parameters()}
+    ranks = 1 if then == "auto" else 2
+    again = train(tmp_path / "again", **asked, strategy=then, devices=ranks, ckpt=str(tmp_path / "whole" / "last.ckpt"))
+    assert apart(whole, again) < 1e-6
+    for state in (whole, again):
+        changed = {name for name, value in weights(start).items() if not torch.equal(value, state[name])}
+        assert changed == {f"model.{name}" for name in from_pretrained(start)[0].speech_parameters()}
+
+
+@pytest.mark.parametrize("task", ["fsq", pytest.param("vq", marks=pytest.mark.slow)])
+def test_the_codec_learns_on_two_ranks_and_they_stay_alike(tmp_path, task) -> None:
+    """`train` compares the ranks: what places the codes is drawn from what each rank has heard."""
+    state = train(tmp_path / "two", task=task, strategy="ddp", devices=2, steps=8)
+    assert bool(state["codec.quantiser.started"])
+
+
+def test_more_ranks_than_documents_are_refused(folder) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="batch=4 documents cannot be shared by 5"):
+        module(folder).train_batch(0, 0, 5)
+
+
+def test_a_batch_knows_its_share_of_the_step(folder) -> None:  # noqa: F811
+    data = module(folder, mix=MIX, think=True)
+    data.accumulate = 2
+    for kind in ("text", "thought", "speech"):
+        parts = [data.train_batch(step, rank, 2) for step in (4, 5) for rank in (0, 1)]
+        rows = sum(int((part[f"{kind}_target"] >= 0).sum()) for part in parts)
+        assert rows > 0 and all(part[f"{kind}_count"] == rows / 4 for part in parts)
+    again = pickle.loads(pickle.dumps(data))  # as a loader's workers get it
+    assert torch.equal(again.train_batch(4, 1, 2)["grid"], data.train_batch(4, 1, 2)["grid"])
