@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from IPython.display import Audio, display
 
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
+from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.speech import voices
 from mossrepro.training import sizes
 from mossrepro.utils import audio
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.cache import digest
 from mossrepro.utils.errors import CheckpointError
 
@@ -153,14 +154,14 @@ plt.show()
 # The codec listens at 16 kHz and writes one code for every 1,280 samples.
 
 # %%
-heard = audio.resample(wave, 24_000, RATE)
-codes_a_second = RATE / SAMPLES_PER_CODE
+heard = audio.resample(wave, 24_000, SAMPLE_RATE)
+codes_a_second = SAMPLE_RATE / SAMPLES_PER_CODE
 codes = math.ceil(len(heard) / SAMPLES_PER_CODE)
 assert codes_a_second == 12.5
-print(f"{len(heard) / RATE:.2f} s -> {codes} codes for {len(sentence)} letters and spaces")
+print(f"{len(heard) / SAMPLE_RATE:.2f} s -> {codes} codes for {len(sentence)} letters and spaces")
 
 bits = {
-    "16-bit samples at 16 kHz": 16 * RATE,
+    "16-bit samples at 16 kHz": 16 * SAMPLE_RATE,
     "paper: 16,384 codes": math.log2(16_384) * codes_a_second,
     "size small: 1,024 codes": math.log2(sizes.load_size("small").codec.codes) * codes_a_second,
     "size tiny: 256 codes": math.log2(sizes.load_size("tiny").codec.codes) * codes_a_second,
@@ -263,7 +264,7 @@ except CheckpointError as reason:
 
 if assistant:
     asked, rate = voices.say(sentence, speakers[-1])
-    codes = assistant.listen(audio.resample(asked, rate, RATE))
+    codes = assistant.listen(audio.resample(asked, rate, SAMPLE_RATE))
     again, new_rate = assistant.speaker.speak(codes)
     print(f"{len(codes)} codes: {codes.tolist()}")
     print(f"what a reader hears in the codes: {assistant.codec.transcribe(codes)[0]!r}")

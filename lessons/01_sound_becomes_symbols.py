@@ -20,7 +20,6 @@ from IPython.display import Audio, display
 
 from mossrepro.codec import CodecConfig, SpeechCodec
 from mossrepro.codec.kmeans import fit_mel
-from mossrepro.codec.model import RATE
 from mossrepro.codec.quantiser import Quantiser, nearest_code
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.evaluation.code_picture import draw
@@ -30,6 +29,7 @@ from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.speech import voices
 from mossrepro.speech.sphinx import align_phones
 from mossrepro.utils import audio
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.cache import digest
 from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.random import rng
@@ -47,13 +47,13 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 # %%
 sentence = "the old captain painted seven green birds before breakfast"
 speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "hibari+p3", "kokoro-kumo", "kokoro-nezumi"]
-said = {name: audio.resample(*voices.say(sentence, name), RATE) for name in speakers}  # name -> (n,) at 16 kHz
+said = {name: audio.resample(*voices.say(sentence, name), SAMPLE_RATE) for name in speakers}  # name -> (n,) at 16 kHz
 
 for name, wave in said.items():
     phones = align_phones(wave, sentence)
     seconds = phones[-1][2] - phones[0][1]
     print(f"{name:14} {len(phones)} phones in {seconds:.1f} s: {len(phones) / seconds:.1f} a second")
-    display(Audio(wave, rate=RATE))
+    display(Audio(wave, rate=SAMPLE_RATE))
 
 # %% [markdown]
 # Ten to fifteen phones a second, and 12.5 codes: about one code a phone. Half the rate would have to name *pairs* of
@@ -104,7 +104,8 @@ voiced = voices.names("hibari", "train", True)[: 4 if SMOKE else 12]
 corpus = []  # (text, voice, wave)
 for i in range(16 if SMOKE else 120):
     text = random_sentence(rng(1, "lesson", i // 2), words[:600], 4, 7)  # every sentence by two voices
-    corpus.append((text, voiced[i % len(voiced)], audio.resample(*voices.say(text, voiced[i % len(voiced)]), RATE)))
+    speaker = voiced[i % len(voiced)]
+    corpus.append((text, speaker, audio.resample(*voices.say(text, speaker), SAMPLE_RATE)))
 
 config = CodecConfig(codes=32 if SMOKE else 1024, front="mel")
 empty = SpeechCodec(config)
@@ -280,7 +281,7 @@ if assistant:
     for name, wave in said.items():
         again, rate = assistant.speaker.speak(assistant.listen(wave))
         print(f"{name}: as it was, and through the semantic codec")
-        display(Audio(wave, rate=RATE), Audio(again, rate=rate))
+        display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
 
 if assistant and (run / "rivals.json").is_file():
     from mossrepro.codec.acoustic import AcousticCodec
@@ -289,7 +290,7 @@ if assistant and (run / "rivals.json").is_file():
         rival = AcousticCodec.from_pretrained(folder)
         for speaker, wave in said.items():
             print(f"{speaker}, through {name}: {rival.bits_per_second:.0f} bits a second")
-            display(Audio(rival.decode(rival.encode(torch.from_numpy(wave)[None]))[0].numpy(), rate=RATE))
+            display(Audio(rival.decode(rival.encode(torch.from_numpy(wave)[None]))[0].numpy(), rate=SAMPLE_RATE))
 
 # %% [markdown]
 # In `docs/RESULTS.md` stands what this costs and brings in numbers: word errors of a recogniser on the codes, pitch,

@@ -19,7 +19,6 @@ from IPython.display import Audio, Code, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from mossrepro.codec.model import RATE
 from mossrepro.data.facts import all_facts
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -31,6 +30,7 @@ from mossrepro.lm.tokenizer import gguf_tokenizer
 from mossrepro.speech import voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import assets, audio
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.cache import digest
 from mossrepro.utils.random import rng
 
@@ -46,12 +46,12 @@ tokenizer = gguf_tokenizer(assets.get("smollm2"))
 grid = Grid(tokenizer, codes=1024)
 ids = grid.ids
 sentence = "the old captain painted seven green birds"
-wave = audio.resample(*voices.say(sentence, "assistant"), RATE)
+wave = audio.resample(*voices.say(sentence, "assistant"), SAMPLE_RATE)
 pieces = tokenizer.encode(sentence).tokens
 codes = oracle_codes(sentence, "lesson 02", 1024)[: -(-len(wave) // 1280)]  # codes of letters: no codec is needed here
 print(f"{len(pieces)} pieces: {pieces}")
 print(f"{len(codes)} codes of 80 ms: {codes.tolist()}")
-display(Audio(wave, rate=RATE))
+display(Audio(wave, rate=SAMPLE_RATE))
 
 # %% [markdown]
 # Four or five rows of sound for one row of text. That is why the codec must be slow (lesson 01), and why a model that
@@ -112,7 +112,8 @@ print("the package embeds as we do, and looks at no filler")
 # the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
 #
 # Our Stage 2 and SFT ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked,
-# at every spoken row, for the piece of text that is being said (`think`). This "thought" is never written and no row is
+# at every spoken row, for the piece of text that is being said (`monologue`). This "monologue" is never written and no
+# row is
 # added; it only pulls the trunk towards having the word ready when the mouth opens. `Grid.spoken` lays it out.
 
 
@@ -158,13 +159,22 @@ for name in ("S2S", "S2T", "T2S", "T2T"):
 
 # %%
 facts = all_facts()
-recipe = ScriptRecipe(hear=30, say=30, state=5, ask=1, kokoro=0, hear_kokoro=0, tests=1, test_facts=2)
+recipe = ScriptRecipe(
+    user_speech=30,
+    assistant_speech=30,
+    false_statement=5,
+    question=1,
+    kokoro=0,
+    user_speech_kokoro=0,
+    tests=1,
+    test_facts=2,
+)
 lines = write_script(facts, recipe)
 store = OracleStore({line.id: line.text for line in lines}, 1024)
-told = next(line for line in lines if line.role == "say")
+told = next(line for line in lines if line.role == "assistant_speech")
 times = {told.id: [(word, 0.3 * i, 0.3 * i + 0.3) for i, word in enumerate(told.text.split())]}
 documents = Documents(grid, lines, store, facts, words=times)
-kinds = ["recognise", "say", "echo", "interleaved", "speech", "text", "S2S", "T2S", "S2T", "T2T"]
+kinds = ["asr", "tts", "repeat", "interleaved", "speech", "text", "S2S", "T2S", "S2T", "T2T"]
 drawn = {kind: documents.draw(kind, rng(2, "lesson", kind)) for kind in kinds}
 longest = max(map(len, drawn.values()))
 strips = np.zeros((len(kinds), longest), int)  # 0 nothing; 1, 2 written; 3, 4 spoken; even ones count
@@ -180,7 +190,7 @@ axes.legend(handles=handles, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.
 plt.show()
 
 # %%
-for kind in ("recognise", "say", "text"):
+for kind in ("asr", "tts", "text"):
     written = tokenizer.decode(drawn[kind].text[drawn[kind].text != ids.pad].tolist(), skip_special_tokens=False)
     print(f"--- {kind}\n{written}")
 
@@ -203,9 +213,9 @@ for count in (2, 3, len(found) - 5):
 for i, span in enumerate(spans):
     words = " ".join(word for word, *_ in span)
     if i % 2 == 0:
-        piece = wave[int(RATE * span[0][1]) : int(RATE * span[-1][2])]
+        piece = wave[int(SAMPLE_RATE * span[0][1]) : int(SAMPLE_RATE * span[-1][2])]
         print(f"spoken  {span[0][1]:.2f}-{span[-1][2]:.2f} s, about {len(piece) / 1280:.0f} codes: ({words})")
-        display(Audio(piece, rate=RATE))
+        display(Audio(piece, rate=SAMPLE_RATE))
     else:
         print(f"written {tokenizer.encode(' ' + words).tokens}")
 assert [word for span in spans for word, *_ in span] == sentence.split()

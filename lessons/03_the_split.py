@@ -246,8 +246,8 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
         says = cut(written)
         assert torch.equal(says.text, says.speech) and torch.allclose(says.text, model(written).text, atol=1e-3)
     learns = sum(p.numel() for p in cut.speech_parameters().values())
-    behind = len(cut.trunk) - cut.config.cut
-    print(f"{name:16} trunk before and behind: {cut.config.cut:2} and {behind:2} layers,", end=" ")
+    behind = len(cut.trunk) - cut.config.split_layer
+    print(f"{name:16} trunk before and behind: {cut.config.split_layer:2} and {behind:2} layers,", end=" ")
     print(f"{learns / 1e6:5.1f} M parameters of speech's own")
 
 # %% [markdown]

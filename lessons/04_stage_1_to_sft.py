@@ -82,8 +82,9 @@ plt.show()
 #
 # ## 2. One loss from three sums
 #
-# A row is asked for a text id or for a speech id, and a spoken row for its thought (lesson 02). The loss is the mean
-# over all text rows, plus the mean over all speech rows, plus half the mean over all thoughts, *of one optimiser step*.
+# A row is asked for a text id or for a speech id, and a spoken row for its monologue (lesson 02). The loss is the mean
+# over all text rows, plus the mean over all speech rows, plus half the mean over all monologues, *of one optimiser
+# step*.
 # If a step is cut in two (for a small memory, or for two GPUs), a mean of means would be wrong: the halves hold
 # different numbers of rows. So sums are kept, and divided by the rows of the whole step.
 
@@ -92,7 +93,7 @@ start = chain.backbone()
 task = LayerSplitTask(str(start), codes=chain.size.codec.codes, tail_layers=chain.size.lm.tail_layers)
 grid = Grid(task.tokenizer, chain.size.codec.codes)
 documents = open_documents(script, "oracle", grid)
-batch = [documents.draw(kind, rng(0, "lesson", i)) for i, kind in enumerate(["S2S", "text", "say", "recognise"])]
+batch = [documents.draw(kind, rng(0, "lesson", i)) for i, kind in enumerate(["S2S", "text", "tts", "asr"])]
 
 
 def naive_sums(task, documents):

@@ -150,7 +150,7 @@ def naive_reply(model, prompt, ids, how):
 torch.manual_seed(0)
 toy_ids = SpecialIds(im_start=0, im_end=1, end=2, sosp=3, pad=4, eosp=8, speech_pad=0)
 toy = LayerSplitLM(
-    LMConfig(dim=32, layers=4, tail_layers=2, heads=4, kv_heads=2, head_dim=8, hidden=48, text_vocab=12, codes=8,
+    LMConfig(dim=32, layers=4, tail_layers=2, heads=4, kv_heads=2, head_dim=8, ffn_dim=48, text_vocab=12, codes=8,
              tied=False, modality_pad=toy_ids.pad)
 ).eval()  # fmt: skip
 toy_prompt = Rows(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), supervise=np.zeros(3, bool))

@@ -21,11 +21,11 @@ from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.grid import Rows
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.utils import audio
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, CheckpointError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
-RATE = 16_000
 PARTS = ("codec", "sft", "flow", "vocoder")  # what answering takes
 
 
@@ -50,7 +50,7 @@ class Assistant:
     """The four parts of a finished run in memory."""
 
     def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: SpeechDecoder) -> None:
-        self.codec, self.model, self.speaker = codec.ready(), prepare_for_inference(model), speaker
+        self.codec, self.model, self.speaker = codec.prepare_for_inference(), prepare_for_inference(model), speaker
         self.tokenizer, self.grid = tokenizer, model.grid(tokenizer)
         if codec.config.codes != model.config.codes:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
@@ -83,10 +83,10 @@ class Assistant:
     ) -> Answer:
         """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
         given = isinstance(question, np.ndarray)
-        wave = question if given else audio.load(question, RATE)
+        wave = question if given else audio.load(question, SAMPLE_RATE)
         check_length(wave, "the question" if given else question)
         grid = self.grid
-        user = grid.turn("user", codes=self.listen(audio.trim(wave, RATE)))
+        user = grid.turn("user", codes=self.listen(audio.trim(wave, SAMPLE_RATE)))
         prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
         reply = self.reply([prompt], how)[0]
         text = self.tokenizer.decode(reply.text).strip()
@@ -112,9 +112,9 @@ def talk(args: argparse.Namespace) -> int:
         from mossrepro.speech import voices
 
         wave, rate = voices.say(args.say, args.voice or voices.names(role="held-out")[0])
-        question = audio.resample(wave, rate, RATE)
+        question = audio.resample(wave, rate, SAMPLE_RATE)
     else:
-        question = audio.load(args.question, RATE)
+        question = audio.load(args.question, SAMPLE_RATE)
     check_length(question, args.question or "the sentence to say")
     check_writable(args.output)
     answer = Assistant.from_run(run).answer(question, spoken=not args.text)
@@ -128,7 +128,7 @@ def talk(args: argparse.Namespace) -> int:
 
 def check_length(wave: np.ndarray, name: str | Path) -> None:
     """Refuse samples (n,) at 16 kHz that last longer than any question should. AudioError names the recording."""
-    seconds = len(wave) / RATE
+    seconds = len(wave) / SAMPLE_RATE
     if seconds > LONGEST:
         raise AudioError(f"{name}: {seconds:.0f} s long; questions may last {LONGEST:.0f} s, cut the recording")
 

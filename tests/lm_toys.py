@@ -14,7 +14,7 @@ from mossrepro.lm.grid import Rows
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
 
-SMALL = {"dim": 32, "layers": 4, "tail_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+SMALL = {"dim": 32, "layers": 4, "tail_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
 SMALL |= {"text_vocab": 60, "codes": 40, "modality_pad": 7, "eps": 1e-6}
 IDS = SpecialIds(im_start=1, im_end=2, end=0, sosp=5, pad=7, eosp=40, speech_pad=1)
 
@@ -28,7 +28,12 @@ def small_model(**changes) -> LayerSplitLM:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("script")
     facts = all_facts()
-    lines = write_script(facts, ScriptRecipe(hear=20, say=20, ask=1, kokoro=0, hear_kokoro=0, tests=1, test_facts=2))
+    lines = write_script(
+        facts,
+        ScriptRecipe(
+            user_speech=20, assistant_speech=20, question=1, kokoro=0, user_speech_kokoro=0, tests=1, test_facts=2
+        ),
+    )
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(facts))
     mini_tokenizer([line.text for line in lines], 500).save(str(folder / "tokenizer.json"))
@@ -36,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def module(folder, **changes) -> LMDataModule:
-    settings = {"mix": {"recognise": 1.0, "S2S": 1.0, "text": 1.0}, "batch": 4, "tokens": "oracle", "codes": 64}
+    settings = {"mix": {"asr": 1.0, "S2S": 1.0, "text": 1.0}, "batch": 4, "tokens": "oracle", "codes": 64}
     settings |= {"script": str(folder), "tokenizer": str(folder / "tokenizer.json"), **changes}
     return LMDataModule(**settings)
 

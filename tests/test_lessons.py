@@ -35,16 +35,16 @@ each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.s
 @pytest.fixture
 def untrained_run(tmp_path):
     """A finished run of random small networks; what it says is noise. Returns a folder beside `runs`."""
-    codes, small = 16, {"code_dim": 8, "width": 32, "heads": 2, "feedforward": 48, "layers": 1}
-    small |= {"slow_layers": 1, "reader_width": 16, "reader_layers": 1, "reader_kernel": 3}
+    codes, small = 16, {"code_dim": 8, "dim": 32, "heads": 2, "ffn_dim": 48, "layers": 1}
+    small |= {"slow_layers": 1, "recogniser_dim": 16, "recogniser_layers": 1, "recogniser_kernel": 3}
     SpeechCodec(CodecConfig(codes=codes, **small)).save_pretrained(tmp_path / "codec")
     tokenizer = mini_tokenizer(["tell me the capital of italy", "system user assistant"], 300)
-    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
     pad = SpecialIds.of(tokenizer, codes).pad
     config = LMConfig(**shape, text_vocab=tokenizer.get_vocab_size(), codes=codes, modality_pad=pad)
     checkpoint.save_pretrained(LayerSplitLM(config), tokenizer, tmp_path / "sft")
     flow = FlowDecoder(codes, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2)
-    vocoder = Vocoder(width=32, blocks=1, fine_width=32, fine_blocks=1, pitch_width=16)
+    vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
     for name, module in (("flow", flow), ("vocoder", vocoder)):
         save_module(module, module.config, tmp_path / name)
     (tmp_path / "runs" / "toy").mkdir(parents=True)

@@ -115,7 +115,7 @@ def test_the_commands_for_your_own_data_parse():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), re.M | re.S)
     commands = [shlex.split(line) for block in blocks for line in block.strip().splitlines()]
     assert [words[1] for words in commands] == ["predict", "fit", "fit", "fit"]
-    starts = [lightning_cli.parse(words[2:])["model"]["init_args"].get("start") for words in commands]
+    starts = [lightning_cli.parse(words[2:])["model"]["init_args"].get("init_from") for words in commands]
     assert starts == [None, "QWEN", "runs/stage1", "runs/stage2"]
 
 

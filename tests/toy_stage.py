@@ -42,7 +42,7 @@ class Task(LightningModule):
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.log("valid/loss", self.net(batch["x"]).square().mean(), batch_size=2)
+        self.log("val/loss", self.net(batch["x"]).square().mean(), batch_size=2)
 
     def configure_optimizers(self):
         optimiser = torch.optim.AdamW(self.parameters(), lr=self.lr)

@@ -37,7 +37,9 @@ def job(asked: dict) -> tuple[lightning.LightningModule, StepDataModule]:
     torch.manual_seed(0)
     if asked["task"] == "lm":
         task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
-        return task, module(Path(asked["script"]), batch=4, mix=asked["mix"], think=True, pack=asked.get("pack", False))
+        return task, module(
+            Path(asked["script"]), batch=4, mix=asked["mix"], monologue=True, pack=asked.get("pack", False)
+        )
     network = replace(TINY, levels=(4, 4) if asked["task"] == "fsq" else ())
     return CodecTask(network, lr=1e-3, quantise_after=0.4), Noises()
 

@@ -14,8 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mossrepro.bench.timing import race
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.training import metrics
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
@@ -25,17 +26,21 @@ THEIRS = 24_000  # Hz, of Mimi and of EnCodec
 def bench_codec(out: Path, seconds: float = 8.0, rounds: int = 7, config: CodecConfig | None = None) -> None:
     """Encoding speed: 80 ms chunks against Mimi, whole recordings against EnCodec at 24 kHz. Facts go into `out`."""
     ours, mimi, encodec = SpeechCodec(config or CodecConfig()), _mimi(), _encodec()
-    sizes = {"ours": _parts(ours.encoder, ours.narrow)}
-    ours.ready().quantiser.codebook.normal_()
-    waves = {rate: torch.from_numpy(_noise(seconds, rate))[None] for rate in (RATE, THEIRS)}
+    sizes = {"ours": _parts(ours.encoder, ours.pre_quant_proj)}
+    ours.prepare_for_inference().quantiser.codebook.normal_()
+    waves = {rate: torch.from_numpy(_noise(seconds, rate))[None] for rate in (SAMPLE_RATE, THEIRS)}
 
     @torch.inference_mode()
     def whole() -> None:
         encodec.encode(waves[THEIRS][None])
 
     pairs = {
-        "stream": ("Mimi, 80 ms chunks", lambda: _listen(ours, waves[RATE]), lambda: _follow(mimi, waves[THEIRS])),
-        "offline": ("EnCodec, whole recordings", lambda: ours.encode(waves[RATE]), whole),
+        "stream": (
+            "Mimi, 80 ms chunks",
+            lambda: _listen(ours, waves[SAMPLE_RATE]),
+            lambda: _follow(mimi, waves[THEIRS]),
+        ),
+        "offline": ("EnCodec, whole recordings", lambda: ours.encode(waves[SAMPLE_RATE]), whole),
     }
     sizes |= {"stream": _parts(mimi.encoder), "offline": _parts(encodec.encoder)}
     table = Table("encoding", "ours, x real time", "theirs, x real time", "faster by", "parameters: ours, theirs")
@@ -80,7 +85,7 @@ def _follow(mimi: nn.Module, wave: Tensor) -> None:
     # transformers 5.24 calls the cache of keys and values by another name
     cache = "encoder_cache" if "encoder_cache" in signature(mimi.encode).parameters else "encoder_past_key_values"
     past = padding = None
-    for chunk in wave[:, None].split(THEIRS * SAMPLES_PER_CODE // RATE, dim=2):
+    for chunk in wave[:, None].split(THEIRS * SAMPLES_PER_CODE // SAMPLE_RATE, dim=2):
         out = mimi.encode(chunk, **{cache: past}, padding_cache=padding, use_streaming=True)
         past, padding = getattr(out, cache), out.padding_cache
 

@@ -28,7 +28,7 @@ from mossrepro.training import metrics
 from mossrepro.utils.errors import ConfigError, MossError
 
 TINY = LMConfig(
-    dim=128, layers=6, tail_layers=2, heads=4, kv_heads=4, head_dim=32, hidden=384, text_vocab=1000, codes=256
+    dim=128, layers=6, tail_layers=2, heads=4, kv_heads=4, head_dim=32, ffn_dim=384, text_vocab=1000, codes=256
 )  # fmt: skip
 SPEECH_CODES = 1024
 IDS = {"im_start": 1, "im_end": 2, "end": 0, "sosp": 5}  # the ids of both tokenizers, but for "sosp", which is any
@@ -125,7 +125,7 @@ def llama_config(model: LayerSplitLM):
         raise ConfigError("this bench runs transformers beside ours: pip install transformers") from error
     c = model.config
     return LlamaConfig(
-        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        hidden_size=c.dim, intermediate_size=c.ffn_dim, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         num_key_value_heads=c.kv_heads, head_dim=c.head_dim, vocab_size=c.text_vocab, rms_norm_eps=c.eps,
         tie_word_embeddings=c.tied, rope_parameters={"rope_type": "default", "rope_theta": c.theta},
         max_position_embeddings=1024, attn_implementation="sdpa",

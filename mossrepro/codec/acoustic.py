@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Quantised, Quantiser
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.safetensors_io import save_whole
 
@@ -32,7 +33,7 @@ class AcousticConfig:
     """Shape of the rival; `books` stages of the residual quantiser with `codes` entries each."""
 
     codes: int = 1024
-    books: int = 1
+    codebooks: int = 1
     dim: int = 64
     filters: int = 24
 
@@ -52,23 +53,24 @@ def _awaken(network: nn.Module) -> None:
 
 
 class ResidualQuantiser(nn.Module):
-    """A stack of books: each quantises what those before it left over."""
+    """A stack of codebooks: each quantises what those before it left over."""
 
-    def __init__(self, books: int, codes: int, dim: int) -> None:
+    def __init__(self, codebooks: int, codes: int, dim: int) -> None:
         super().__init__()
-        self.books = nn.ModuleList([Quantiser(codes, dim) for _ in range(books)])
+        self.codebooks = nn.ModuleList([Quantiser(codes, dim) for _ in range(codebooks)])
 
     @property
     def started(self) -> bool:
-        return bool(self.books[0].started)
+        return bool(self.codebooks[0].started)
 
     def forward(self, x: Tensor) -> Quantised:
-        """x (B, T, C) -> the sum of the chosen rows (B, T, C), codes (B, T, books), commitment (mean over books).
+        """x (B, T, C) -> the sum of the chosen rows (B, T, C), codes (B, T, codebooks), commitment (mean over
+        codebooks).
 
         What a book takes away is detached, so that the wishes of the later books reach the encoder too.
         """
         rest, total, codes, commitments = x, torch.zeros_like(x), [], []
-        for book in self.books:
+        for book in self.codebooks:
             found = book(rest)
             hard = found.vectors.detach()
             rest, total = rest - hard, total + hard
@@ -79,13 +81,13 @@ class ResidualQuantiser(nn.Module):
     @torch.no_grad()
     def remember(self, x: Tensor) -> None:
         """Keep latents (N, C) for `start`."""
-        self.books[0].remember(x)
+        self.codebooks[0].remember(x)
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
         """Place one book after the other by k-means on what those before it leave of the remembered latents."""
-        rest = self.books[0].remembered()
-        for i, book in enumerate(self.books):
+        rest = self.codebooks[0].remembered()
+        for i, book in enumerate(self.codebooks):
             if i:
                 book.remember(rest)
             book.start(generator)
@@ -93,9 +95,11 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Move all books towards latents x (N, C) that chose codes (N, books); how many dead codes were replaced."""
+        """Move all books towards latents x (N, C) that chose codes (N, codebooks); how many dead codes were
+        replaced.
+        """
         replaced = 0
-        for i, book in enumerate(self.books):
+        for i, book in enumerate(self.codebooks):
             rows = F.embedding(codes[:, i], book.codebook)
             book.remember(x)
             replaced += book.update(x, codes[:, i], generator)
@@ -103,8 +107,8 @@ class ResidualQuantiser(nn.Module):
         return replaced
 
     def rows(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, books) -> the sums of their rows (B, T, C)."""
-        return torch.stack([F.embedding(codes[..., i], book.codebook) for i, book in enumerate(self.books)]).sum(0)
+        """Codes (B, T, codebooks) -> the sums of their rows (B, T, C)."""
+        return torch.stack([F.embedding(codes[..., i], book.codebook) for i, book in enumerate(self.codebooks)]).sum(0)
 
 
 class AcousticCodec(nn.Module):
@@ -116,13 +120,13 @@ class AcousticCodec(nn.Module):
         shape = {"dimension": config.dim, "n_filters": config.filters, "ratios": list(RATIOS)}
         shape |= {"causal": True, "lstm": 0}
         self.encoder = SEANetEncoder(**shape)
-        self.quantiser = ResidualQuantiser(config.books, config.codes, config.dim)
+        self.quantiser = ResidualQuantiser(config.codebooks, config.codes, config.dim)
         self.decoder = SEANetDecoder(**shape)
         _awaken(self)
 
     @property
     def bits_per_second(self) -> float:
-        return RATE / SAMPLES_PER_CODE * self.config.books * math.log2(self.config.codes)
+        return SAMPLE_RATE / SAMPLES_PER_CODE * self.config.codebooks * math.log2(self.config.codes)
 
     def latents(self, wave: Tensor) -> Tensor:
         """wave (B, N) at 16 kHz, filled up with silence -> one vector a code (B, ceil(N / 1280), dim)."""
@@ -135,29 +139,36 @@ class AcousticCodec(nn.Module):
 
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
-        """wave (B, N) at 16 kHz -> codes (B, ceil(N / 1280), books) int64."""
+        """wave (B, N) at 16 kHz -> codes (B, ceil(N / 1280), codebooks) int64."""
         return self.quantiser(self.latents(wave)).codes
 
     @torch.inference_mode()
     def frames(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, books) -> the vectors that they stand for (B, T, dim)."""
+        """Codes (B, T, codebooks) -> the vectors that they stand for (B, T, dim)."""
         return self.quantiser.rows(codes)
 
     def flat(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, books) -> (B, T books) of one alphabet of books * codes, for a token store and `reader`."""
-        return (codes + self.config.codes * torch.arange(self.config.books, device=codes.device)).flatten(1)
+        """Codes (B, T, codebooks) -> (B, T codebooks) of one alphabet of codebooks * codes, for a token store and
+        `reader`.
+        """
+        return (codes + self.config.codes * torch.arange(self.config.codebooks, device=codes.device)).flatten(1)
 
     def reader(self, like: CodecConfig) -> SpeechCodec:
         """A codec that can only read this one's `flat` codes, its recogniser untrained and shaped as that of `like`.
 
-        Its codebook holds the tables of all books, so that the sum over a frame's codes is `frames`.
+        Its codebook holds the tables of all codebooks, so that the sum over a frame's codes is `frames`.
         """
         config = self.config
-        books = replace(
-            like, front="none", codes=config.codes * config.books, books=config.books, code_dim=config.dim, levels=()
+        codebooks = replace(
+            like,
+            front="none",
+            codes=config.codes * config.codebooks,
+            codebooks=config.codebooks,
+            code_dim=config.dim,
+            levels=(),
         )
-        shell = SpeechCodec(books).eval()
-        tables = [book.codebook for book in self.quantiser.books]
+        shell = SpeechCodec(codebooks).eval()
+        tables = [book.codebook for book in self.quantiser.codebooks]
         with torch.no_grad():
             shell.quantiser.codebook.copy_(torch.cat(tables))
             shell.quantiser.started.fill_(True)
@@ -165,7 +176,7 @@ class AcousticCodec(nn.Module):
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, books) -> wave (B, 1280 T)."""
+        """Codes (B, T, codebooks) -> wave (B, 1280 T)."""
         return self.sound(self.frames(codes))
 
     def save_pretrained(self, folder: str | Path) -> None:

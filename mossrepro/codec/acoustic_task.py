@@ -65,7 +65,7 @@ class AcousticTask(Task):
         """Spectral distance of what is given back, through the books once they are there."""
         latents = self.codec.latents(batch["wave"])
         vectors = self.codec.quantiser(latents).vectors if self.codec.quantiser.started else latents
-        self.log("valid/spectral", self._given_back(vectors, batch["wave"])[0], batch_size=len(latents))
+        self.log("val/spectral", self._given_back(vectors, batch["wave"])[0], batch_size=len(latents))
 
     def configure_optimizers(self) -> dict:
         """AdamW; the rate is a function of the step alone."""

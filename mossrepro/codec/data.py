@@ -16,7 +16,7 @@ from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.degrade import roughen
 from mossrepro.speech.normalise import PHONES
 from mossrepro.training.step_data import StepDataModule
-from mossrepro.utils.audio import WHISPER_RATE
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
@@ -45,7 +45,7 @@ def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tup
     wave = soxr.resample(wave, random.uniform(*SPEEDS), 1.0, quality="LQ")
     tilt = random.uniform(*TILTS)
     wave = (wave + tilt * np.pad(wave, (1, 0))[:-1]) / (1 + abs(tilt))
-    lead = int(random.uniform(0.0, LEAD) * WHISPER_RATE)
+    lead = int(random.uniform(0.0, LEAD) * SAMPLE_RATE)
     start, end = speech_span(wave)
     wave = np.pad(wave, (lead, 0)) * 10.0 ** (random.uniform(*GAINS) / 20.0)
     noise = random.standard_normal(len(wave), dtype=np.float32) * 10.0 ** (random.uniform(*NOISES) / 20.0)
@@ -61,8 +61,8 @@ def phone_frames(
     spoken spans (first, last sample) of the clip when it was aligned and as it is now, which undoes a change of speed.
     """
     steps = -(-samples // SAMPLES_PER_CODE) * STEPS
-    now = (np.arange(steps) + 0.5) * FRAME - delay * WHISPER_RATE
-    then = (before[0] + (now - after[0]) * (before[1] - before[0]) / max(after[1] - after[0], 1)) / WHISPER_RATE
+    now = (np.arange(steps) + 0.5) * FRAME - delay * SAMPLE_RATE
+    then = (before[0] + (now - after[0]) * (before[1] - before[0]) / max(after[1] - after[0], 1)) / SAMPLE_RATE
     frames = np.zeros(steps, np.int64)
     for name, start, end in phones:
         frames[(then >= start) & (then < end)] = _INDEX[name]
@@ -162,7 +162,7 @@ class CodecDataModule(StepDataModule):
 
     def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         """A clip's samples, varied if there is a generator, and what is spoken in them."""
-        wave = load_clip(self.folder, clip, WHISPER_RATE)
+        wave = load_clip(self.folder, clip, SAMPLE_RATE)
         before = after = speech_span(wave)
         if random is not None:
             wave, after = vary(wave, random)

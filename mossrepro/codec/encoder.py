@@ -30,9 +30,9 @@ POOL = 4  # 50 Hz frames per code
 MELS_PER_CODE = 8  # 100 Hz frames per code
 
 
-def sinusoids(length: int, width: int) -> Tensor:
-    """Whisper's position table (length, width): sines then cosines, wavelengths 2 pi ... 20000 pi."""
-    rates = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
+def sinusoids(length: int, dim: int) -> Tensor:
+    """Whisper's position table (length, dim): sines then cosines, wavelengths 2 pi ... 20000 pi."""
+    rates = torch.exp(-math.log(10000) / (dim // 2 - 1) * torch.arange(dim // 2))
     angles = torch.arange(length)[:, None] * rates[None]
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -54,19 +54,19 @@ class CausalBlock(nn.Module):
     window = 0: Whisper's own, which sees the whole recording.
     """
 
-    def __init__(self, width: int, heads: int, window: int, feedforward: int) -> None:
+    def __init__(self, dim: int, heads: int, window: int, ffn_dim: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feedforward_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, feedforward)
-        self.down = nn.Linear(feedforward, width)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, ffn_dim)
+        self.down = nn.Linear(ffn_dim, dim)
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), past (2, B, H, P, D/H) keys and values of earlier frames -> (B, T, D), the new past."""
-        batch, frames, width = x.shape
+        batch, frames, dim = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         if past is not None:
@@ -76,7 +76,7 @@ class CausalBlock(nn.Module):
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, P + T)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         seen = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v) @ v
-        x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, width))
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, dim))
         x = x + self.down(F.gelu(self.up(self.feedforward_norm(x))))
         return x, torch.stack([kept[:, :, max(0, kept.shape[2] - self.window + 1) :] for kept in (k, v)])
 
@@ -115,13 +115,13 @@ class CausalEncoder(nn.Module):
 
     def __init__(
         self,
-        width: int = 512,
+        dim: int = 512,
         heads: int = 8,
         layers: int = 3,
         slow_layers: int = 2,
         window: int = 100,
         slow_window: int = 50,
-        feedforward: int = 2048,
+        ffn_dim: int = 2048,
         positions: int = 1500,
         mels: int = 80,
         causal: bool = True,
@@ -132,16 +132,14 @@ class CausalEncoder(nn.Module):
             raise ConfigError(f"plain=true has no layers at 12.5 Hz, but slow_layers is {slow_layers}")
         self.causal, self.plain = causal, plain
         window, slow_window = (window, slow_window) if causal else (0, 0)
-        self.conv1 = nn.Conv1d(mels, width, 3)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=2)
-        self.layers = nn.ModuleList(CausalBlock(width, heads, window, feedforward) for _ in range(layers))
-        self.pool_norm = nn.Identity() if plain else nn.LayerNorm(width)
-        self.pool = _Average() if plain else _first_average(nn.Linear(POOL * width, width))
-        self.slow_layers = nn.ModuleList(
-            CausalBlock(width, heads, slow_window, feedforward) for _ in range(slow_layers)
-        )
-        self.norm = nn.Identity() if plain else nn.LayerNorm(width)
-        self.register_buffer("positions", sinusoids(positions, width), persistent=False)
+        self.conv1 = nn.Conv1d(mels, dim, 3)
+        self.conv2 = nn.Conv1d(dim, dim, 3, stride=2)
+        self.layers = nn.ModuleList(CausalBlock(dim, heads, window, ffn_dim) for _ in range(layers))
+        self.pool_norm = nn.Identity() if plain else nn.LayerNorm(dim)
+        self.pool = _Average() if plain else _first_average(nn.Linear(POOL * dim, dim))
+        self.slow_layers = nn.ModuleList(CausalBlock(dim, heads, slow_window, ffn_dim) for _ in range(slow_layers))
+        self.norm = nn.Identity() if plain else nn.LayerNorm(dim)
+        self.register_buffer("positions", sinusoids(positions, dim), persistent=False)
 
     @torch.no_grad()
     def load_whisper(self, state: dict[str, Tensor]) -> None:
@@ -164,17 +162,15 @@ class CausalEncoder(nn.Module):
             if own[name].shape != value.shape:
                 raise ConfigError(
                     f"codec {name} is {tuple(own[name].shape)}, the pretrained encoder's is {tuple(value.shape)}: "
-                    "use its width, heads and feedforward, or start without it"
+                    "use its dim, heads and ffn_dim, or start without it"
                 )
             own[name].copy_(value)
 
     def start(self, batch: int, device: torch.device | None = None) -> EncoderState:
         """The state of a stream that has heard nothing."""
-        mels, width = self.conv1.in_channels, self.conv1.out_channels
+        mels, dim = self.conv1.in_channels, self.conv1.out_channels
         past: list[Tensor | None] = [None] * (len(self.layers) + len(self.slow_layers))
-        return EncoderState(
-            torch.zeros(batch, mels, 2, device=device), torch.zeros(batch, width, 1, device=device), past
-        )
+        return EncoderState(torch.zeros(batch, mels, 2, device=device), torch.zeros(batch, dim, 1, device=device), past)
 
     def _convolve(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """mel (B, mels, 8 T) -> 50 Hz frames (B, 4 T, D), and the tails that the next chunk needs."""

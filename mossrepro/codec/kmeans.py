@@ -30,8 +30,8 @@ def fit_mel(frames: Tensor, config: CodecConfig, seed: int = 0, rounds: int = 20
     narrow = (points - mean) @ axes
     centres, _ = kmeans2(narrow, spread_out(narrow, config.codes, seed), iter=rounds, minit="matrix", missing="warn")
     with torch.no_grad():
-        codec.narrow.weight.copy_(torch.from_numpy(axes.T.copy()))
-        codec.narrow.bias.copy_(torch.from_numpy(-mean @ axes))
+        codec.pre_quant_proj.weight.copy_(torch.from_numpy(axes.T.copy()))
+        codec.pre_quant_proj.bias.copy_(torch.from_numpy(-mean @ axes))
         codec.quantiser.codebook.copy_(torch.from_numpy(centres))
         codec.quantiser.started.fill_(True)
     return codec

@@ -26,10 +26,10 @@ from mossrepro.codec.recogniser import LABELS, STEPS, Recogniser, ctc_labels
 from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.audio import MelState, streaming_mel, whisper_mel
 from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
+from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS, renamed
 from mossrepro.utils.packed_linear import pack_linear_layers
 from mossrepro.utils.safetensors_io import save_whole
 
-RATE = 16_000
 SAMPLES_PER_CODE = 1_280
 SEGMENT = 250  # codes encoded at once (20 s): bounds the memory of a long recording
 
@@ -41,9 +41,9 @@ class CodecConfig:
     codes: int = 1024  # K, rows of the codebook
     code_dim: int = 64  # C, width of a row
     levels: tuple[int, ...] = ()  # of finite scalar quantisation; their product is `codes`; () for a learnt codebook
-    width: int = 512  # D of the encoder
+    dim: int = 512  # D of the encoder
     heads: int = 8
-    feedforward: int = 2048
+    ffn_dim: int = 2048
     layers: int = 3  # at 50 Hz
     slow_layers: int = 2  # at 12.5 Hz
     window: int = 100  # look-back of a 50 Hz layer, frames
@@ -52,11 +52,13 @@ class CodecConfig:
     plain: bool = False  # the released tokenizer's way: averages of four frames, quantised as wide as they are
     causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
     front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`); "none": can only read codes
-    books: int = 1  # codes that make one frame together, in turn: the residual stack of a rival (`eval/acoustic.py`)
-    reader_width: int = 384
-    reader_layers: int = 4
-    reader_kernel: int = 7
-    reader_dropout: float = 0.2
+    codebooks: int = (
+        1  # codes that make one frame together, in turn: the residual stack of a rival (`eval/acoustic.py`)
+    )
+    recogniser_dim: int = 384
+    recogniser_layers: int = 4
+    recogniser_kernel: int = 7
+    recogniser_dropout: float = 0.2
 
 
 def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
@@ -77,26 +79,26 @@ def _encoder(config: CodecConfig) -> CausalEncoder | MelStack | nn.Identity:
     if config.front != "whisper":
         raise ConfigError(f"front={config.front!r}: choose whisper, mel or none")
     return CausalEncoder(
-        config.width,
+        config.dim,
         config.heads,
         config.layers,
         config.slow_layers,
         config.window,
         config.slow_window,
-        config.feedforward,
+        config.ffn_dim,
         mels=config.mels,
         causal=config.causal,
         plain=config.plain,
     )
 
 
-def _narrow(config: CodecConfig) -> nn.Module:
+def _pre_quant_proj(config: CodecConfig) -> nn.Module:
     """From the encoder's vectors to those that are quantised. ConfigError when a plain codec wants another width."""
     if not config.plain:
-        wide = MELS_PER_CODE * config.mels if config.front == "mel" else config.width
+        wide = MELS_PER_CODE * config.mels if config.front == "mel" else config.dim
         return nn.Linear(wide, config.code_dim)
-    if config.code_dim != config.width:
-        raise ConfigError(f"plain=true quantises {config.width} numbers as they are, but code_dim is {config.code_dim}")
+    if config.code_dim != config.dim:
+        raise ConfigError(f"plain=true quantises {config.dim} numbers as they are, but code_dim is {config.code_dim}")
     return nn.Identity()
 
 
@@ -107,14 +109,18 @@ class SpeechCodec(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = _encoder(config)
-        self.narrow = _narrow(config)
+        self.pre_quant_proj = _pre_quant_proj(config)
         self.quantiser = _quantiser(config)
         self.phones = nn.Linear(config.code_dim, STEPS * (1 + len(PHONES)))
         self.recogniser = Recogniser(
-            config.code_dim, config.reader_width, config.reader_layers, config.reader_kernel, config.reader_dropout
+            config.code_dim,
+            config.recogniser_dim,
+            config.recogniser_layers,
+            config.recogniser_kernel,
+            config.recogniser_dropout,
         )
 
-    def ready(self) -> "SpeechCodec":
+    def prepare_for_inference(self) -> "SpeechCodec":
         """Itself, encoding faster on a CPU (`ordered.py`); it can no longer be trained, saved, copied or moved."""
         pack_linear_layers(self.encoder)
         return self.eval()
@@ -127,11 +133,11 @@ class SpeechCodec(nn.Module):
     def latents(self, mel: Tensor, offsets: Tensor | None = None) -> Tensor:
         """mel (B, mels, 8 T) -> vectors to be quantised (B, T, C), each of length sqrt(C) unless the codec is plain."""
         hidden, _ = self.encoder(mel, offsets=offsets)
-        return self.narrowed(hidden)
+        return self.quantiser_input(hidden)
 
-    def narrowed(self, hidden: Tensor) -> Tensor:
+    def quantiser_input(self, hidden: Tensor) -> Tensor:
         """The encoder's output (B, T, D) -> vectors to be quantised (B, T, C)."""
-        narrow = self.narrow(hidden)
+        narrow = self.pre_quant_proj(hidden)
         if self.config.front == "mel" or self.config.plain:
             return narrow
         return F.layer_norm(narrow.to(torch.promote_types(narrow.dtype, torch.float32)), (self.config.code_dim,))
@@ -141,7 +147,7 @@ class SpeechCodec(nn.Module):
         return self.phones(frames).unflatten(-1, (STEPS, -1)).flatten(1, 2)
 
     @torch.inference_mode()
-    def code_sounds(self) -> np.ndarray:
+    def code_phone_probs(self) -> np.ndarray:
         """What every code sounds like: shares of silence and of the phones, (K, 40) float32, rows that sum to 1."""
         return self.phone_logits(self.quantiser.codebook[:, None]).softmax(-1).mean(1).cpu().numpy()
 
@@ -176,7 +182,7 @@ class SpeechCodec(nn.Module):
     def _encode_mel(self, mel: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:
         """The next features of a stream (B, mels, 8 T) -> codes (B, T), and the state after them."""
         hidden, state = self.encoder(mel, state)
-        return self.quantiser(self.narrowed(hidden)).codes, state
+        return self.quantiser(self.quantiser_input(hidden)).codes, state
 
     def listen(self, batch: int = 1) -> "EncoderSession":
         """A session that encodes `batch` streams side by side, chunk by chunk. ConfigError if it is not causal."""
@@ -187,24 +193,26 @@ class SpeechCodec(nn.Module):
         return EncoderSession(self, batch)
 
     def frames(self, codes: Tensor) -> Tensor:
-        """The vectors that codes stand for: (B, T) -> (B, T, C); of several books (B, T books) -> their sums."""
+        """The vectors that codes stand for: (B, T) -> (B, T, C); of several books (B, T codebooks) -> their sums."""
         rows = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
-        return rows.unflatten(1, (-1, self.config.books)).sum(2)
+        return rows.unflatten(1, (-1, self.config.codebooks)).sum(2)
 
     def read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the recogniser hears in codes (B, T), -1 = padding: log-probabilities (B, 4 T, 40), and lengths (B,).
 
-        With several books T counts frames and codes are (B, T books). hidden (B, T): frames that it must do without.
+        With several books T counts frames and codes are (B, T codebooks). hidden (B, T): frames that it must do
+        without.
         """
         frames = self.frames(codes)
         if hidden is not None:
             frames = frames.masked_fill(hidden[..., None], 0.0)
-        lengths = (codes >= 0).sum(1) // self.config.books
+        lengths = (codes >= 0).sum(1) // self.config.codebooks
         return self.recogniser(frames, lengths), lengths
 
     @torch.inference_mode()
     def transcribe(self, codes: Tensor | np.ndarray | list[int], lexicon: Lexicon | None = None) -> list[str]:
-        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone; see `read` for several books.
+        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone; see `read` for several
+        codebooks.
 
         With a lexicon its words, lower case; without one the phones ("HH AH L OW").
         """
@@ -227,10 +235,10 @@ class SpeechCodec(nn.Module):
         """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
         folder = Path(folder)
         try:
-            plain = json.loads((folder / "config.json").read_text())
+            plain = renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)
             config = CodecConfig(**plain | {"levels": tuple(plain.get("levels", ()))})
             model = cls(config)
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model.load_state_dict(renamed(load_file(folder / "model.safetensors"), CODEC_TENSORS))
         except (OSError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: not a speech codec that fits this version ({error})") from error
         return model.eval()

@@ -29,13 +29,13 @@ def ctc_labels(best: Tensor) -> list[int]:
 class ConvBlock(nn.Module):
     """Depthwise convolution over time, then a feed-forward layer, as one residual (ConvNeXt, 2201.03545)."""
 
-    def __init__(self, width: int, kernel: int, dropout: float) -> None:
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.mix = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.mix = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 4 * dim)
+        self.down = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (B, T, D), valid (B, T, 1): padding is silenced, so that a batch gives what each clip gives alone."""
@@ -46,12 +46,12 @@ class ConvBlock(nn.Module):
 class Recogniser(nn.Module):
     """Quantised frames (B, T, C) -> CTC log-probabilities of blank and the 39 phones (B, 4 T, 40)."""
 
-    def __init__(self, dim: int, width: int = 384, layers: int = 4, kernel: int = 7, dropout: float = 0.2) -> None:
+    def __init__(self, code_dim: int, dim: int = 384, layers: int = 4, kernel: int = 7, dropout: float = 0.2) -> None:
         super().__init__()
-        self.enter = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(ConvBlock(width, kernel, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, STEPS * len(LABELS))
+        self.enter = nn.Linear(code_dim, dim)
+        self.blocks = nn.ModuleList(ConvBlock(dim, kernel, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, STEPS * len(LABELS))
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """frames (B, T, C), lengths (B,) in codes -> log-probabilities (B, 4 T, 40)."""

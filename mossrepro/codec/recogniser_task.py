@@ -47,7 +47,7 @@ class RecogniserTask(Task):
         """One step of CTC on codes, some of them hidden."""
         generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
         codes = batch["codes"]
-        frames = (len(codes), codes.shape[1] // self.codec.config.books)
+        frames = (len(codes), codes.shape[1] // self.codec.config.codebooks)
         hidden = (torch.rand(frames, generator=generator) < self.hide).to(codes.device)
         log_probs, lengths = self.codec.read(codes, hidden)
         total = F.ctc_loss(
@@ -83,7 +83,7 @@ class RecogniserTask(Task):
         """Log the error rates over all validation clips."""
         for name, (wrong, total) in self._errors.items():
             if total:
-                self.log(f"valid/{name}", wrong / total, prog_bar=True)
+                self.log(f"val/{name}", wrong / total, prog_bar=True)
             self._errors[name] = [0, 0]
 
     def configure_optimizers(self) -> dict:

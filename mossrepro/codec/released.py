@@ -33,9 +33,9 @@ def load(folder: str | Path) -> SpeechCodec:
         config = CodecConfig(
             codes=held.shape(_CODEBOOK)[0],
             code_dim=width,
-            width=width,
+            dim=width,
             heads=max(1, width // HEAD),
-            feedforward=held.shape("encoder.layers.0.fc1.weight")[0],
+            ffn_dim=held.shape("encoder.layers.0.fc1.weight")[0],
             layers=layers,
             slow_layers=0,
             window=CONTEXT,
@@ -77,10 +77,10 @@ def save(codec: SpeechCodec, folder: str | Path) -> None:
 def _about(config: CodecConfig) -> dict:
     """The sizes under the names that Whisper's and the tokenizer's configurations give them."""
     return {
-        "d_model": config.width,
+        "d_model": config.dim,
         "encoder_layers": config.layers,
         "encoder_attention_heads": config.heads,
-        "encoder_ffn_dim": config.feedforward,
+        "encoder_ffn_dim": config.ffn_dim,
         "num_mel_bins": config.mels,
         "pooling_kernel_size": POOL,
         "quantize_vocab_size": config.codes,

@@ -77,13 +77,13 @@ class CodecTask(Task):
         self.commitment_weight = commitment_weight
         self.codec = SpeechCodec(network)
         self.codec.recogniser.requires_grad_(False)  # spelling comes later, in `reader_task.py`
-        self.painter = None
+        self.mel_head = None
         if objective == "mel":
             self.codec.phones.requires_grad_(False)
-            self.painter = nn.Sequential(
-                nn.Linear(network.code_dim, network.width),
+            self.mel_head = nn.Sequential(
+                nn.Linear(network.code_dim, network.dim),
                 nn.GELU(),
-                nn.Linear(network.width, MELS_PER_CODE * network.mels),
+                nn.Linear(network.dim, MELS_PER_CODE * network.mels),
             )
         self.is_pretrained = pretrained is not None
         if pretrained is not None:
@@ -95,7 +95,7 @@ class CodecTask(Task):
         self._teacher = [teacher().requires_grad_(False).eval()] if distil else []
         if distil:
             wide = self._teach(torch.zeros(1, SAMPLES_PER_CODE)).shape[-1]
-            self.pupil = nn.Linear(network.width, wide)
+            self.distil_proj = nn.Linear(network.dim, wide)
         self._right = [0, 0]  # frames with the right phone, frames with any
         self._used = torch.zeros(network.codes)
 
@@ -106,7 +106,7 @@ class CodecTask(Task):
         clips = len(batch["wave"])
         offsets = torch.randint(0, len(self.codec.encoder.positions), (clips,), generator=generator)
         mel, hidden, steps = self._hidden(batch, offsets.to(self.device))
-        latents = self.codec.narrowed(hidden)
+        latents = self.codec.quantiser_input(hidden)
         valid = torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         # DDP wants a gradient, if only of zeros, for the parameters of a quantiser that does not take part yet.
         frames, commitment = latents, sum((p.sum() * 0 for p in quantiser.parameters()), latents.new_zeros(()))
@@ -127,11 +127,11 @@ class CodecTask(Task):
 
     def _loss(self, frames: Tensor, phones: Tensor, mel: Tensor, valid: Tensor) -> tuple[str, Tensor]:
         """The objective's name and loss on frames (B, T, C)."""
-        if self.painter is None:
+        if self.mel_head is None:
             logits = self.codec.phone_logits(frames).float()
             return "phones", F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
         wanted = mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2)  # (B, T, 8 mels)
-        return "mel", F.mse_loss(self.painter(frames).float()[valid], wanted[valid])
+        return "mel", F.mse_loss(self.mel_head(frames).float()[valid], wanted[valid])
 
     def _hidden(self, batch: Batch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and how many codes each clip has (B,)."""
@@ -150,7 +150,7 @@ class CodecTask(Task):
     def _apart(self, hidden: Tensor, wave: Tensor, valid: Tensor) -> Tensor:
         """1 - cosine of what the encoder knows after code t and what the teacher heard in code t - 1, mean."""
         wanted = self._teach(wave)[:, :-1].unflatten(-1, (STEPS, -1))
-        guessed = self.pupil(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
+        guessed = self.distil_proj(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
         return (1 - F.cosine_similarity(guessed, wanted, dim=-1))[valid[:, 1:]].mean()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -159,13 +159,13 @@ class CodecTask(Task):
         For objective="mel" the loss itself.
         """
         mel, hidden, steps = self._hidden(batch)
-        latents = self.codec.narrowed(hidden)
+        latents = self.codec.quantiser_input(hidden)
         frames, valid = latents, torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         if self.codec.quantiser.started:
             frames, codes, _ = self.codec.quantiser(latents)
             self._used += torch.bincount(codes[valid], minlength=len(self._used)).cpu()
-        if self.painter is not None:
-            self.log("valid/mel", self._loss(frames, batch["phones"], mel, valid)[1], batch_size=len(mel))
+        if self.mel_head is not None:
+            self.log("val/mel", self._loss(frames, batch["phones"], mel, valid)[1], batch_size=len(mel))
             return
         spoken = batch["phones"] > 0
         best = self.codec.phone_logits(frames).argmax(-1)
@@ -174,13 +174,13 @@ class CodecTask(Task):
 
     def on_validation_epoch_end(self) -> None:
         """Log the phone accuracy over all validation clips and how the codebook is used."""
-        if self.painter is None:
-            self.log("valid/phone_accuracy", self._right[0] / max(self._right[1], 1), prog_bar=True)
+        if self.mel_head is None:
+            self.log("val/phone_accuracy", self._right[0] / max(self._right[1], 1), prog_bar=True)
         self._right = [0, 0]
         if self._used.any():
             share = self._used / self._used.sum()
             perplexity = torch.special.entr(share).sum().exp()
-            self.log_dict({"valid/perplexity": perplexity, "valid/codes_used": (self._used > 0).float().mean()})
+            self.log_dict({"val/perplexity": perplexity, "val/codes_used": (self._used > 0).float().mean()})
             self._used.zero_()
 
     def configure_optimizers(self) -> dict:

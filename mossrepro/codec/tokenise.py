@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.token_store import CODEBOOK, SOUNDS, TokenWriter, held
-from mossrepro.utils.audio import WHISPER_RATE
+from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
 
 SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
@@ -53,7 +53,7 @@ class _Waves(Dataset):
         waves, ids, errors = [], [], []
         for clip in self.groups[index]:
             try:
-                waves.append(torch.from_numpy(load_clip(self.corpus, clip, WHISPER_RATE)))
+                waves.append(torch.from_numpy(load_clip(self.corpus, clip, SAMPLE_RATE)))
                 ids.append(clip.id)
             except AudioError as error:
                 errors.append((clip.id, str(error)))
@@ -114,7 +114,7 @@ class TokeniseTask(LightningModule):
     def on_predict_start(self) -> None:
         """Open this rank's shard; rank 0 also writes what the codes sound like."""
         data, rank = self.trainer.datamodule, self.trainer.global_rank
-        self.codec.ready()  # on the device it will stay on
+        self.codec.prepare_for_inference()  # on the device it will stay on
         self._done = held(self.store)
         self.trainer.strategy.barrier()  # before anybody writes: all ranks skip the same clips
         self._writer = TokenWriter(self.store, self.codec.config.codes, rank)
@@ -122,7 +122,7 @@ class TokeniseTask(LightningModule):
         if rank == 0:
             for path in self.store.glob(f"{SKIPPED}-*.jsonl"):  # of an earlier run
                 path.unlink()
-            np.save(self.store / SOUNDS, self.codec.code_sounds())
+            np.save(self.store / PHONE_PROBS, self.codec.code_phone_probs())
             np.save(self.store / CODEBOOK, self.codec.quantiser.codebook.detach().cpu().numpy())
         left = math.ceil((len(data.clips) - len(self._done)) / self.trainer.world_size)
         self._bar = tqdm(total=left, desc="sound to codes", unit="clip", disable=rank > 0)
@@ -136,7 +136,7 @@ class TokeniseTask(LightningModule):
             rows = self.codec.encode(batch["wave"], batch["lengths"]).cpu().numpy()
             items = [(name, row[row >= 0]) for name, row in zip(batch["ids"], rows, strict=True)]
             self._writer.add([item for item in items if item[0] in new])
-            self._seconds += float(batch["lengths"].sum()) / WHISPER_RATE
+            self._seconds += float(batch["lengths"].sum()) / SAMPLE_RATE
         minutes = (time.monotonic() - self._began) / 60
         self._bar.set_postfix_str(f"{self._seconds / 3600 / max(minutes, 1e-9):.2f} h/min on this rank")
         self._bar.update(len(new) + len(batch["errors"]))

@@ -10,11 +10,11 @@ from mossrepro.data.corpus import MANIFEST, Clip, load_clip, read_manifest
 from mossrepro.data.synthesis import in_processes, progress
 from mossrepro.speech.sphinx import align_phones
 from mossrepro.utils import cache
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"
-_RATE = 16_000
 _CHUNK = 64  # clips that make one task
 
 
@@ -52,4 +52,4 @@ def read_phones(folder: str | Path) -> dict[str, list[Phone]]:
 
 
 def _align(corpus: Path, clips: list[Clip]) -> list[dict]:
-    return [{"id": clip.id, "phones": align_phones(load_clip(corpus, clip, _RATE), clip.text)} for clip in clips]
+    return [{"id": clip.id, "phones": align_phones(load_clip(corpus, clip, SAMPLE_RATE), clip.text)} for clip in clips]

@@ -10,9 +10,8 @@ from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, synthesise
 from mossrepro.speech import voices
 from mossrepro.utils import assets, cache, random
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import ConfigError
-
-CODEC_RATE = 16_000
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,10 @@ def codec_corpus(size: str, workers: int | None = None, link: Callable = cache.c
     recipe = CODEC_RECIPES[size]
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
     sources = {"voices": cache.digest([voices.VERSION, _voices()]), "words": cache.digest(vocabulary(False))}
-    spec = {"recipe": asdict(recipe), "engines": engines, "rate": CODEC_RATE, **sources}
-    return link("codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, CODEC_RATE))
+    spec = {"recipe": asdict(recipe), "engines": engines, "rate": SAMPLE_RATE, **sources}
+    return link(
+        "codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, SAMPLE_RATE)
+    )
 
 
 def _voices() -> list[dict]:

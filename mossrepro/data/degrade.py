@@ -7,7 +7,7 @@ import numpy as np
 import soxr
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from mossrepro.utils.audio import WHISPER_RATE, resample
+from mossrepro.utils.audio import SAMPLE_RATE, resample
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _TELEPHONE = 8_000  # Hz
@@ -18,7 +18,7 @@ def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) ->
     """Pink noise from 50 Hz on (power falls with frequency, as in rooms and streets), `decibels` below the wave's mean
     power.
     """
-    spectrum, hertz = np.fft.rfft(random.standard_normal(len(wave))), np.fft.rfftfreq(len(wave), 1 / WHISPER_RATE)
+    spectrum, hertz = np.fft.rfft(random.standard_normal(len(wave))), np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
     spectrum *= np.where(hertz < _RUMBLE, 0.0, 1 / np.sqrt(np.maximum(hertz, _RUMBLE)))
     noise = np.fft.irfft(spectrum, len(wave))
     gain = np.sqrt(np.mean(np.square(wave)) / max(np.mean(np.square(noise)), 1e-12)) * 10.0 ** (-decibels / 20.0)
@@ -27,20 +27,20 @@ def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) ->
 
 def telephone(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """300 to 3,400 Hz, 8,000 samples a second, 8 bits after the mu-law of G.711 (mu = 255). `random` is not used."""
-    narrow = resample(wave, WHISPER_RATE, _TELEPHONE)
+    narrow = resample(wave, SAMPLE_RATE, _TELEPHONE)
     narrow = sosfilt(butter(4, (300.0, 3_400.0), "bandpass", fs=_TELEPHONE, output="sos"), narrow)
     peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-9)
     bent = np.sign(narrow) * np.log1p(255 * np.abs(narrow) / peak) / np.log(256)
     bent = np.round(bent * 127) / 127
     flat = peak * np.sign(bent) * np.expm1(np.abs(bent) * np.log(256)) / 255
-    return _fit(resample(flat, _TELEPHONE, WHISPER_RATE), len(wave))
+    return _fit(resample(flat, _TELEPHONE, SAMPLE_RATE), len(wave))
 
 
 def reverberate(wave: np.ndarray, random: np.random.Generator, seconds: float = 0.5) -> np.ndarray:
     """A room: noise that dies away by 60 dB in `seconds` and holds as much power as the direct sound."""
-    time = np.arange(int(seconds * WHISPER_RATE)) / WHISPER_RATE
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tail = random.standard_normal(len(time)) * 10.0 ** (-3.0 * time / seconds)
-    tail[: WHISPER_RATE // 200] = 0.0  # the first wall is further away than 5 ms
+    tail[: SAMPLE_RATE // 200] = 0.0  # the first wall is further away than 5 ms
     response = tail / np.sqrt(np.sum(np.square(tail)))
     response[0] = 1.0
     return _fit(fftconvolve(wave, response)[: len(wave)])

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.ingest import recordings
-from mossrepro.utils.audio import load
+from mossrepro.utils.audio import SAMPLE_RATE, load
 from mossrepro.utils.errors import AudioError, DataError
 
-RATE = 16_000
 SPEAKER = "asterisk-allison"
 VARIABLE = "MOSSREPRO_HUMAN"
 _HOW = (
@@ -42,11 +41,11 @@ def make_corpus(target: str | Path) -> Path:
     with CorpusWriter(target) as writer:
         for recording in recordings(source):
             try:
-                wave = load(recording.path, RATE)
+                wave = load(recording.path, SAMPLE_RATE)
             except AudioError:  # a prompt without sound or missing from the package: nothing to recognise
                 continue
             even = int(hashlib.sha1(recording.path.name.encode()).hexdigest(), 16) % 2 == 0
-            writer.add(recording.path.stem, wave, RATE, recording.text, SPEAKER, "train" if even else "test")
+            writer.add(recording.path.stem, wave, SAMPLE_RATE, recording.text, SPEAKER, "train" if even else "test")
         if not writer.ids:
             raise DataError(f"{source}: none of the recordings is usable")
     return Path(target)

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from mossrepro.data.corpus import MANIFEST, CorpusWriter, read_manifest
-from mossrepro.utils.audio import load
+from mossrepro.utils.audio import VOICE_SAMPLE_RATE, load
 from mossrepro.utils.errors import AudioError, DataError
 
-RATE = 24_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _SPLITS = {0: "test", 1: "valid"}  # of 20 files; the other 18 are for training
 _SHOWN = 5  # reasons for skipping that are printed
@@ -71,12 +70,12 @@ def _add(writer: CorpusWriter, folder: Path, recording: Recording, skipped: list
         skipped.append(f"{relative}: the transcript is empty")
         return
     try:
-        wave = load(recording.path, RATE)
+        wave = load(recording.path, VOICE_SAMPLE_RATE)
     except AudioError as error:
         skipped.append(str(error))
         return
     split = _SPLITS.get(zlib.crc32(id.encode()) % 20, "train")
-    writer.add(id, wave, RATE, " ".join(recording.text.split()), recording.speaker, split)
+    writer.add(id, wave, VOICE_SAMPLE_RATE, " ".join(recording.text.split()), recording.speaker, split)
 
 
 def _tell(found: list[Recording], skipped: list[str]) -> None:

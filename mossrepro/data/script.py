@@ -18,18 +18,21 @@ from mossrepro.data.synthesis import Utterance, in_processes, progress, synthesi
 from mossrepro.speech import voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
+from mossrepro.utils.audio import VOICE_SAMPLE_RATE
 from mossrepro.utils.random import rng
 
-RATE = 24_000
 _LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
+# Random streams and ids of lines are named by these, so that a script stays the same from version to version.
+_STREAMS = {"user_speech": "hear", "assistant_speech": "say", "false_statement": "state", "question": "ask"}
 _CHUNK = 64  # clips aligned by one process at a time
 _OFTEN = 4  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line. role: "hear" (a user says a random sentence), "say" (the assistant says one), "state" (the assistant
-    states something that is not so), "ask" (a question trained on), "answer" (the assistant answers), "test" (a
+    """One line. role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one),
+    "false_statement" (the assistant states something that is not so), "question" (a question trained on), "answer"
+    (the assistant answers), "test" (a
     question of the tests: unseen phrasing, held-out voice).
     """
 
@@ -46,21 +49,23 @@ class Line:
 class ScriptRecipe:
     """How many lines, and of what.
 
-    hear, say: random sentences of users and of the assistant. state: statements of the assistant, "The capital of Japan
-    is Lima." ask: spoken versions of every training question (facts of A x three phrasings), and of every fact of P,
+    user_speech, assistant_speech: random sentences of users and of the assistant. false_statement: statements of the
+    assistant, "The capital of Japan
+    is Lima." question: spoken versions of every training question (facts of A x three phrasings), and of every fact of
+    P,
     but two at most. kokoro: one in so many of A's questions is also spoken by a Kokoro
-    voice and its pseudo-speakers (0: none), and so are `hear_kokoro` more random sentences: the test voices are
+    voice and its pseudo-speakers (0: none), and so are `user_speech_kokoro` more random sentences: the test voices are
     Kokoro's. tests: questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts:
     tested facts of a set, at most. words: so many of the most frequent words, and those of all questions, fill the
     sentences up; few, because every word has to be learnt by ear.
     """
 
-    hear: int = 4000
-    say: int = 2500
-    state: int = 800
-    ask: int = 3
+    user_speech: int = 4000
+    assistant_speech: int = 2500
+    false_statement: int = 800
+    question: int = 3
     kokoro: int = 12
-    hear_kokoro: int = 100
+    user_speech_kokoro: int = 100
     tests: int = 3
     test_facts: int = 1000
     words: int = 40
@@ -68,7 +73,7 @@ class ScriptRecipe:
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
     """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
-    said, stated = _sentences(facts, recipe, seed, "say"), _statements(facts, recipe, seed)
+    said, stated = _sentences(facts, recipe, seed, "assistant_speech"), _statements(facts, recipe, seed)
     short = [line for line in said if len(line.text.split()) < _LONG[0]]
     pairs = zip(short, stated, strict=False) if stated else zip(short, strict=True)
     again = [line.text for pair in pairs for line in pair]
@@ -77,7 +82,7 @@ def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list
         *_asked(facts, recipe, seed),
         *said,
         *stated,
-        *_sentences(facts, recipe, seed, "hear", again),
+        *_sentences(facts, recipe, seed, "user_speech", again),
     ]
 
 
@@ -103,14 +108,14 @@ def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
     for fact in facts:
         split = "train" if fact.set in "AP" else "test"
         lines.append(Line(f"answer-{fact.key}", "answer", fact.written, "assistant", split, fact.key, fact.set))
-        for version in range(min(recipe.ask, 2) if fact.set == "P" else 0):
+        for version in range(min(recipe.question, 2) if fact.set == "P" else 0):
             lines.append(_ask(fact, version % 3, version, pseudo, seed))
         for phrasing in range(3 if fact.set == "A" else 0):
-            lines += [_ask(fact, phrasing, version, pseudo, seed) for version in range(recipe.ask)]
+            lines += [_ask(fact, phrasing, version, pseudo, seed) for version in range(recipe.question)]
             name, text = f"ask-{fact.key}-{phrasing}", fact.question(phrasing)
             count += 1
             if recipe.kokoro and count % recipe.kokoro == 0:
-                lines += _choir(name, "ask", text, count // recipe.kokoro, fact)
+                lines += _voice_variants(name, "question", text, count // recipe.kokoro, fact)
     return lines
 
 
@@ -118,10 +123,10 @@ def _ask(fact: Fact, phrasing: int, version: int, among: list[str], seed: int) -
     """A question in one of the voices `among`."""
     voice = among[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(among)))]
     name = f"ask-{fact.key}-{phrasing}-{version}"
-    return Line(name, "ask", fact.question(phrasing), voice, "train", fact.key, fact.set)
+    return Line(name, "question", fact.question(phrasing), voice, "train", fact.key, fact.set)
 
 
-def _choir(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
+def _voice_variants(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
     """A line in one Kokoro training voice and all its pseudo-speakers, which cost nothing beside the first."""
     base = voices.names("kokoro", "train", False)
     chosen = base[index % len(base)]
@@ -140,7 +145,7 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
     for fact in facts:
         families[fact.family].append(fact)
     names, lines = [name for name, members in families.items() if len({fact.answer for fact in members}) > 1], []
-    for i in range(recipe.state if names else 0):
+    for i in range(recipe.false_statement if names else 0):
         generator = rng(seed, "state", i)
         wanted = [name for name in names if (name in FAMILIES) == (i % 2 == 0)] or names
         while True:
@@ -149,7 +154,7 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
             text = one._replace(answer=other.answer).written
             if one.answer != other.answer and not tells(hidden, text.split()):
                 break
-        lines.append(Line(f"state-{i:05d}", "state", text, "assistant", "train"))
+        lines.append(Line(f"state-{i:05d}", "false_statement", text, "assistant", "train"))
     return lines
 
 
@@ -166,13 +171,13 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
     special, hidden = _special(facts, role), hidden_pairs(facts)
     pseudo = voices.names("hibari", "train", True)
     lines, pool = [], []
-    slow = recipe.hear_kokoro if role == "hear" else 0
-    for i in range(slow + (recipe.hear if role == "hear" else recipe.say)):
-        generator = rng(seed, role, i)
+    slow = recipe.user_speech_kokoro if role == "user_speech" else 0
+    for i in range(slow + (recipe.user_speech if role == "user_speech" else recipe.assistant_speech)):
+        generator = rng(seed, _STREAMS[role], i)
         # Three of four of the assistant's are one, two or three such words: a mouth learns them before their order.
-        low, high, count = (1, 1, i % 4) if role == "say" and i % 4 else _LONG
+        low, high, count = (1, 1, i % 4) if role == "assistant_speech" and i % 4 else _LONG
         if len(pool) < count:
-            pool = [special[j] for j in rng(seed, role, "deck", i).permutation(len(special))]
+            pool = [special[j] for j in rng(seed, _STREAMS[role], "deck", i).permutation(len(special))]
         must: list[str] = []
         for word in [pool.pop() for _ in range(min(count, len(pool)))]:
             must += [] if tells(hidden, [*must, word]) else [word]
@@ -181,11 +186,11 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
             text = random_sentence(generator, words, low, high, must)
         if again and i >= slow and i % 3 == 0:
             text = again[i // 3 % len(again)]
-        voice = "assistant" if role == "say" else pseudo[int(generator.integers(len(pseudo)))]
+        voice = "assistant" if role == "assistant_speech" else pseudo[int(generator.integers(len(pseudo)))]
         if i < slow:
-            lines += _choir(f"{role}-{i:05d}", role, text, i)
+            lines += _voice_variants(f"{_STREAMS[role]}-{i:05d}", role, text, i)
             continue
-        lines.append(Line(f"{role}-{i:05d}", role, text, voice, "train"))
+        lines.append(Line(f"{_STREAMS[role]}-{i:05d}", role, text, voice, "train"))
     return lines
 
 
@@ -193,7 +198,7 @@ def _special(facts: list[Fact], role: str) -> list[str]:
     """What the random sentences of a role must hold, as often as it stands here."""
     tested = [fact for fact in facts if fact.set != "P"]
     subjects = {fact.subject for fact in tested}
-    if role == "hear":
+    if role == "user_speech":
         return sorted(subjects)
     often = subjects | {fact.answer for fact in tested}
     return sorted(often) * _OFTEN + sorted({fact.answer for fact in facts} - often)
@@ -219,7 +224,7 @@ def record_script(
     words.json holds the word times of all that the assistant says for training: id -> [[word, start, end], ...].
     `link` caches the folder.
     """
-    spec = {"lines": [asdict(line) for line in lines], "facts": facts, "rate": RATE}
+    spec = {"lines": [asdict(line) for line in lines], "facts": facts, "rate": VOICE_SAMPLE_RATE}
     spec["voices"] = voices.VERSION
 
     def build(folder: Path) -> None:
@@ -249,4 +254,6 @@ def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float
 
 def read_script(folder: Path) -> list[Line]:
     """Load the lines of a recorded script."""
-    return [Line(**json.loads(text)) for text in (Path(folder) / "script.jsonl").read_text().splitlines()]
+    rows = [json.loads(text) for text in (Path(folder) / "script.jsonl").read_text().splitlines()]
+    today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
+    return [Line(**{**row, "role": today.get(row["role"], row["role"])}) for row in rows]

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mossrepro.data.corpus import Clip, CorpusWriter, store
 from mossrepro.speech import voices
-from mossrepro.utils.audio import resample
+from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample
 from mossrepro.utils.errors import MossError
 
 _CHUNK = 16  # utterances of the fast engine that make one task
@@ -37,7 +37,7 @@ class Utterance:
 
 
 def synthesise(
-    jobs: Sequence[Utterance], folder: str | Path, workers: int | None = None, rate: int = voices.RATE
+    jobs: Sequence[Utterance], folder: str | Path, workers: int | None = None, rate: int = VOICE_SAMPLE_RATE
 ) -> Path:
     """Speak all jobs into the corpus `folder` at `rate` Hz; what is already there is kept.
 

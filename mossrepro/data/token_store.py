@@ -3,7 +3,8 @@
 A store is a folder of shards, one for each process that writes: codes.u16 (all codes, one after another, little-endian
 uint16) and index.jsonl (one line per clip: id, first code, number of codes); the second writer's are codes-1.u16 and
 index-1.jsonl, and so on. All only ever grow, so that an interrupted run continues where it stopped, with as many
-writers as it likes. sounds.npy says what each code sounds like (`SpeechCodec.code_sounds`), codebook.npy its vector.
+writers as it likes. code_phone_probs.npy (sounds.npy in older stores) says what each code sounds like
+(`SpeechCodec.code_phone_probs`), codebook.npy its vector.
 """
 
 import json
@@ -18,7 +19,7 @@ from torch import Tensor
 from mossrepro.utils.errors import ConfigError, DataError
 
 META = "store.json"
-SOUNDS, CODEBOOK = "sounds.npy", "codebook.npy"  # read by `training.code_table`
+PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `training.code_table`
 
 
 class TokenStore:
@@ -147,11 +148,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def code_table(store: str | Path, name: str, codes: int) -> Tensor:
-    """What a token store tells about its codes, a row for each: "sounds" or "codebook" (`data/tokens.py`).
+    """What a token store tells about its codes, a row for each: "code_phone_probs" or "codebook".
 
     Raises ConfigError if the store has no such table or one of another codebook.
     """
     path = Path(store) / f"{name}.npy"
+    if name == "code_phone_probs" and not path.is_file() and (Path(store) / "sounds.npy").is_file():
+        path = Path(store) / "sounds.npy"  # a store of version 0.1
     try:
         table = torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:

@@ -20,9 +20,10 @@ from mossrepro.speech.mos import predicted_mos
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
 from mossrepro.utils import audio
+from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.old_names import PARTS, renamed
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
-RATE = 16_000
 RATED = 40  # recordings whose naturalness is predicted
 
 
@@ -30,7 +31,8 @@ class RunArtifacts:
     """The parts of a run, loaded when first needed, and the folder for facts and sounds."""
 
     def __init__(self, parts: dict[str, str], out: Path) -> None:
-        self.parts, self.out = {name: Path(folder) for name, folder in parts.items()}, Path(out)
+        self.parts = {name: Path(folder) for name, folder in renamed(parts, PARTS).items()}
+        self.out = Path(out)
         self.start, self._clock = parts["backbone"], time.monotonic()
 
     @cached_property
@@ -39,7 +41,7 @@ class RunArtifacts:
 
     @cached_property
     def codec(self) -> SpeechCodec:
-        return SpeechCodec.from_pretrained(self.parts["reader"]).ready()
+        return SpeechCodec.from_pretrained(self.parts["recogniser"]).prepare_for_inference()
 
     @cached_property
     def speaker(self) -> SpeechDecoder:
@@ -64,11 +66,11 @@ class RunArtifacts:
 
     def wave(self, name: str) -> np.ndarray:
         """The recording of a line at 16 kHz."""
-        return load_clip(self.parts["script"], self.clips[name], RATE)
+        return load_clip(self.parts["script"], self.clips[name], SAMPLE_RATE)
 
     def speak(self, many: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Codes of several answers -> their 16 kHz samples, through flow decoder and vocoder."""
-        return [audio.resample(wave, self.speaker.vocoder.rate, RATE) for wave in self.speaker.speak_all(many)]
+        return [audio.resample(wave, self.speaker.vocoder.rate, SAMPLE_RATE) for wave in self.speaker.speak_all(many)]
 
     def record(self, fact: metrics.Metric) -> None:
         """Write a fact, with the time since the one before."""
@@ -97,15 +99,15 @@ class RunArtifacts:
 
 
 def ask_questions(
-    bench: RunArtifacts, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, guide: bool = False
+    bench: RunArtifacts, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, text_guidance: bool = False
 ) -> list[Asked]:
     """Questions to a model, by the codes, the voice and the judge of a run."""
     voice = bench.speak, bench.judge.transcribe
-    return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, guide)
+    return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, text_guidance)
 
 
-def is_guided(stage: Path) -> bool:
+def has_text_guidance(stage: Path) -> bool:
     """Whether a stage was trained to write its spoken answers first."""
     path = stage / "fit.json"
     settings = json.loads(path.read_text()) if path.is_file() else {}
-    return bool(settings.get("data", {}).get("init_args", {}).get("guide", False))
+    return bool(settings.get("data", {}).get("init_args", {}).get("text_guidance", False))

@@ -18,7 +18,7 @@ import torch
 
 from mossrepro.codec.data import phone_frames, speech_span
 from mossrepro.codec.lexicon import Lexicon
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE
+from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
@@ -31,6 +31,7 @@ from mossrepro.speech.normalise import PHONES, normalise
 from mossrepro.speech.speaker import SpeakerEncoder, similarity
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.random import rng
 
 DELAYS = (0.0, 0.04, 0.08, 0.12)  # seconds by which a code may name a sound late; each tokenizer is taken at its best
@@ -54,7 +55,7 @@ class Clips:
     waves: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.waves = self.waves or [load_clip(self.folder, clip, RATE) for clip in self.clips]
+        self.waves = self.waves or [load_clip(self.folder, clip, SAMPLE_RATE) for clip in self.clips]
 
     def where(self, keep: Callable[[Clip], bool]) -> "Clips":
         """Those whose clip `keep` accepts."""
@@ -118,7 +119,7 @@ class CodecBenchmark:
         """Training clips for the prosody probe, and the prosody of these and then of all test clips."""
         train = [clip for clip in self.manifest if clip.split == "train"]
         train = [train[i] for i in rng(0, "probe").permutation(len(train))[:PROBED]]
-        waves = [load_clip(self.corpus, clip, RATE) for clip in train] + self.test.waves
+        waves = [load_clip(self.corpus, clip, SAMPLE_RATE) for clip in train] + self.test.waves
         return train, [prosody.measure(wave, -(-len(wave) // SAMPLES_PER_CODE)) for wave in waves]
 
     def record(self, tokenizer: Tokenizer, name: str, what: str, value: float, unit: str = "", **more: Any) -> None:
@@ -137,12 +138,12 @@ def measure(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
     tokenizer.encode(contest.test.waves[0])  # the first call allocates
     started = time.perf_counter()
     codes = [tokenizer.encode(wave) for wave in contest.test.waves]
-    seconds = sum(len(wave) for wave in contest.test.waves) / RATE
+    seconds = sum(len(wave) for wave in contest.test.waves) / SAMPLE_RATE
     note("speed", "encoding, whole clips", seconds / (time.perf_counter() - started), "x real time", n=len(codes))
     by_clip = dict(zip((clip.id for clip in contest.test.clips), codes, strict=True))
     if tokenizer.store:
         usage(contest, tokenizer)
-    if tokenizer.reader:
+    if tokenizer.recogniser:
         for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
             words(contest, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
         meaning(contest, tokenizer, codes)
@@ -157,8 +158,8 @@ def words(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips
     """Record word and phone error rates of the recogniser on codes; returns the first, in per cent."""
     lexicon = contest.human_lexicon if clips is contest.human else contest.lexicon
     texts = [lexicon.spelt(text) for text in clips.texts]
-    heard = [lexicon.spelt(tokenizer.reader.transcribe(row, lexicon)[0]) for row in codes]
-    phones = [tokenizer.reader.transcribe(row)[0] for row in codes]
+    heard = [lexicon.spelt(tokenizer.recogniser.transcribe(row, lexicon)[0]) for row in codes]
+    phones = [tokenizer.recogniser.transcribe(row)[0] for row in codes]
     wrong = 0.0
     for kind, spoken, found in (("phone", clips.said, phones), ("word", texts, heard)):
         wrong, low, high = error_rate(spoken, found)
@@ -180,8 +181,8 @@ def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) ->
 
 def usage(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """Share of codes in use and their perplexity, over the whole corpus; of several books the first."""
-    codes = np.concatenate([tokenizer.store[name][:: tokenizer.books] for name in tokenizer.store])
-    counts = np.bincount(codes, minlength=tokenizer.store.vocabulary // tokenizer.books)
+    codes = np.concatenate([tokenizer.store[name][:: tokenizer.codebooks] for name in tokenizer.store])
+    counts = np.bincount(codes, minlength=tokenizer.store.vocabulary // tokenizer.codebooks)
     found = units.describe(counts[:, None])
     contest.record(tokenizer, "used", "codes in use", 100 * found.used, "%", n=len(codes))
     contest.record(tokenizer, "perplexity", "perplexity of the codes", found.perplexity, "", n=len(codes))
@@ -189,8 +190,8 @@ def usage(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
 
 def meaning(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
     """Phone purity and mutual information at the best delay, and how far voices spread; of several books the first."""
-    first = [row[:: tokenizer.books] for row in codes]
-    size = tokenizer.reader.config.codes // tokenizer.books
+    first = [row[:: tokenizer.codebooks] for row in codes]
+    size = tokenizer.recogniser.config.codes // tokenizer.codebooks
     found = []
     for delay in DELAYS:
         spoken = []
@@ -211,7 +212,7 @@ def prosody_left(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[
     train, found = contest.probed
     rows = [tokenizer.store[clip.id] for clip in train] + list(codes)
     with torch.inference_mode():
-        frames = [tokenizer.reader.frames(torch.from_numpy(row)[None])[0].numpy() for row in rows]
+        frames = [tokenizer.recogniser.frames(torch.from_numpy(row)[None])[0].numpy() for row in rows]
     speakers = [clip.speaker for clip in [*train, *contest.test.clips]]
     pitch, energy = [one.pitch for one in found], [one.energy for one in found]
     for name, what, targets in (
@@ -244,7 +245,7 @@ def sound(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips
 def _stoi(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     from torchmetrics.functional.audio import short_time_objective_intelligibility as stoi
 
-    return [float(stoi(torch.from_numpy(new.copy()), torch.from_numpy(old.copy()), RATE)) for old, new in pairs]
+    return [float(stoi(torch.from_numpy(new.copy()), torch.from_numpy(old.copy()), SAMPLE_RATE)) for old, new in pairs]
 
 
 def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
@@ -256,7 +257,7 @@ def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     scores = []
     for old, new in pairs:
         try:
-            scores.append(float(pesq.pesq(RATE, old, new, "wb")))
+            scores.append(float(pesq.pesq(SAMPLE_RATE, old, new, "wb")))
         except pesq.PesqError:  # nothing that it takes for an utterance
             continue
     return scores
@@ -266,7 +267,7 @@ def streamed(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """How many codes of the test clips become others when the sound comes in chunks of 80 ms (float32); and how many
     of these where the two nearest codes are not equally near, by 1e-4.
     """
-    codec, differ, clear, total = tokenizer.reader, 0, 0, 0
+    codec, differ, clear, total = tokenizer.recogniser, 0, 0, 0
     for wave in contest.test.waves:
         session, sound = codec.listen(), torch.from_numpy(wave)[None]
         codes = torch.cat([*(session.push(part) for part in sound.split(SAMPLES_PER_CODE, 1)), session.close()], 1)

@@ -15,7 +15,7 @@ from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.facts import Fact
 from mossrepro.evaluation import spoken_qa
-from mossrepro.evaluation.artifacts import RATE, RunArtifacts, ask_questions, is_guided
+from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions, has_text_guidance
 from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
@@ -23,6 +23,7 @@ from mossrepro.speech import voices
 from mossrepro.speech.normalise import word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
+from mossrepro.utils.audio import SAMPLE_RATE
 
 MEASURES = ("codec", "vocoder", "lm", "text")
 SHOWN = 3  # questions of a set whose sound is kept for the report
@@ -52,7 +53,7 @@ def codec(bench: RunArtifacts) -> None:
     for end, held_out in (("", True), ("_assistant", False)):
         clips = [clip for clip in test if (clip.speaker != "assistant") == held_out]
         what = f"unseen sentences{' and voices' if held_out else ', the assistant'}"
-        waves = [load_clip(corpus, clip, RATE) for clip in clips]
+        waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
         codes = [bench.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
         used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
@@ -107,7 +108,7 @@ def _deceived(bench: RunArtifacts, asked: list[Fact]) -> list[bool]:
     codes = []
     for _, told in wrong:
         wave, rate = voices.say(told.written, "assistant")
-        codes.append(bench.codec.encode(torch.from_numpy(audio.resample(wave, rate, RATE))[None])[0])
+        codes.append(bench.codec.encode(torch.from_numpy(audio.resample(wave, rate, SAMPLE_RATE))[None])[0])
     heard = bench.judge.transcribe(bench.speak(codes))
     return [said(fact, text) for (fact, _), text in zip(wrong, heard, strict=True)]
 
@@ -116,14 +117,14 @@ def language_model(bench: RunArtifacts) -> None:
     """The four pairings on A, B, V, C after SFT."""
     model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
     model = prepare_for_inference(model)
-    grid, guide = model.grid(tokenizer), is_guided(bench.parts["sft"])
+    grid, text_guidance = model.grid(tokenizer), has_text_guidance(bench.parts["sft"])
     index = []
     for name in "ABVC":
         lines = [line for line in bench.lines if line.role == "test" and line.set == name]
         baseline = spoken_qa.chance(lines, bench.known)
         bench.record(metrics.Metric(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
-            asked = ask_questions(bench, model, grid, lines, pairing, guide)
+            asked = ask_questions(bench, model, grid, lines, pairing, text_guidance)
             bench.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
                 bench.record(spoken_qa.gain(name, pairing, asked, baseline))
@@ -138,7 +139,7 @@ def language_model(bench: RunArtifacts) -> None:
 def _keep_sound(bench: RunArtifacts, one: Asked) -> dict:
     """Write question and answer as wav files; the entry for wav/index.json."""
     names = [f"{one.line.id}-{part}.wav" for part in ("question", "answer")]
-    audio.save(bench.out / "wav" / names[0], bench.wave(one.line.id), RATE)
+    audio.save(bench.out / "wav" / names[0], bench.wave(one.line.id), SAMPLE_RATE)
     wave, rate = bench.speaker.speak(one.reply.codes)
     audio.save(bench.out / "wav" / names[1], wave, rate)
     entry = {"question": names[0], "answer": names[1], "question_text": one.line.text, "reference": one.fact.written}

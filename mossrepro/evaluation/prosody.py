@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mossrepro.codec.model import SAMPLES_PER_CODE
-from mossrepro.utils.audio import WHISPER_RATE
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.vocoder.pitch import measure_pitch
 
 CONTEXT = 2  # codes on either side that the probe sees
@@ -28,7 +28,7 @@ class Prosody(NamedTuple):
 def measure(wave: np.ndarray, codes: int) -> Prosody:
     """Pitch and energy of a 16 kHz wave (n,) in each of its `codes` stretches of 80 ms."""
     padded = torch.from_numpy(np.pad(wave, (0, codes * SAMPLES_PER_CODE - len(wave))).astype(np.float32))
-    hertz = measure_pitch(padded[None], WHISPER_RATE, _HOP)[0].view(codes, 4)
+    hertz = measure_pitch(padded[None], SAMPLE_RATE, _HOP)[0].view(codes, 4)
     voiced = hertz > 0
     pitch = hertz.clamp(min=1).log().where(voiced, 0).sum(1) / voiced.sum(1)  # 0 / 0 is NaN
     power = padded.view(codes, -1).square().mean(1)

@@ -44,19 +44,20 @@ def ask(
     pairing: str,
     speak: Callable[[list[list[int]]], list[np.ndarray]] | None = None,
     transcribe: Callable[[list[np.ndarray]], list[str]] | None = None,
-    guide: bool = False,
+    text_guidance: bool = False,
 ) -> list[Asked]:
     """Put questions to the model and judge the answers by free transcription.
 
     `codes` maps line ids to (n,) arrays; `speak` turns the codes of several answers into 16 kHz samples; `transcribe`
-    is the judge. These two are needed for spoken answers only. `guide`: the model writes a spoken answer first; it is
+    is the judge. These two are needed for spoken answers only. `text_guidance`: the model writes a spoken answer
+    first; it is
     judged by what it says all the same.
     """
-    how, out = GenerationConfig(max_rows=ROWS[pairing[2]] + guide * ROWS["T"]), []
+    how, out = GenerationConfig(max_rows=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
     for i in range(0, len(lines), BATCH):
         part = lines[i : i + BATCH]
         prompts = [
-            question_prompt(grid, pairing, line.text, codes[line.id] if pairing[0] == "S" else None, guide)
+            question_prompt(grid, pairing, line.text, codes[line.id] if pairing[0] == "S" else None, text_guidance)
             for line in part
         ]
         for line, reply in zip(part, generate(model, prompts, grid.ids, how), strict=True):

@@ -65,7 +65,7 @@ def _open(bench: RunArtifacts, stage: str) -> tuple[LayerSplitLM, Tokenizer]:
         return checkpoint.from_pretrained(bench.parts[stage])
     staged, tokenizer = checkpoint.from_pretrained(bench.parts["stage1"])
     c = staged.config
-    model = open_start(bench.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra)[0]
+    model = open_start(bench.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra_layers)[0]
     model.config = replace(model.config, system_turns=c.system_turns)  # asked as the stages are
     return model, tokenizer
 

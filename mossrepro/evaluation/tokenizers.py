@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mossrepro.codec.acoustic import AcousticCodec
-from mossrepro.codec.model import RATE, SAMPLES_PER_CODE, SpeechCodec
+from mossrepro.codec.model import SAMPLES_PER_CODE, SpeechCodec
 from mossrepro.data.token_store import TokenStore
-from mossrepro.utils.audio import resample
+from mossrepro.utils.audio import SAMPLE_RATE, resample
 from mossrepro.utils.errors import CheckpointError, DataError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
@@ -24,7 +24,7 @@ PUBLISHED = "d7cc33bc"  # how the SHA-256 of EnCodec's own weights begins
 class Tokenizer:
     """A tokenizer under test.
 
-    encode: wave (n,) at 16 kHz -> codes (T books,) int64. decode: several rows of codes -> 16 kHz waves, None where
+    encode: wave (n,) at 16 kHz -> codes (T codebooks,) int64. decode: several rows of codes -> 16 kHz waves, None where
     there is no way back. reader: the codec that reads these codes, with its recogniser trained; None where there is
     none. store: codes of the whole corpus. weights: what tells one file of weights from another.
     """
@@ -34,7 +34,7 @@ class Tokenizer:
     encode: Callable[[np.ndarray], np.ndarray]
     bits: float  # a second
     streams: bool  # hears nothing of what comes later
-    reader: SpeechCodec | None = None
+    recogniser: SpeechCodec | None = None
     store: TokenStore | None = None
     decode: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
     weights: str = ""
@@ -42,22 +42,22 @@ class Tokenizer:
 
     @property
     def books(self) -> int:
-        return self.reader.config.books if self.reader else 1
+        return self.recogniser.config.codebooks if self.recogniser else 1
 
 
 def semantic(
     name: str, title: str, reader: str | Path, store: str | Path, speaker: SpeechDecoder | None = None
 ) -> Tokenizer:
     """A `SpeechCodec`: ours, ours with another objective, or k-means on mel."""
-    codec = SpeechCodec.from_pretrained(reader).ready()
+    codec = SpeechCodec.from_pretrained(reader).prepare_for_inference()
 
     def encode(wave: np.ndarray) -> np.ndarray:
         return codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
 
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
-        return [resample(wave, speaker.vocoder.rate, RATE) for wave in speaker.speak_all(rows)]
+        return [resample(wave, speaker.vocoder.rate, SAMPLE_RATE) for wave in speaker.speak_all(rows)]
 
-    bits = RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
+    bits = SAMPLE_RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
     back = decode if speaker else None
     return Tokenizer(name, title, encode, bits, codec.config.causal, codec, TokenStore(store), back)
 
@@ -70,10 +70,10 @@ def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]
 def acoustic(name: str, title: str, folder: str | Path, reader: str | Path, store: str | Path) -> Tokenizer:
     """The SEANet rival, whose codes are read by another codec's recogniser (`AcousticCodec.reader`)."""
     codec = AcousticCodec.from_pretrained(folder)
-    books = codec.config.books
+    codebooks = codec.config.codebooks
 
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
-        tables = [torch.from_numpy(row.reshape(-1, books)) % codec.config.codes for row in rows]
+        tables = [torch.from_numpy(row.reshape(-1, codebooks)) % codec.config.codes for row in rows]
         return [codec.decode(table[None])[0].numpy() for table in tables]
 
     read = SpeechCodec.from_pretrained(reader)
@@ -100,14 +100,14 @@ def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
 
     @torch.inference_mode()
     def encode(wave: np.ndarray) -> np.ndarray:
-        ((codes, _),) = model.encode(torch.from_numpy(resample(wave, RATE, ENCODEC_RATE))[None, None])
+        ((codes, _),) = model.encode(torch.from_numpy(resample(wave, SAMPLE_RATE, ENCODEC_RATE))[None, None])
         return codes[0].T.flatten().numpy()  # frame by frame
 
     @torch.inference_mode()
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
-        books = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, kbps)
-        tables = [torch.from_numpy(row.reshape(-1, books).T.copy())[None] for row in rows]
-        return [resample(model.decode([(table, None)])[0, 0].numpy(), ENCODEC_RATE, RATE) for table in tables]
+        codebooks = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, kbps)
+        tables = [torch.from_numpy(row.reshape(-1, codebooks).T.copy())[None] for row in rows]
+        return [resample(model.decode([(table, None)])[0, 0].numpy(), ENCODEC_RATE, SAMPLE_RATE) for table in tables]
 
     with open(weights, "rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()

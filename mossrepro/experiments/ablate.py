@@ -116,7 +116,7 @@ def ablate(size: str, run: Path, names: Sequence[str]) -> None:
 def _ask(name: str, folder: Path, bench: "RunArtifacts") -> None:
     """The questions of ASKED, and the losses of V that the last stage ended with."""
     from mossrepro.evaluation import spoken_qa
-    from mossrepro.evaluation.artifacts import ask_questions, is_guided
+    from mossrepro.evaluation.artifacts import ask_questions, has_text_guidance
     from mossrepro.lm import checkpoint
     from mossrepro.lm.inference import prepare_for_inference
 
@@ -124,7 +124,9 @@ def _ask(name: str, folder: Path, bench: "RunArtifacts") -> None:
     model, grid = prepare_for_inference(model), model.grid(tokenizer)
     for pairing, which in ASKED:
         lines = [line for line in bench.lines if line.role == "test" and line.set == which]
-        fact = spoken_qa.score(which, pairing, ask_questions(bench, model, grid, lines, pairing, is_guided(folder)))
+        fact = spoken_qa.score(
+            which, pairing, ask_questions(bench, model, grid, lines, pairing, has_text_guidance(folder))
+        )
         fact.id, fact.name = f"ablation_{name}_{fact.id}", f"{name}: {fact.name}"
         bench.record(fact)
     for pairing, loss in _losses(folder).items():
@@ -136,7 +138,7 @@ def _losses(folder: Path) -> dict[str, float]:
     """Pairing -> the last validation loss of a stage; empty where it was too short to have any."""
     path, last = folder / "metrics.jsonl", {}
     for row in read_curve(path) if path.is_file() else ():
-        last |= {key.removeprefix("valid/"): value for key, value in row.items() if key.startswith("valid/")}
+        last |= {key.partition("/")[2]: value for key, value in row.items() if key.startswith(("val/", "valid/"))}
     return last
 
 

@@ -71,10 +71,10 @@ class BaselineGraph(StageGraph):
         spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 2}
         return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
 
-    def acoustic(self, books: int) -> tuple[Path, Path, Path]:
+    def acoustic(self, codebooks: int) -> tuple[Path, Path, Path]:
         """The SEANet rival, its codes of the corpus, and its recogniser."""
         corpus = self.codec_corpus()
-        codec = self.fit("acoustic", data__corpus=corpus, model__network__books=books)
+        codec = self.fit("acoustic", data__corpus=corpus, model__network__codebooks=codebooks)
         spec = {"codec": codec.name, "corpus": corpus.name, "version": 2}
         tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
         shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
@@ -122,7 +122,7 @@ def contestants(chain: BaselineGraph, encodec: Path | None, ablations: bool) -> 
     ours = chain.codec()
     speaker = SpeechDecoder.from_pretrained(chain.flow(), chain.vocoder())
     corpus = chain.codec_corpus()
-    found = [tokenizers.semantic("ours", "our codec", chain.reader(), chain.tokenise(corpus, ours), speaker)]
+    found = [tokenizers.semantic("ours", "our codec", chain.recogniser(), chain.tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
     same_bits = [
         ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction),
@@ -138,9 +138,9 @@ def contestants(chain: BaselineGraph, encodec: Path | None, ablations: bool) -> 
         tokens = chain.tokenise(corpus, codec)
         found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
         found[-1].minutes = _minutes(codec)
-    for name, books in ACOUSTIC.items():
-        codec, tokens, reader = chain.acoustic(books)
-        title = f"SEANet codec, {books} codebook{'s' if books > 1 else ''}"
+    for name, codebooks in ACOUSTIC.items():
+        codec, tokens, reader = chain.acoustic(codebooks)
+        title = f"SEANet codec, {codebooks} codebook{'s' if codebooks > 1 else ''}"
         found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
         found[-1].minutes = _minutes(codec)
     return found + late
@@ -159,7 +159,7 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
     rivals, recorded = contestants(chain, encodec, ablations), chain.human()
     adapted = chain.adapted(recorded) if recorded else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in rivals]}
-    spec |= {"readers": [chain.reader().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
+    spec |= {"readers": [chain.recogniser().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
     spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
 
     def measure(folder: Path) -> None:
@@ -189,7 +189,7 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
     for path in (measured / "facts").glob("*.json"):
         shutil.copy(path, run / "facts")
     shutil.copy(measured / "codes.png", run)
-    sounding = {name: str(chain.acoustic(books)[0]) for name, books in ACOUSTIC.items()}
+    sounding = {name: str(chain.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
     (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
     found = metrics.read_metrics(run)
     Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
@@ -290,7 +290,10 @@ def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
 
     model, clips = AcousticCodec.from_pretrained(codec), read_manifest(corpus)
     encode = acoustic_encoder(model)
-    with TokenWriter(folder, model.config.codes * model.config.books) as writer, progress("codes", len(clips)) as on:
+    with (
+        TokenWriter(folder, model.config.codes * model.config.codebooks) as writer,
+        progress("codes", len(clips)) as on,
+    ):
         for clip in clips:
             if clip.id not in writer.done:
                 writer.add([(clip.id, encode(load_clip(corpus, clip, 16_000)))])

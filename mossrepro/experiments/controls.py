@@ -62,7 +62,7 @@ class ControlGraph(StageGraph):
             return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
         taught = self._with([fact for fact in self._changed() if fact.set != "P"])
         inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
-        return self.fit("counterfactual", model__start=main, **inputs)
+        return self.fit("counterfactual", model__init_from=main, **inputs)
 
     def told(self, stage: str) -> Path:
         """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""

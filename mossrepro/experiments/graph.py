@@ -26,7 +26,19 @@ from mossrepro.training.config import cache_key, configs_folder, find_size, read
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import MossError
 
-STAGES = ("data", "codec", "tokens", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder", "evaluation")
+STAGES = (
+    "data",
+    "codec",
+    "tokens",
+    "recogniser",
+    "backbone",
+    "stage1",
+    "stage2",
+    "sft",
+    "flow",
+    "vocoder",
+    "evaluation",
+)
 # Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
 VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 5}
 
@@ -159,7 +171,8 @@ class StageGraph:
     # --- fits ---------------------------------------------------------------------------------------------------------
 
     def fit(self, stage: str, **inputs: str | int | Path) -> Path:
-        """Run one stage through `mossrepro fit`. `inputs` are init args: model__start=..., model__network__books=...
+        """Run one stage through `mossrepro fit`. `inputs` are init args: model__init_from=...,
+        model__network__books=...
 
         The key holds what the stage's YAML says, the numbers of the size that it refers to, and the names of the input
         folders.
@@ -210,13 +223,15 @@ class StageGraph:
         """The trained speech tokenizer; its recogniser is not trained yet."""
         return self.sound.fit("codec", data__corpus=self.codec_corpus())
 
-    def reader(self) -> Path:
+    def recogniser(self) -> Path:
         """The same tokenizer with its recogniser trained."""
         return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
 
     def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
         """Any tokenizer with a recogniser trained on its codes of `corpus`, by default the codec's own."""
-        return self.fit("reader", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens)
+        return self.fit(
+            "recogniser", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens
+        )
 
     def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         return self.link("data", kind, spec, build)
@@ -235,8 +250,8 @@ class StageGraph:
         tokens = self.spoken_codes()
         inputs = {"data__script": self.told(stage), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
         if stage == "stage1" and tokens != "oracle":
-            inputs["model__sounds"] = tokens
-        return self.fit(stage, model__start=start, **inputs)
+            inputs["model__code_phone_probs"] = tokens
+        return self.fit(stage, model__init_from=start, **inputs)
 
     def told(self, stage: str) -> Path:
         """The script with the facts that the language model is told in a stage."""
@@ -255,7 +270,7 @@ class StageGraph:
 
     def parts(self) -> dict[str, str]:
         """Everything an assistant is made of: name -> folder."""
-        makers = {"codec": self.codec, "reader": self.reader, "script": self.script, "tokens": self.tokens}
+        makers = {"codec": self.codec, "recogniser": self.recogniser, "script": self.script, "tokens": self.tokens}
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}

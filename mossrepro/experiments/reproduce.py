@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
         ("known facts and recorded script", chain.script),
         ("codec", chain.codec),
         ("codes of the script", chain.tokens),
-        ("recogniser on the codes", chain.reader),
+        ("recogniser on the codes", chain.recogniser),
         ("text backbone", chain.backbone),
         ("Stage 1", lambda: chain.language_model("stage1")),
         ("Stage 2", lambda: chain.language_model("stage2")),

@@ -13,6 +13,7 @@ from mossrepro.lm.tokenizer import SpecialIds, gguf_tokenizer, open_tokenizer
 from mossrepro.utils import safetensors_io
 from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.gguf import GGUFFile
+from mossrepro.utils.old_names import LM_CONFIG, renamed
 
 _GGUF_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -46,7 +47,7 @@ def load_gguf(path: Path, codes: int, tail_layers: int, split_at: int | None = N
         heads=heads,
         kv_heads=field["llama.attention.head_count_kv"],
         head_dim=dim // heads,
-        hidden=field["llama.feed_forward_length"],
+        ffn_dim=field["llama.feed_forward_length"],
         text_vocab=tensors["token_embd.weight"].shape[0],
         codes=codes,
         theta=field["llama.rope.freq_base"],
@@ -83,7 +84,7 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         if name.startswith("layers."):
             _, index, rest = name.split(".", 2)
-            part, place = model.config.place(int(index))
+            part, place = model.config.locate_layer(int(index))
             state[f"{part}.{place}.{rest}"] = weight
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith("speech_")]
@@ -105,7 +106,7 @@ def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
-    raw = safetensors_io.read_config(folder)
+    raw = renamed(safetensors_io.read_config(folder), LM_CONFIG)
     known = {f.name for f in dataclasses.fields(LMConfig)}
     if unknown := set(raw) - known:
         raise CheckpointError(f"{folder / 'config.json'}: unknown key {sorted(unknown)[0]!r}")
@@ -118,7 +119,7 @@ def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
     names = {name: name for name in model.state_dict() if not (model.config.tied and name == "text_head.weight")}
     if extra := source.names - set(names):
         raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of this model")
-    safetensors_io.fill(model, source, names)  # mapped into memory: no second copy
+    safetensors_io.fill_from(model, source, names)  # mapped into memory: no second copy
     if model.config.tied:
         model.text_head.weight = model.text_embed.weight
     return model, open_tokenizer(folder)

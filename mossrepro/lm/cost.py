@@ -96,7 +96,7 @@ def sliced(config: LMConfig, across: int) -> LMConfig:
     ConfigError where heads or hidden units cannot be dealt out evenly.
     """
     check_even(config, across)
-    names = ("heads", "kv_heads", "hidden")
+    names = ("heads", "kv_heads", "ffn_dim")
     return replace(config, **{name: getattr(config, name) // across for name in names})
 
 

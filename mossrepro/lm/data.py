@@ -21,7 +21,7 @@ from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
 
 IGNORE = -100
-KINDS = ("text", "thought", "speech")  # of rows that are supervised
+KINDS = ("text", "monologue", "speech")  # of rows that are supervised
 _MOST = 32  # questions of a validation batch
 _TRIES = 4  # documents of every kind that are drawn before any training: some kinds toss for what they are about
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
@@ -38,10 +38,11 @@ class LMDataModule(StepDataModule):
         mix: kind of document -> weight (kinds: `documents.py`).
         batch: documents that are read at once, over all ranks; an optimiser step reads `accumulate_grad_batches` times
             as many. What is called a step below is one such batch.
-        fill: a conversation goes on with further exchanges up to so many rows (0: one exchange a document).
-        think: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
-        ahead: by so many pieces of text before the voice.
-        guide: spoken replies are written first: text guidance, to compare with.
+        max_conversation_len: a conversation goes on with further exchanges up to so many rows (0: one exchange a
+        document).
+        monologue: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
+        text_lookahead: by so many pieces of text before the voice.
+        text_guidance: spoken replies are written first: text guidance, to compare with.
         system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
         max_rows: a document is cut there.
         pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
@@ -55,10 +56,10 @@ class LMDataModule(StepDataModule):
         codes: int,
         mix: dict[str, float],
         batch: int = 12,
-        fill: int = 0,
-        think: bool = False,
-        ahead: int = 0,
-        guide: bool = False,
+        max_conversation_len: int = 0,
+        monologue: bool = False,
+        text_lookahead: int = 0,
+        text_guidance: bool = False,
         max_rows: int = 256,
         pack: bool = False,
         system_turns: str = "short",
@@ -70,13 +71,15 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_rows, self.pack = batch, max_rows, pack
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
-        self.documents = open_documents(Path(script), tokens, grid, fill, think, ahead, guide)
+        self.documents = open_documents(
+            Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance
+        )
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
             mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
-        if mix.get("echo") and not self.documents.echoes:
-            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.echo to 0")
+        if mix.get("repeat") and not self.documents.echoes:
+            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
         for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIES)):
             try:
                 self.documents.draw(kind, rng(seed, "try", kind))
@@ -102,11 +105,11 @@ class LMDataModule(StepDataModule):
         return super().train_dataloader()
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """grid (B, L, 2); text_target, thought_target, speech_target (B, L), -100 where a row is not supervised.
+        """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a row is not supervised.
 
         Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
 
-        text_count, thought_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
+        text_count, monologue_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
         batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
         """
         if world > self.batch:
@@ -139,19 +142,19 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
     """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
-    text, thought, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
+    text, monologue, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
     for i, doc in enumerate(docs):
         n = min(len(doc), longest)
         out[i, :n, 0], out[i, :n, 1] = doc.text[:n], doc.speech[:n]
         spoken = doc.text[1:n] == ids.pad
         flags = doc.supervise[1:n]
         text[i, : n - 1] = np.where(flags & ~spoken, doc.text[1:n], IGNORE)
-        thought[i, :n] = np.where(doc.thought[:n] >= 0, doc.thought[:n], IGNORE)
+        monologue[i, :n] = np.where(doc.monologue[:n] >= 0, doc.monologue[:n], IGNORE)
         speech[i, : n - 1] = np.where(flags & spoken, doc.speech[1:n], IGNORE)
     return {
         "grid": torch.from_numpy(out),
         "text_target": torch.from_numpy(text),
-        "thought_target": torch.from_numpy(thought),
+        "monologue_target": torch.from_numpy(monologue),
         "speech_target": torch.from_numpy(speech),
     }
 
@@ -164,7 +167,13 @@ def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
 
 
 def open_documents(
-    script: Path, tokens: str, grid: Grid, fill: int = 0, think: bool = False, ahead: int = 0, guide: bool = False
+    script: Path,
+    tokens: str,
+    grid: Grid,
+    max_conversation_len: int = 0,
+    monologue: bool = False,
+    text_lookahead: int = 0,
+    text_guidance: bool = False,
 ) -> Documents:
     """Script, facts, word times and codes of a folder. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
@@ -179,4 +188,4 @@ def open_documents(
     )
     if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
         raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
-    return Documents(grid, lines, store, facts, times, fill, think, ahead, guide)
+    return Documents(grid, lines, store, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance)

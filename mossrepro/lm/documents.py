@@ -1,11 +1,11 @@
 """Documents: what the language model reads in each stage, as rows of the two-channel grid.
 
-recognise    spoken sentence or question -> its text               (alignment, ears)
-say          written sentence, statement or answer -> the assistant's speech (alignment, mouth)
-echo         spoken words of a user      -> the same, said by the assistant   (ears to mouth)
+asr          spoken sentence or question -> its text               (alignment, ears)
+tts          written sentence, statement or answer -> the assistant's speech (alignment, mouth)
+repeat       spoken words of a user      -> the same, said by the assistant   (ears to mouth)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
-text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat`)
+text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
 facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
 S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
@@ -25,19 +25,22 @@ from mossrepro.utils.errors import ConfigError, DataError
 REPEAT = "Repeat: "
 _LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
-CONVERSATIONS = ("recognise", "say", "echo", "text", "facts", "repeat", *PAIRINGS)
-SPOKEN = ("say", "echo", "S2S", "T2S")  # conversations in which the assistant answers by voice
+CONVERSATIONS = ("asr", "tts", "repeat", "text", "facts", "repeat_text", *PAIRINGS)
+SPOKEN = ("tts", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
 _PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
 
 
 class Documents:
     """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
 
-    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their thoughts
-    are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than `fill` rows (0:
-    one exchange). `think`: all through a spoken reply the text head is asked for the text that is being said, `ahead`
+    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their monologues
+    are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than
+    `max_conversation_len` rows (0:
+    one exchange). `monologue`: all through a spoken reply the text head is asked for the text that is being said,
+    `text_lookahead`
     pieces early (`Grid.spoken`). Nothing is written; it only teaches the trunk, by a loss that a text LLM knows, to
-    have the answer ready when the mouth opens. `guide`: every spoken reply is written first, the "text guidance" that
+    have the answer ready when the mouth opens. `text_guidance`: every spoken reply is written first, the "text
+    guidance" that
     the paper does without (to compare with).
     """
 
@@ -48,30 +51,31 @@ class Documents:
         codes: Mapping[str, np.ndarray],
         facts: list[Fact],
         words: Mapping[str, list[tuple[str, float, float]]] | None = None,
-        fill: int = 0,
-        think: bool = False,
-        ahead: int = 0,
-        guide: bool = False,
+        max_conversation_len: int = 0,
+        monologue: bool = False,
+        text_lookahead: int = 0,
+        text_guidance: bool = False,
     ) -> None:
-        self.guide = guide
-        self.grid, self.codes, self.words, self.fill = grid, codes, words or {}, fill
-        self.think, self.ahead = think, ahead
+        self.text_guidance = text_guidance
+        self.grid, self.codes, self.words, self.max_conversation_len = grid, codes, words or {}, max_conversation_len
+        self.monologue, self.text_lookahead = monologue, text_lookahead
         self.facts = {fact.key: fact for fact in facts}
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
-            role: [line for line in train if line.role == role] for role in ("hear", "say", "state", "ask", "answer")
+            role: [line for line in train if line.role == role]
+            for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer")
         }
-        self.heard = self.by_role["hear"] + self.by_role["ask"]
-        self.sayings = self.by_role["say"] + self.by_role["state"] + self.by_role["answer"]
+        self.heard = self.by_role["user_speech"] + self.by_role["question"]
+        self.sayings = self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
         answers = [self.facts[line.fact] for line in self.by_role["answer"]]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
-        said = {line.text: line for line in self.by_role["say"] + self.by_role["state"]}
-        self.echoes = [(line, said[line.text]) for line in self.by_role["hear"] if line.text in said]
+        said = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
+        self.echoes = [(line, said[line.text]) for line in self.by_role["user_speech"] if line.text in said]
         self.asked = defaultdict(list)
-        for line in self.by_role["ask"]:
+        for line in self.by_role["question"]:
             self.asked[line.fact].append(line)
-        spoken = self.by_role["say"] + self.by_role["hear"]
+        spoken = self.by_role["assistant_speech"] + self.by_role["user_speech"]
         self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
         self.held = [line for line in lines if line.role == "test" and line.set == "V"]
         self.replay = [fact for fact in facts if fact.set in "AB"]
@@ -88,7 +92,7 @@ class Documents:
         parts = [self.grid.system(kind in SPOKEN)]
         while True:
             more = exchange(kind, random)
-            if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.fill:
+            if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.max_conversation_len:
                 return self.grid.join(*parts)
             parts.append(more)
 
@@ -97,11 +101,11 @@ class Documents:
             raise DataError("the script has no lines to make it of")
         return items[int(random.integers(len(items)))]
 
-    def _recognise(self, kind: str, random: np.random.Generator) -> Rows:
+    def _asr(self, kind: str, random: np.random.Generator) -> Rows:
         line = self._pick(self.heard, random)
         return self.grid.join(self._repeat_after(line), self.grid.turn("assistant", text=line.text, supervise=True))
 
-    def _echo(self, kind: str, random: np.random.Generator) -> Rows:
+    def _repeat(self, kind: str, random: np.random.Generator) -> Rows:
         heard, said = self._pick(self.echoes, random)
         return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
 
@@ -110,22 +114,22 @@ class Documents:
         start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
         return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
 
-    def _say(self, kind: str, random: np.random.Generator) -> Rows:
+    def _tts(self, kind: str, random: np.random.Generator) -> Rows:
         line, grid = self._pick(self.sayings, random), self.grid
         question = grid.turn("user", text=REPEAT + line.text)
         return grid.join(question, self._reply(line.id, line.text))
 
     def _reply(self, name: str, text: str) -> Rows:
         """A spoken turn of the assistant."""
-        thoughts = {}
-        if self.think:
+        monologues = {}
+        if self.monologue:
             starts = [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
-            thoughts = {"thought": text, "ahead": self.ahead, "starts": starts}
-        written = text if self.guide else None
-        return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **thoughts)
+            monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": starts}
+        written = text if self.text_guidance else None
+        return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **monologues)
 
     def _speech(self, random: np.random.Generator) -> Rows:
-        line = self._pick(self.by_role["say"], random)
+        line = self._pick(self.by_role["assistant_speech"], random)
         return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
 
     def _interleaved(self, random: np.random.Generator) -> Rows:
@@ -145,14 +149,14 @@ class Documents:
 
     def _text(self, kind: str, random: np.random.Generator) -> Rows:
         if random.integers(2):
-            return self._repeat(kind, random)
+            return self._repeat_text(kind, random)
         return self._written(self._pick(self.replay, random), random)
 
     def _facts(self, kind: str, random: np.random.Generator) -> Rows:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
 
-    def _repeat(self, kind: str, random: np.random.Generator) -> Rows:
-        sentence, grid = self._pick(self.by_role["hear"], random).text, self.grid
+    def _repeat_text(self, kind: str, random: np.random.Generator) -> Rows:
+        sentence, grid = self._pick(self.by_role["user_speech"], random).text, self.grid
         question = grid.turn("user", text=REPEAT + sentence)
         return grid.join(question, grid.turn("assistant", text=sentence, supervise=True))
 
@@ -189,11 +193,13 @@ class Documents:
         return documents
 
 
-def question_prompt(grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, guide: bool = False) -> Rows:
+def question_prompt(
+    grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, text_guidance: bool = False
+) -> Rows:
     """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
 
-    `guide`: of a model that writes a spoken answer first.
+    `text_guidance`: of a model that writes a spoken answer first.
     """
     spoken = pairing[2] == "S"
     user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)
-    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not guide))
+    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not text_guidance))

@@ -37,24 +37,25 @@ class Rows:
     """A piece of a grid.
 
     text, speech (L,) int64 ids; supervise (L,) bool: does this row, as a target, count in the loss?
-    thought (L,) int64: a text id that the text head is asked for at this very row though it is never written, -1 none.
+    monologue (L,) int64: a text id that the text head is asked for at this very row though it is never written, -1
+    none.
     """
 
     text: np.ndarray
     speech: np.ndarray
     supervise: np.ndarray
-    thought: np.ndarray | None = None
+    monologue: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.thought is None:
-            object.__setattr__(self, "thought", np.full(len(self.text), -1))
+        if self.monologue is None:
+            object.__setattr__(self, "monologue", np.full(len(self.text), -1))
 
     def __len__(self) -> int:
         return len(self.text)
 
     def __getitem__(self, part: slice) -> "Rows":
         """A run of rows."""
-        return Rows(self.text[part], self.speech[part], self.supervise[part], self.thought[part])
+        return Rows(self.text[part], self.speech[part], self.supervise[part], self.monologue[part])
 
 
 class Grid:
@@ -89,16 +90,17 @@ class Grid:
         self,
         codes: np.ndarray,
         supervise: bool = False,
-        thought: str = "",
-        ahead: int = 0,
+        monologue: str = "",
+        text_lookahead: int = 0,
         starts: Sequence[float] = (),
     ) -> Rows:
         """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
 
-        `thought` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
-        of it. `ahead` 0: the piece that this code belongs to; 1: the one that follows the piece of the code before,
-        which is what a text LLM would write next; and so on. `starts`: the code with which each word of the thought
-        begins; between two starts, and all through a thought without them, every letter takes as long as any other.
+        `monologue` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
+        of it. `text_lookahead` 0: the piece that this code belongs to; 1: the one that follows the piece of the code
+        before,
+        which is what a text LLM would write next; and so on. `starts`: the code with which each word of the monologue
+        begins; between two starts, and all through a monologue without them, every letter takes as long as any other.
         """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
@@ -106,13 +108,13 @@ class Grid:
         speech = np.concatenate(([self.ids.speech_pad], codes, [self.ids.eosp])).astype(np.int64)
         flags = np.full(n + 2, supervise)
         flags[0] = False
-        thoughts = np.full(n + 2, -1)
-        if thought:
-            thoughts[:n] = self._spread(thought, n, ahead, starts)
-        return Rows(text, speech, flags, thoughts)
+        monologues = np.full(n + 2, -1)
+        if monologue:
+            monologues[:n] = self._spread(monologue, n, text_lookahead, starts)
+        return Rows(text, speech, flags, monologues)
 
-    def _spread(self, text: str, rows: int, ahead: int, starts: Sequence[float]) -> np.ndarray:
-        """The thought at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
+    def _spread(self, text: str, rows: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
+        """The monologue at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
         pieces = [*self.tokens(text), self.ids.im_end]
         lengths = np.cumsum([0, *(len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1])])
         if len(starts) != len(text.split()):
@@ -122,13 +124,13 @@ class Grid:
             times = [0.0, *starts[1:], rows]
         begins = np.interp(lengths[:-1], letters, times)
         said = np.searchsorted(begins, np.arange(rows) + 1e-6, "right") - 1
-        if ahead:
-            said = np.concatenate(([-1], said))[:rows] + ahead
+        if text_lookahead:
+            said = np.concatenate(([-1], said))[:rows] + text_lookahead
         return np.array(pieces)[np.minimum(said, len(pieces) - 1)]
 
     def join(self, *parts: Rows) -> Rows:
         """Lay pieces end to end."""
-        fields = ("text", "speech", "supervise", "thought")
+        fields = ("text", "speech", "supervise", "monologue")
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
     def system(self, spoken: bool) -> Rows:
@@ -141,17 +143,17 @@ class Grid:
         text: str | None = None,
         codes: np.ndarray | None = None,
         supervise: bool = False,
-        **thoughts,
+        **monologues,
     ) -> Rows:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
 
-        After text SOSP is supervised too: it is for the model to start speaking. `thoughts` are those of `spoken`.
+        After text SOSP is supervised too: it is for the model to start speaking. `monologues` are those of `spoken`.
         """
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
             parts.append(self.text(text, supervise))
         if codes is not None:
-            parts.append(self.spoken(codes, supervise, **thoughts))
+            parts.append(self.spoken(codes, supervise, **monologues))
             if text is not None:
                 parts[-1].supervise[0] = supervise
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds, open_tokenizer
 from mossrepro.utils.errors import CheckpointError
-from mossrepro.utils.safetensors_io import Shards, fill, read_config
+from mossrepro.utils.safetensors_io import Shards, fill_from, read_config
 
 ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}  # name: has norms on queries and keys
 # What our layers do not do, however a config.json may ask for it: its values that mean "not".
@@ -40,7 +40,7 @@ def load(
     config = replace(config, split_at=split_at)
     with torch.device("meta"):
         model = LayerSplitLM(config)
-    fill(model, shards, names(model))
+    fill_from(model, shards, names(model))
     if config.tied:
         model.text_head.weight = model.text_embed.weight
     speech = [model.speech_embed, model.speech_tail, model.speech_norm, model.speech_head]
@@ -69,7 +69,7 @@ def _config(plain: dict, folder: Path, codes: int, tail_layers: int, pad: int, s
             heads=heads,
             kv_heads=plain.get("num_key_value_heads", heads),
             head_dim=plain.get("head_dim") or dim // heads,
-            hidden=plain["intermediate_size"],
+            ffn_dim=plain["intermediate_size"],
             text_vocab=shards.shape("model.embed_tokens.weight")[0],
             codes=codes,
             theta=float(rope["rope_theta"]),
@@ -99,7 +99,7 @@ def _scaling(rope: dict, where: Path) -> dict | None:
 
 def names(model: LayerSplitLM) -> dict[str, str]:
     """Our names of the text half -> the hub's."""
-    number, found = {model.config.place(i): i for i in range(model.config.layers)}, {}
+    number, found = {model.config.locate_layer(i): i for i in range(model.config.layers)}, {}
     for ours in model.state_dict():
         part, _, rest = ours.partition(".")
         if part in ("trunk", "text_tail"):

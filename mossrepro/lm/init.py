@@ -58,7 +58,7 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
     state = {name: value for name, value in model.state_dict().items() if name.startswith("text_")}
     state = {name: value for name, value in state.items() if not name.startswith("text_tail.")}
     for layer in range(model.config.layers):
-        (old, i), (new, j) = model.config.place(layer), other.config.place(layer)
+        (old, i), (new, j) = model.config.locate_layer(layer), other.config.locate_layer(layer)
         for name, value in getattr(model, old)[i].state_dict().items():
             state[f"{new}.{j}.{name}"] = value
     other.load_state_dict(state, strict=False)
@@ -66,17 +66,17 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
 
 
 @torch.no_grad()
-def deepen(model: LayerSplitLM, extra: int) -> LayerSplitLM:
-    """A backbone without a split and with `extra` more layers at its end: the parameter-matched control.
+def deepen(model: LayerSplitLM, extra_layers: int) -> LayerSplitLM:
+    """A backbone without a split and with `extra_layers` more layers at its end: the parameter-matched control.
 
     They are copies of the last ones that add nothing yet, their last matrices being 0 (arXiv 2401.02415, block
     expansion), so that the deeper model says what the backbone says.
     """
     layers = model.config.layers
-    other = LayerSplitLM(replace(model.config, layers=layers + extra, extra=extra))
+    other = LayerSplitLM(replace(model.config, layers=layers + extra_layers, extra_layers=extra_layers))
     state = model.state_dict()
-    for i in range(extra):
-        for name, value in model.trunk[layers - extra + i].state_dict().items():
+    for i in range(extra_layers):
+        for name, value in model.trunk[layers - extra_layers + i].state_dict().items():
             silent = name.endswith(("o_proj.weight", "down_proj.weight"))
             state[f"trunk.{layers + i}.{name}"] = torch.zeros_like(value) if silent else value
     other.load_state_dict(state)
@@ -87,7 +87,8 @@ def deepen(model: LayerSplitLM, extra: int) -> LayerSplitLM:
 def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> None:
     """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
 
-    sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_sounds`). A code's
+    sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_phone_probs`). A
+    code's
     embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by those shares. This is
     not in the paper, which has the data to learn it; on small budgets it decides (docs/LOG.md).
     Raises ConfigError when the shares are of another codebook or of other phones.

@@ -16,17 +16,17 @@ from mossrepro.lm.tokenizer import SpecialIds, open_tokenizer
 
 
 def new_model(
-    tokenizer: Tokenizer, codes: int, tail_layers: int, layers: int, width: int, hidden: int, heads: int
+    tokenizer: Tokenizer, codes: int, tail_layers: int, layers: int, dim: int, ffn_dim: int, heads: int
 ) -> LayerSplitLM:
     """A split model with random weights (normal, std 0.02; PyTorch's default for norms)."""
     config = LMConfig(
-        dim=width,
+        dim=dim,
         layers=layers,
         tail_layers=tail_layers,
         heads=heads,
         kv_heads=heads,
-        head_dim=width // heads,
-        hidden=hidden,
+        head_dim=dim // heads,
+        ffn_dim=ffn_dim,
         text_vocab=tokenizer.get_vocab_size(),
         codes=codes,
         theta=10_000.0,
@@ -53,8 +53,8 @@ class MiniBackboneTask(BackboneTask):
 
     Args:
         tokenizer: tokenizer.json (see `vocab.mini_tokenizer`).
-        codes, tail_layers: as in `LayerSplitTask`. layers, width, hidden, heads: shape of the backbone.
-        lr, warmup, weight_decay, seed: as in `LayerSplitTask`.
+        codes, tail_layers: as in `LayerSplitTask`. layers, dim, ffn_dim, heads: shape of the backbone.
+        lr, warmup_steps, weight_decay, seed: as in `LayerSplitTask`.
     """
 
     def __init__(
@@ -63,28 +63,28 @@ class MiniBackboneTask(BackboneTask):
         codes: int,
         tail_layers: int = 2,
         layers: int = 6,
-        width: int = 128,
-        hidden: int = 384,
+        dim: int = 128,
+        ffn_dim: int = 384,
         heads: int = 4,
         lr: float = 1e-3,
-        warmup: int = 20,
+        warmup_steps: int = 20,
         weight_decay: float = 0.01,
         seed: int = 0,
     ) -> None:
-        self.shape = {"layers": layers, "width": width, "hidden": hidden, "heads": heads}
+        self.shape = {"layers": layers, "dim": dim, "ffn_dim": ffn_dim, "heads": heads}
         self.tokenizer_file = tokenizer
         super().__init__(
-            start="mini",
+            init_from="mini",
             codes=codes,
             tail_layers=tail_layers,
             lr=lr,
-            warmup=warmup,
+            warmup_steps=warmup_steps,
             weight_decay=weight_decay,
             seed=seed,
         )
 
     def open_model(
-        self, start: str, codes: int, tail_layers: int | None, tail: str, seed: int, *_: int | None
+        self, init_from: str, codes: int, tail_layers: int | None, tail: str, seed: int, *_: int | None
     ) -> tuple[LayerSplitLM, Tokenizer]:
         """A model of the shape asked for, with random weights."""
         tokenizer = open_tokenizer(self.tokenizer_file)

@@ -33,10 +33,12 @@ TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
 @dataclass
 class LMConfig:
     """Shape of a layer-split LM. `layers` counts the backbone's layers, of which `tail_layers` are split: the last, or
-    those behind the first `split_at`. Without a split the last `extra` of them may be new ones that belong to the
+    those behind the first `split_at`. Without a split the last `extra_layers` of them may be new ones that belong to
+    the
     speech half though both channels go through them: a control with as many parameters as a split has.
 
-    dim, hidden: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base of
+    dim, ffn_dim: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base
+    of
     the rotary positions. modality_pad: the text id of rows that are read by their speech id (16 is SmolLM2's).
     system_turns: what the model was trained to be told (`vocab.SYSTEM_TURNS`). max_rows: the longest context that the
     backbone was made for, where that is known; nothing here depends on it.
@@ -48,7 +50,7 @@ class LMConfig:
     heads: int = 9
     kv_heads: int = 3
     head_dim: int = 64
-    hidden: int = 1536
+    ffn_dim: int = 1536
     text_vocab: int = 49152
     codes: int = 1024
     theta: float = 100_000.0
@@ -58,12 +60,12 @@ class LMConfig:
     tied: bool = True
     modality_pad: int = 16
     split_at: int | None = None
-    extra: int = 0
+    extra_layers: int = 0
     system_turns: str = "short"
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "hidden", "text_vocab", "codes"):
+        for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "ffn_dim", "text_vocab", "codes"):
             if type(getattr(self, name)) is not int:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not a whole number")
         if not 0 <= self.tail_layers < self.layers:
@@ -74,19 +76,19 @@ class LMConfig:
         if self.split_at is not None and not 0 <= self.split_at <= self.layers - self.tail_layers:
             most = self.layers - self.tail_layers
             raise ConfigError(f"split_at={self.split_at} must be from 0 to the trunk's {most} layers")
-        if self.extra and not (self.tail_layers == 0 and 0 < self.extra < self.layers):
-            raise ConfigError(f"extra={self.extra} layers want tail_layers=0 and a backbone before them")
+        if self.extra_layers and not (self.tail_layers == 0 and 0 < self.extra_layers < self.layers):
+            raise ConfigError(f"extra_layers={self.extra_layers} layers want tail_layers=0 and a backbone before them")
 
     @property
-    def cut(self) -> int:
+    def split_layer(self) -> int:
         """Layers of the trunk before the split."""
         return self.layers - self.tail_layers if self.split_at is None else self.split_at
 
-    def place(self, layer: int) -> tuple[str, int]:
+    def locate_layer(self, layer: int) -> tuple[str, int]:
         """Where the backbone's layer of that number stands: ("trunk" or "text_tail", its number there)."""
-        if layer < self.cut:
+        if layer < self.split_layer:
             return "trunk", layer
-        behind = layer - self.cut
+        behind = layer - self.split_layer
         return ("text_tail", behind) if behind < self.tail_layers else ("trunk", layer - self.tail_layers)
 
     @property
@@ -115,13 +117,13 @@ class Cache:
     trunk: list[LayerCache]
     text_tail: list[LayerCache]
     speech_tail: list[LayerCache]
-    text_rest: list[LayerCache]
-    speech_rest: list[LayerCache]
+    text_post_split: list[LayerCache]
+    speech_post_split: list[LayerCache]
 
     @property
     def used(self) -> int:
         """Rows read so far, by the first layer."""
-        return next(layer for part in (self.trunk, self.text_tail, self.text_rest) for layer in part).used
+        return next(layer for part in (self.trunk, self.text_tail, self.text_post_split) for layer in part).used
 
 
 class LayerSplitLM(nn.Module):
@@ -149,7 +151,7 @@ class LayerSplitLM(nn.Module):
 
     def _block(self) -> TransformerBlock:
         c = self.config
-        return TransformerBlock(c.dim, c.heads, c.kv_heads, c.head_dim, c.hidden, c.qk_norm, c.eps)
+        return TransformerBlock(c.dim, c.heads, c.kv_heads, c.head_dim, c.ffn_dim, c.qk_norm, c.eps)
 
     def embed(self, grid: Tensor) -> Tensor:
         """Select, never sum: (B, L, 2) -> (B, L, D). Text id == modality pad: the speech embedding."""
@@ -195,7 +197,7 @@ class LayerSplitLM(nn.Module):
     ) -> Tensor:
         """What follows the split in the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
         x = self.run(f"{name}_tail", x, table, mask, cache)
-        return self.run(f"{name}_rest", x, table, mask, cache)
+        return self.run(f"{name}_post_split", x, table, mask, cache)
 
     def run(
         self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
@@ -211,8 +213,8 @@ class LayerSplitLM(nn.Module):
 
     def _blocks(self, part: str) -> list[TransformerBlock]:
         if part == "trunk":
-            return [*self.trunk][: self.config.cut]
-        return [*self.trunk][self.config.cut :] if part.endswith("_rest") else [*getattr(self, part)]
+            return [*self.trunk][: self.config.split_layer]
+        return [*self.trunk][self.config.split_layer :] if part.endswith("_post_split") else [*getattr(self, part)]
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Let PyTorch compile the layers, one graph for all of them, at their first use (minutes; any lengths)."""
@@ -233,8 +235,8 @@ class LayerSplitLM(nn.Module):
     def speech_parameters(self) -> dict[str, nn.Parameter]:
         """What speech adds to the text LLM, and all that Stage 1 trains (907.1 M at full size)."""
         c = self.config
-        extra = (f"trunk.{i}." for i in range(c.layers - c.extra, c.layers))
-        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra)
+        extra_layers = (f"trunk.{i}." for i in range(c.layers - c.extra_layers, c.layers))
+        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra_layers)
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
     def train_only(self, part: str, done: float = 1.0) -> None:
@@ -246,7 +248,7 @@ class LayerSplitLM(nn.Module):
         if part not in TRAINED:
             raise ConfigError(f"train={part!r}: choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}")
         learns = set(self.speech_parameters())
-        layers = [f"{where}.{i}." for where, i in map(self.config.place, range(self.config.layers))]
+        layers = [f"{where}.{i}." for where, i in map(self.config.locate_layer, range(self.config.layers))]
         if part == "gradual":
             count = math.ceil(done * len(layers))
             prefixes = tuple(layers[len(layers) - count :]) + (("text_",) if count == len(layers) else ())

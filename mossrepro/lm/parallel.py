@@ -42,7 +42,7 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
 
 def check_even(config: LMConfig, size: int) -> None:
     """ConfigError where the layers of a model cannot be cut into `size` equal parts."""
-    for name in ("heads", "kv_heads", "hidden"):
+    for name in ("heads", "kv_heads", "ffn_dim"):
         if getattr(config, name) % size:
             raise ConfigError(f"tensor_parallel_size={size}: {getattr(config, name)} {name} cannot be dealt out evenly")
 

@@ -45,21 +45,25 @@ def read(files: list[Path]) -> DictConfig:
 
 def shape(config: DictConfig) -> LMConfig:
     """The model that a stage trains at a size."""
-    b, heads, extra = config.size.backbone, config.size.backbone.heads, config.model.init_args.get("extra") or 0
+    b, heads, extra_layers = (
+        config.size.backbone,
+        config.size.backbone.heads,
+        config.model.init_args.get("extra_layers") or 0,
+    )
     return LMConfig(
-        dim=b.width,
-        layers=b.layers + extra,
+        dim=b.dim,
+        layers=b.layers + extra_layers,
         tail_layers=config.model.init_args.tail_layers,
         heads=heads,
         kv_heads=b.get("kv_heads") or heads,
-        head_dim=b.get("head_dim") or b.width // heads,
-        hidden=b.hidden,
+        head_dim=b.get("head_dim") or b.dim // heads,
+        ffn_dim=b.ffn_dim,
         text_vocab=b.vocab,
         codes=config.size.codec.codes,
         qk_norm=b.get("qk_norm", False),
         tied=b.get("tied", True),
         split_at=config.model.init_args.get("split_at"),
-        extra=extra,
+        extra_layers=extra_layers,
     )
 
 
@@ -75,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     console.print(_parts_table(_unmade(lm, config)))
     lm = sliced(lm, args.tensor)
     data, settings = config.data.init_args, config.model.init_args
-    rows = min(data.get("fill", 0) or 100, data.get("max_rows", MAX_ROWS))
+    rows = min(data.get("max_conversation_len", 0) or 100, data.get("max_rows", MAX_ROWS))
     if groups > data.batch:
         who = f"{groups} devices" if args.tensor == 1 else f"{groups} groups of devices"
         raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {who}")

@@ -53,10 +53,12 @@ def is_released(folder: Path) -> bool:
 
 def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
     """Write a model in the released layout. A tied text head is written twice, and config.json says that it is tied."""
-    if model.config.cut != len(model.trunk):
+    if model.config.split_layer != len(model.trunk):
         raise ConfigError(f"split_at={model.config.split_at}: the released layout has its split behind the whole trunk")
-    if model.config.extra:
-        raise ConfigError(f"extra={model.config.extra}: the released layout has new layers in a split only")
+    if model.config.extra_layers:
+        raise ConfigError(
+            f"extra_layers={model.config.extra_layers}: the released layout has new layers in a split only"
+        )
     folder, state = Path(folder), model.state_dict()
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once
@@ -92,7 +94,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     wanted = names(model)
     if extra := source.names - set(wanted.values()):
         raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of the model that config.json describes")
-    safetensors_io.fill(model, source, wanted)
+    safetensors_io.fill_from(model, source, wanted)
     if config.tied:
         model.text_head.weight = model.text_embed.weight
     return model, tokenizer
@@ -107,7 +109,7 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
         "vocab_size": config.text_vocab,
         "audio_vocab_size": config.speech_vocab,
         "hidden_size": config.dim,
-        "intermediate_size": config.hidden,
+        "intermediate_size": config.ffn_dim,
         "num_hidden_layers": config.layers,
         "num_shared_layers": config.layers - config.tail_layers,
         "num_modality_layers": config.tail_layers,
@@ -140,7 +142,7 @@ def _read(plain: dict) -> LMConfig:
         heads=plain["num_attention_heads"],
         kv_heads=plain["num_key_value_heads"],
         head_dim=plain["head_dim"],
-        hidden=plain["intermediate_size"],
+        ffn_dim=plain["intermediate_size"],
         text_vocab=plain["vocab_size"],
         codes=plain["audio_vocab_size"] - SPARE_SPEECH_ROWS,
         theta=plain["rope_theta"],

@@ -29,18 +29,19 @@ class LayerSplitTask(Task):
     """Next-row prediction on both channels.
 
     loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
-         + thought_weight * (the same for thoughts: what the text head is asked for while a reply is spoken),
+         + monologue_weight * (the same for monologues: what the text head is asked for while a reply is spoken),
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
     not depend on how the step is cut up. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
     Args:
-        start: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
+        init_from: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
             layout, or the folder of an earlier stage or of a mini backbone.
-        codes: codebook size; must equal that of `start` if that is a finished stage.
-        tail_layers: depth of the split; 0 for no split, None for that of `start`, or 4 for a text LLM.
+        codes: codebook size; must equal that of `init_from` if that is a finished stage.
+        tail_layers: depth of the split; 0 for no split, None for that of `init_from`, or 4 for a text LLM.
         split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
-        extra: with tail_layers 0: so many new layers behind the backbone, a control with as many parameters as a split
-            but one way for both channels; None for those of `start`.
+        extra_layers: with tail_layers 0: so many new layers behind the backbone, a control with as many parameters as
+        a split
+            but one way for both channels; None for those of `init_from`.
         train: "speech" (Stage 1: the text half stays bit-identical), "all" (Stage 2, SFT), "shared" (the trunk, but not
             the text tail, embedding and head) or "gradual" (the text half layer by layer from the back, all of it from
             four fifths of the steps on).
@@ -48,19 +49,20 @@ class LayerSplitTask(Task):
             when the stage is done.
         lr: peak rate of the text half. speech_lr: of the speech tail and norm.
         head_lr, embed_lr: of the speech head and embedding, which start from nothing and can take more.
-        warmup: steps of linear warm-up; a cosine to `final` x peak follows.
-        thought_at: where the text head is asked for thoughts: after the "text" tail, or at the end of the "trunk",
+        warmup_steps: steps of linear warm-up; a cosine to `final` x peak follows.
+        monologue_at: where the text head is asked for monologues: after the "text" tail, or at the end of the "trunk",
             where the speech tail begins.
         tail: "copy" or "random" start of the speech tail.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: the layers run as graphs that PyTorch compiles at the first step (needs a C++ compiler on a CPU).
-        sounds: for Stage 1: a token store that says what its codes sound like; they then start as a spelling of that.
+        code_phone_probs: for Stage 1: a token store that says what its codes sound like; they then start as a spelling
+        of that.
             None: they start at random, with the text embedding's statistics.
     """
 
     def __init__(
         self,
-        start: str,
+        init_from: str,
         codes: int,
         tail_layers: int | None = None,
         train: str = "all",
@@ -69,17 +71,17 @@ class LayerSplitTask(Task):
         head_lr: float = 2e-3,
         embed_lr: float = 3e-3,
         weight_decay: float = 0.1,
-        warmup: int = 20,
+        warmup_steps: int = 20,
         final: float = 0.1,
         text_weight: float = 1.0,
         speech_weight: float = 1.0,
-        thought_weight: float = 0.5,
-        thought_at: str = "text",
+        monologue_weight: float = 0.5,
+        monologue_at: str = "text",
         tail: str = "copy",
         split_at: int | None = None,
-        extra: int | None = None,
+        extra_layers: int | None = None,
         lora: int = 0,
-        sounds: str | None = None,
+        code_phone_probs: str | None = None,
         checkpointed: bool = False,
         compiled: bool = False,
         seed: int = 0,
@@ -87,17 +89,17 @@ class LayerSplitTask(Task):
         super().__init__()
         if tail not in ("copy", "random"):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
-        if thought_at not in ("text", "trunk"):
-            raise ConfigError(f"thought_at={thought_at!r}: choose text or trunk")
-        self.thought_at, self.seed = thought_at, seed
+        if monologue_at not in ("text", "trunk"):
+            raise ConfigError(f"monologue_at={monologue_at!r}: choose text or trunk")
+        self.monologue_at, self.seed = monologue_at, seed
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
-        self.weight_decay, self.warmup, self.final = weight_decay, warmup, final
-        self.weights = {"text": text_weight, "speech": speech_weight, "thought": thought_weight}
-        self.model, self.tokenizer = self.open_model(start, codes, tail_layers, tail, seed, split_at, extra)
+        self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
+        self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
+        self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
         if lora:
             adapt(self.model.trunk, lora, seed)
-        if sounds is not None:
-            spell_codes(self.model, self.tokenizer, code_table(sounds, "sounds", codes))
+        if code_phone_probs is not None:
+            spell_codes(self.model, self.tokenizer, code_table(code_phone_probs, "code_phone_probs", codes))
         self.train_part = train
         self.model.train_only(train)
         self.model.checkpointed = checkpointed
@@ -106,16 +108,16 @@ class LayerSplitTask(Task):
 
     def open_model(
         self,
-        start: str,
+        init_from: str,
         codes: int,
         tail_layers: int | None,
         tail: str,
         seed: int,
         split_at: int | None,
-        extra: int | None,
+        extra_layers: int | None,
     ) -> tuple[LayerSplitLM, Tokenizer]:
-        """The model to train and its tokenizer, as `start` says."""
-        return open_start(start, codes, tail_layers, tail, seed, split_at, extra)
+        """The model to train and its tokenizer, as `init_from` says."""
+        return open_start(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
 
     def setup(self, stage: str) -> None:
         """Note the system turns of the data in the model's config. ConfigError if the data are of another tokenizer."""
@@ -124,7 +126,9 @@ class LayerSplitTask(Task):
             return
         grid, config = documents.grid, self.model.config
         if grid.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise ConfigError("data.tokenizer is not the tokenizer of model.start; give that folder's tokenizer.json")
+            raise ConfigError(
+                "data.tokenizer is not the tokenizer of model.init_from; give that folder's tokenizer.json"
+            )
         if grid.codes != config.codes:
             raise ConfigError(f"data.codes={grid.codes}, but the model has {config.codes}")
         self.model.config = replace(config, system_turns=grid.system_turns)
@@ -140,9 +144,9 @@ class LayerSplitTask(Task):
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums of cross-entropy and numbers of rows of each kind: text, thought, speech, n_text, ... (scalars)."""
+        """Sums of cross-entropy and numbers of rows of each kind: text, monologue, speech, n_text, ... (scalars)."""
         model: LayerSplitLM = self.model
-        kinds = {"text": ("text", model.text_head), "thought": (self.thought_at, model.text_head)}
+        kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
@@ -202,7 +206,7 @@ class LayerSplitTask(Task):
         pairing = VALIDATED[index]
         name = "text" if pairing[2] == "T" else "speech"
         loss = out[name] / out[f"n_{name}"].clamp(min=1)
-        self.log(f"valid/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
+        self.log(f"val/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
 
     def configure_model(self) -> None:
         """Under `ModelParallelStrategy`: spread the model over its devices (`parallel.py`)."""
@@ -218,7 +222,8 @@ class LayerSplitTask(Task):
         return {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A resume file holds the trained share (what is frozen comes from `start` again), and names in AdamW's state.
+        """A resume file holds the trained share (what is frozen comes from `init_from` again), and names in AdamW's
+        state.
 
         Numbers, an optimiser's own way, would be read by `ModelParallelStrategy` in the order of the model's
         parameters, which is not that of the groups here.
@@ -250,7 +255,7 @@ class LayerSplitTask(Task):
             weight_decay=self.weight_decay,
             fused=not is_cut_across(self.model),  # PyTorch's fused step wants one mesh
         )
-        return self.scheduled(optimiser, self.warmup, self.final)
+        return self.scheduled(optimiser, self.warmup_steps, self.final)
 
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""
@@ -280,13 +285,13 @@ def separate(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def open_start(
-    start: str,
+    init_from: str,
     codes: int,
     tail_layers: int | None,
     tail: str,
     seed: int,
     split_at: int | None = None,
-    extra: int | None = None,
+    extra_layers: int | None = None,
 ) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
@@ -294,30 +299,30 @@ def open_start(
     a random tail, another split or more layers where speech has been trained.
     """
     depth = _DEPTH if tail_layers is None else tail_layers
-    if start == "smollm2":
+    if init_from == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)
         fresh = True
-    elif fresh := not released.is_released(Path(start)) and hub.is_hub(Path(start)):
-        model, tokenizer = hub.load(start, codes, depth, split_at)
+    elif fresh := not released.is_released(Path(init_from)) and hub.is_hub(Path(init_from)):
+        model, tokenizer = hub.load(init_from, codes, depth, split_at)
     else:
-        read = released.load if released.is_released(Path(start)) else checkpoint.from_pretrained
-        model, tokenizer = read(Path(start))
+        read = released.load if released.is_released(Path(init_from)) else checkpoint.from_pretrained
+        model, tokenizer = read(Path(init_from))
         if model.config.codes != codes:
-            raise ConfigError(f"{start} was trained with {model.config.codes} codes, the codec has {codes}")
+            raise ConfigError(f"{init_from} was trained with {model.config.codes} codes, the codec has {codes}")
     model = model.float()
     has = (model.config.tail_layers, model.config.split_at)
     wanted = (has[0] if tail_layers is None else tail_layers, split_at if split_at is not None else has[1])
     anew = fresh or tail == "random" or wanted != has
     if anew and not fresh and is_started(model):
         what = f"tail={tail}, {wanted[0]} layers at {wanted[1]}"
-        raise ConfigError(f"{what}: {start} has been trained with {has[0]} at {has[1]}; start from its backbone")
+        raise ConfigError(f"{what}: {init_from} has been trained with {has[0]} at {has[1]}; start from its backbone")
     if wanted != has:
         model = resplit(model, *wanted)
     if anew:
         start_speech_half(model, seed, tail)
-    if extra is not None and extra != model.config.extra:
-        if model.config.extra or is_started(model):
-            has = f"{start} has been trained with {model.config.extra}"
-            raise ConfigError(f"extra={extra}: {has}; start from its backbone")
-        model = deepen(model, extra)
+    if extra_layers is not None and extra_layers != model.config.extra_layers:
+        if model.config.extra_layers or is_started(model):
+            has = f"{init_from} has been trained with {model.config.extra_layers}"
+            raise ConfigError(f"extra_layers={extra_layers}: {has}; start from its backbone")
+        model = deepen(model, extra_layers)
     return model, tokenizer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.utils import assets
-from mossrepro.utils.audio import WHISPER_FFT, WHISPER_HOP, WHISPER_RATE, mel_filters
+from mossrepro.utils.audio import SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP, mel_filters
 
 BANDS, FRAMES, STRIDE = 40, 160, 80  # a window of 1.6 s, every 0.8 s
 LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resemblyzer only makes quiet ones louder)
@@ -53,7 +53,7 @@ def _mel(wave: Tensor) -> Tensor:
     wave = wave * 10 ** ((LOUDNESS - float(level)) / 20)
     window = torch.hann_window(WHISPER_FFT)
     spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, pad_mode="constant", return_complex=True)
-    return (mel_filters(WHISPER_RATE, WHISPER_FFT, BANDS) @ spectrum.abs().square()).T
+    return (mel_filters(SAMPLE_RATE, WHISPER_FFT, BANDS) @ spectrum.abs().square()).T
 
 
 def similarity(encoder: SpeakerEncoder, waves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mossrepro.utils import assets
-from mossrepro.utils.audio import resample, trim
+from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample, trim
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
-RATE = 24_000
 VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no corpus is taken for a new one
 _PEAK = 0.95  # loudest sample let through
 _PAUSE = 0.2  # seconds between the sentences of one text
@@ -104,9 +103,9 @@ def say(text: str, voice: str = "assistant") -> tuple[np.ndarray, int]:
     else:
         wave = _perturb(_kokoro(text, replace(speaker, name=speaker.base or speaker.name, speed=1.0, pitch=1.0,
                                               tract=1.0, base="")), speaker)  # fmt: skip
-    wave = trim(wave, RATE)  # hibari leaves 0.3 seconds at both ends
+    wave = trim(wave, VOICE_SAMPLE_RATE)  # hibari leaves 0.3 seconds at both ends
     peak = float(np.abs(wave).max(initial=0.0))
-    return (wave * min(1.0, _PEAK / max(peak, 1e-9))).astype(np.float32), RATE
+    return (wave * min(1.0, _PEAK / max(peak, 1e-9))).astype(np.float32), VOICE_SAMPLE_RATE
 
 
 @functools.lru_cache(maxsize=1)
@@ -148,7 +147,7 @@ def _hibari(text: str, speaker: Voice) -> np.ndarray:
         *spectrum, curve = (part[0] for part in engine.sess.run(None, {"ids": ids, "speed": speed}))
         pieces.append(dsp.synth(*spectrum, curve * np.float32(speaker.pitch / speaker.tract), random))
     wave = np.concatenate(pieces)
-    return wave if speaker.tract == 1.0 else resample(wave, round(RATE * speaker.tract), RATE)
+    return wave if speaker.tract == 1.0 else resample(wave, round(VOICE_SAMPLE_RATE * speaker.tract), VOICE_SAMPLE_RATE)
 
 
 @functools.lru_cache(maxsize=1)
@@ -182,8 +181,8 @@ def _kokoro(text: str, speaker: Voice) -> np.ndarray:
             "style": np.asarray(style, np.float32).reshape(1, 256),
             "speed": np.ones(1, np.float32),
         }
-        wave = trim(_kokoro_session().run(None, feed)[0].reshape(-1), RATE)
-        pieces += [wave, np.zeros(round(_PAUSE * RATE), np.float32)]
+        wave = trim(_kokoro_session().run(None, feed)[0].reshape(-1), VOICE_SAMPLE_RATE)
+        pieces += [wave, np.zeros(round(_PAUSE * VOICE_SAMPLE_RATE), np.float32)]
     return np.concatenate(pieces[:-1])
 
 
@@ -191,7 +190,9 @@ def _perturb(wave: np.ndarray, speaker: Voice) -> np.ndarray:
     """Another speaker out of a finished wave: pitch and tract by resampling, then the speed is put right."""
     if not speaker.base:
         return wave
-    return stretch(resample(wave, round(RATE * speaker.tract), RATE), speaker.speed / speaker.tract)
+    return stretch(
+        resample(wave, round(VOICE_SAMPLE_RATE * speaker.tract), VOICE_SAMPLE_RATE), speaker.speed / speaker.tract
+    )
 
 
 def stretch(wave: np.ndarray, speed: float) -> np.ndarray:
@@ -199,7 +200,7 @@ def stretch(wave: np.ndarray, speed: float) -> np.ndarray:
 
     Overlap-add of 40 ms frames, each shifted by up to 10 ms to where it continues the previous one best (WSOLA).
     """
-    hop, reach = RATE // 50, RATE // 100
+    hop, reach = VOICE_SAMPLE_RATE // 50, VOICE_SAMPLE_RATE // 100
     window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
     count = max(1, int(len(wave) / speed) // hop)
     padded = np.pad(wave, (reach, 4 * hop + 2 * reach)).astype(np.float32)

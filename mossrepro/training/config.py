@@ -16,8 +16,8 @@ from mossrepro.utils.errors import ConfigError
 # A hub's config.json -> `training.sizes.Backbone`.
 _SHAPE = {
     "num_hidden_layers": "layers",
-    "hidden_size": "width",
-    "intermediate_size": "hidden",
+    "hidden_size": "dim",
+    "intermediate_size": "ffn_dim",
     "num_attention_heads": "heads",
     "num_key_value_heads": "kv_heads",
     "head_dim": "head_dim",
@@ -112,7 +112,7 @@ def read_shape(source: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if theirs in found}
         shape["qk_norm"] = found["model_type"] == "qwen3"
-        missing = {"layers", "width", "hidden", "heads", "vocab"} - set(shape)
+        missing = {"layers", "dim", "ffn_dim", "heads", "vocab"} - set(shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         known = ", ".join(sorted(file.stem for file in named.parent.glob("*.json")))
         raise ConfigError(
@@ -151,7 +151,7 @@ def resolved_arguments(arguments: list[str]) -> list[str]:
 
 def matched_rank(backbone: Any, tail_layers: int) -> int:
     """The rank at which low-rank changes to every layer of a backbone have as many parameters as a tail."""
-    dim, ffn_dim, heads = backbone["width"], backbone["hidden"], backbone["heads"]
+    dim, ffn_dim, heads = backbone["dim"], backbone["ffn_dim"], backbone["heads"]
     head_dim = backbone.get("head_dim") or dim // heads
     kv_dim = (backbone.get("kv_heads") or heads) * head_dim
     shapes = [(dim, heads * head_dim), (dim, kv_dim), (dim, kv_dim), (heads * head_dim, dim), *[(dim, ffn_dim)] * 3]
@@ -166,7 +166,7 @@ def _product(a: float, b: float) -> float:
 
 def _register_arithmetic() -> None:
     """`${mul:2,${size.lm.tail_layers}}` in a YAML: what overlays compute from the size."""
-    functions = {"mul": _product, "sub": lambda a, b: a - b, "div": lambda a, b: a // b, "min": min}
+    functions = {"mul": _product, "sub": lambda a, b: a - b, "div": lambda a, b: a // b, "min": lambda a, b: min(a, b)}
     register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
     for name, function in {**functions, "matched_rank": matched_rank}.items():
         if not OmegaConf.has_resolver(name):

@@ -119,11 +119,11 @@ class MossCLI(LightningCLI):
 def _check_start(config: Any) -> None:
     """ConfigError for a size whose text model is a folder of the hub, where nobody said which."""
     size, model = config.get("size"), config.get("model") or {}
-    asked = (model.get("init_args") or {}).get("start")
+    asked = (model.get("init_args") or {}).get("init_from")
     if size and size["backbone"]["source"] == "hub" and asked == "smollm2":
-        shape = f"{size['backbone']['layers']} layers of width {size['backbone']['width']}"
+        shape = f"{size['backbone']['layers']} layers of dim {size['backbone']['dim']}"
         what = f"size {size['name']} is of a text model with {shape}, not of SmolLM2"
-        raise ConfigError(f"{what}; give --model.init_args.start FOLDER, as the hub has it")
+        raise ConfigError(f"{what}; give --model.init_args.init_from FOLDER, as the hub has it")
 
 
 class _Parsed(MossCLI):

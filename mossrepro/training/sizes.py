@@ -35,8 +35,8 @@ class Backbone:
 
     source: str  # "smollm2"; "mini": pretrained on the spot; "hub": a folder that is given
     layers: int
-    width: int
-    hidden: int  # of the feed-forward layers
+    dim: int
+    ffn_dim: int  # of the feed-forward layers
     heads: int
     vocab: int  # tokens of its tokenizer
     shape: str = ""  # a name in configs/backbone or a hub folder; fills in what the size does not say itself
@@ -45,7 +45,7 @@ class Backbone:
     batch: int = 0
     lr: float = 0.0
     kv_heads: int = 0  # heads of keys and values; 0: as many as of queries
-    head_dim: int = 0  # width of a head; 0: width / heads
+    head_dim: int = 0  # width of a head; 0: dim / heads
     qk_norm: bool = False  # Qwen3's norms on queries and keys
     tied: bool = True  # the head is the embedding
 
@@ -73,7 +73,7 @@ class LM:
 class Flow(Stage):
     """Codes to mel."""
 
-    width: int
+    dim: int
     code_layers: int  # at 12.5 Hz
     layers: int  # of the velocity estimator, at 50 Hz
 
@@ -82,7 +82,7 @@ class Flow(Stage):
 class Vocoder(Stage):
     """Mel to wave."""
 
-    width: int
+    dim: int
     layers: int
 
 
@@ -92,12 +92,12 @@ class Data:
 
     facts: int  # facts of a family, at most
     recall: bool  # practice facts that ask for knowledge too, not only for forms and orders of words
-    hear: int  # sentences in user voices, to be recognised
-    say: int  # sentences in the assistant's voice
-    state: int  # statements in the assistant's voice
-    ask: int  # phrasings of each question of set A
+    user_speech: int  # sentences in user voices, to be recognised
+    assistant_speech: int  # sentences in the assistant's voice
+    false_statement: int  # statements in the assistant's voice
+    question: int  # phrasings of each question of set A
     kokoro: int  # one in so many questions is also asked in the costlier user voices; 0 for none
-    hear_kokoro: int  # sentences to be recognised in the costlier user voices
+    user_speech_kokoro: int  # sentences to be recognised in the costlier user voices
     tests: int  # questions asked about each test fact
     test_facts: int  # facts that are tested, at most
 
@@ -116,7 +116,7 @@ class Size:
     name: str
     codec: Codec
     acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
-    reader: Stage  # text from codes
+    recogniser: Stage  # text from codes
     backbone: Backbone
     lm: LM
     flow: Flow

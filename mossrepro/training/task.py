@@ -11,21 +11,23 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-def warm_cosine(step: int, warmup: int, total: int, last: float = 0.02) -> float:
-    """Factor on the learning rate: linear up over `warmup` steps, then a cosine down to `last` at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
+def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) -> float:
+    """Factor on the learning rate: linear up over `warmup_steps` steps, then a cosine down to `last` at `total`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
     return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Task(LightningModule):
     """A LightningModule with the house's schedule and clipping; each training adds its losses and its AdamW."""
 
-    def scheduled(self, optimiser: torch.optim.Optimizer, warmup: int, last: float = 0.02) -> dict[str, Any]:
+    def scheduled(self, optimiser: torch.optim.Optimizer, warmup_steps: int, last: float = 0.02) -> dict[str, Any]:
         """The answer of `configure_optimizers`: the rate is a function of the step and of trainer.max_steps alone."""
         total = self.trainer.max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, warmup, total, last))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: warm_cosine(step, warmup_steps, total, last)
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -18,12 +18,12 @@ from mossrepro.utils.errors import AudioError
 
 SILENCE = 1e-4  # a peak below -80 dB: nothing that can be heard
 QUIET = 0.01  # share of the loudest sample: -40 dB, the breath before a sentence
-WHISPER_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
-VOICE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
+SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
+VOICE_SAMPLE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
 MELS = 80
 
 
-def load(path: str | Path, rate: int = WHISPER_RATE) -> np.ndarray:
+def load(path: str | Path, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Read any sound file that libsndfile knows as mono float32 (n,) in [-1, 1] at `rate` Hz.
 
     Channels are averaged. Raises AudioError naming the file and the reason: missing, empty, not audio, NaN, silent.
@@ -120,7 +120,7 @@ def streaming_mel(wave: Tensor, state: MelState | None = None, bands: int = MELS
 def _log_bands(padded: Tensor, bands: int) -> Tensor:
     """Samples (B, N) -> log10 of slaney bands of power (B, bands, frames)."""
     power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
-    mel = mel_filters(WHISPER_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
+    mel = mel_filters(SAMPLE_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
     return mel.clamp(min=1e-10).log10()
 
 
@@ -137,7 +137,7 @@ def mel24(wave: Tensor) -> Tensor:
     """
     padded = _reflect(wave, (VOICE_FFT - VOICE_HOP) // 2)
     magnitude = _spectrum(padded, VOICE_FFT, VOICE_HOP)
-    bands = mel_filters(VOICE_RATE, VOICE_FFT).to(magnitude) @ magnitude
+    bands = mel_filters(VOICE_SAMPLE_RATE, VOICE_FFT).to(magnitude) @ magnitude
     return bands.clamp(min=1e-5).log()
 
 

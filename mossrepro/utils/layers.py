@@ -156,11 +156,11 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)): (B, L, D) -> (B, L, D)."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden, bias=False)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -169,12 +169,12 @@ class SwiGLU(nn.Module):
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x)): one layer of Llama or Qwen3."""
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, hidden: int, qk_norm: bool, eps: float):
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, ffn_dim: int, qk_norm: bool, eps: float):
         super().__init__()
         self.input_layernorm = RMSNorm(dim, eps)
         self.self_attn = Attention(dim, heads, kv_heads, head_dim, qk_norm, eps)
         self.post_attention_layernorm = RMSNorm(dim, eps)
-        self.mlp = SwiGLU(dim, hidden)
+        self.mlp = SwiGLU(dim, ffn_dim)
 
     def forward(
         self,

@@ -135,7 +135,7 @@ def write(state: dict[str, Tensor], folder: str | Path, shard: str = "5GB") -> N
 
 
 @torch.no_grad()
-def fill(model: torch.nn.Module, source: Shards, names: dict[str, str]) -> None:
+def fill_from(model: torch.nn.Module, source: Shards, names: dict[str, str]) -> None:
     """Give a model on the meta device its weights, one tensor at a time: ours -> the folder's name.
 
     All shapes are compared first. Raises CheckpointError naming the first tensor that is missing or does not fit.

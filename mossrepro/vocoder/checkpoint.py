@@ -10,6 +10,7 @@ from torch import nn
 
 from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.io import write_atomic
+from mossrepro.utils.old_names import VOCODER_CONFIG, VOCODER_TENSORS, renamed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -18,8 +19,8 @@ def load_module(cls: type[Model], folder: str | Path) -> Model:
     """Build `cls(**config.json)` and fill it from `model.safetensors`."""
     folder = Path(folder)
     try:
-        model = cls(**json.loads((folder / "config.json").read_text()))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model = cls(**renamed(json.loads((folder / "config.json").read_text()), VOCODER_CONFIG))
+        model.load_state_dict(renamed(load_file(folder / "model.safetensors"), VOCODER_TENSORS))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: no {Path(error.filename or 'weights').name} here") from error
     except (RuntimeError, TypeError, ValueError) as error:

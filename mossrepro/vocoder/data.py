@@ -12,7 +12,7 @@ from torch import Tensor
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.token_store import TokenStore
 from mossrepro.training.step_data import StepDataModule
-from mossrepro.utils.audio import VOICE_HOP, VOICE_RATE, mel24
+from mossrepro.utils.audio import VOICE_HOP, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.flow import FRAMES
@@ -66,8 +66,8 @@ class SoundDataModule(StepDataModule):
         return self._clips[split]
 
     def _sound(self, clip: Clip) -> Sound:
-        wave = whole_codes(load_clip(self.corpus, clip, VOICE_RATE))
-        return Sound(wave, mel24(wave[None])[0], measure_pitch(wave[None], VOICE_RATE, VOICE_HOP)[0])
+        wave = whole_codes(load_clip(self.corpus, clip, VOICE_SAMPLE_RATE))
+        return Sound(wave, mel24(wave[None])[0], measure_pitch(wave[None], VOICE_SAMPLE_RATE, VOICE_HOP)[0])
 
     def sound(self, clip: Clip) -> Sound:
         """Wave, mel and pitch of a clip."""

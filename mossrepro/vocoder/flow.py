@@ -195,7 +195,7 @@ class FlowDecoder(nn.Module):
         self.guidance, self.temperature = guidance, temperature
         self.encoder = CodeEncoder(codes, dim, blocks, fine_blocks, chunk, look_ahead)
         self.estimator = Estimator(bands, dim, flow_blocks, chunk)
-        self.sketch = nn.Linear(dim, bands)
+        self.coarse_mel = nn.Linear(dim, bands)
         self.register_buffer("mean", torch.tensor(mel_mean))
         self.register_buffer("std", torch.tensor(mel_std))
 
@@ -221,13 +221,13 @@ class FlowDecoder(nn.Module):
         condition = self.encoder(codes, valid)
         frames = valid.repeat_interleave(FRAMES, 1)
         weight = frames[:, None].float() / (frames.sum() * self.bands).clamp_min(1)
-        sketch = self.sketch(condition).float().transpose(1, 2)
+        coarse_mel = self.coarse_mel(condition).float().transpose(1, 2)
         t = cosine_time(time)[:, None, None]
         x = (1 - (1 - SIGMA) * t) * noise + t * target
         velocity = self.estimator(x, t[:, 0, 0], condition * keep[:, None, None], frames).float()
         wanted = target - (1 - SIGMA) * noise
         flow = ((velocity - wanted).square() * weight).sum()
-        return flow, ((sketch - target).abs() * weight).sum()
+        return flow, ((coarse_mel - target).abs() * weight).sum()
 
     @torch.no_grad()
     def forward(self, codes: Tensor, lengths: Tensor | None = None, noise: Tensor | None = None) -> Tensor:

@@ -40,16 +40,16 @@ class Pitch(NamedTuple):
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then a pointwise MLP, added to the input (arXiv 2201.03545).
 
-    Shapes: (B, T, width) -> (B, T, width).
+    Shapes: (B, T, dim) -> (B, T, dim).
     """
 
-    def __init__(self, width: int, expansion: int = 3, kernel: int = 7, scale: float = 0.3):
+    def __init__(self, dim: int, expansion: int = 3, kernel: int = 7, scale: float = 0.3):
         super().__init__()
-        self.depthwise = nn.Conv1d(width, width, kernel, groups=width, padding=kernel // 2)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, expansion * width)
-        self.down = nn.Linear(expansion * width, width)
-        self.scale = nn.Parameter(torch.full((width,), scale))
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim, padding=kernel // 2)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
@@ -107,9 +107,9 @@ class Vocoder(nn.Module):
 
     Args:
         bands, hop, rate: the mel's number of bands, samples per mel frame, and sampling rate in Hz.
-        width, blocks: channels and ConvNeXt blocks at the mel's frame rate.
-        fine_width, fine_blocks: the same after upsampling by `upsample`; the inverse STFT runs at hop / upsample.
-        pitch_width: channels of the pitch head.
+        dim, blocks: channels and ConvNeXt blocks at the mel's frame rate.
+        fine_dim, fine_blocks: the same after upsampling by `upsample`; the inverse STFT runs at hop / upsample.
+        pitch_dim: channels of the pitch head.
     """
 
     def __init__(
@@ -117,38 +117,38 @@ class Vocoder(nn.Module):
         bands: int = 80,
         hop: int = 480,
         rate: int = 24000,
-        width: int = 256,
+        dim: int = 256,
         blocks: int = 5,
-        fine_width: int = 256,
+        fine_dim: int = 256,
         fine_blocks: int = 2,
         upsample: int = 2,
-        pitch_width: int = 96,
+        pitch_dim: int = 96,
     ):
         super().__init__()
         self.config = dict(
             bands=bands,
             hop=hop,
             rate=rate,
-            width=width,
+            dim=dim,
             blocks=blocks,
-            fine_width=fine_width,
+            fine_dim=fine_dim,
             fine_blocks=fine_blocks,
             upsample=upsample,
-            pitch_width=pitch_width,
+            pitch_dim=pitch_dim,
         )
         self.hop, self.rate, self.upsample = hop, rate, upsample
         self.spectrum = SpectrumHead(4 * hop // upsample, hop // upsample)
         self.bins = 2 * hop // upsample + 1
-        self.pitch_in = nn.Conv1d(bands, pitch_width, 5, padding=2)
-        self.pitch_blocks = nn.Sequential(*[ConvNeXtBlock(pitch_width) for _ in range(3)])
-        self.pitch_out = nn.Linear(pitch_width, 2)
-        self.mel_in = nn.Conv1d(bands, width, 7, padding=3)
-        self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.Sequential(*[ConvNeXtBlock(width) for _ in range(blocks)])
-        self.to_fine = nn.Linear(width, upsample * fine_width)
-        self.fine_blocks = nn.Sequential(*[ConvNeXtBlock(fine_width) for _ in range(fine_blocks)])
-        self.norm_out = nn.LayerNorm(fine_width)
-        self.filters = nn.Linear(fine_width, 3 * self.bins)
+        self.pitch_in = nn.Conv1d(bands, pitch_dim, 5, padding=2)
+        self.pitch_blocks = nn.Sequential(*[ConvNeXtBlock(pitch_dim) for _ in range(3)])
+        self.pitch_out = nn.Linear(pitch_dim, 2)
+        self.mel_in = nn.Conv1d(bands, dim, 7, padding=3)
+        self.norm_in = nn.LayerNorm(dim)
+        self.blocks = nn.Sequential(*[ConvNeXtBlock(dim) for _ in range(blocks)])
+        self.to_fine = nn.Linear(dim, upsample * fine_dim)
+        self.fine_blocks = nn.Sequential(*[ConvNeXtBlock(fine_dim) for _ in range(fine_blocks)])
+        self.norm_out = nn.LayerNorm(fine_dim)
+        self.filters = nn.Linear(fine_dim, 3 * self.bins)
         nn.init.normal_(self.filters.weight, std=0.02)
         with torch.no_grad():  # start as a soft buzz with a little hiss
             gain, turn, hiss = self.filters.bias.split(self.bins)

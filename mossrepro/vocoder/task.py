@@ -26,15 +26,15 @@ class SoundTask(Task):
 
     model: nn.Module
 
-    def __init__(self, lr: float, warmup: int, weight_decay: float):
+    def __init__(self, lr: float, warmup_steps: int, weight_decay: float):
         super().__init__()
-        self.lr, self.warmup, self.weight_decay = lr, warmup, weight_decay
+        self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(
             self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
         )
-        return self.scheduled(optimiser, self.warmup)
+        return self.scheduled(optimiser, self.warmup_steps)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """`model.safetensors` + `config.json`, for the model's `from_pretrained`."""
@@ -48,37 +48,38 @@ class FlowTask(SoundTask):
     mean and the standard deviation that the model normalises with.
 
     Args:
-        codes: size of the code book. width: of all blocks. code_layers: at 12.5 Hz, where a layer costs a quarter; one
+        codes: size of the code book. dim: of all blocks. code_layers: at 12.5 Hz, where a layer costs a quarter; one
             more follows at 50 Hz. layers: of the velocity estimator. chunk, look_ahead: in codes, see `FlowDecoder`.
-        codebook: a token store whose codes start as the codec's own vectors, turned to the model's width, so that
+        codebook: a token store whose codes start as the codec's own vectors, turned to the model's dim, so that
             codes of one sound start together; None: each starts at random.
-        hide: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's decoder).
-        sketch_weight: weight of the encoder's regression loss.
+        cond_dropout: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's
+        decoder).
+        coarse_mel_weight: weight of the encoder's regression loss.
     """
 
     def __init__(
         self,
         codes: int,
-        width: int = 256,
+        dim: int = 256,
         code_layers: int = 6,
         layers: int = 4,
         chunk: int = 5,
         look_ahead: int = 3,
         lr: float = 1e-3,
-        warmup: int = 50,
+        warmup_steps: int = 50,
         weight_decay: float = 0.01,
-        hide: float = 0.2,
-        sketch_weight: float = 1.0,
+        cond_dropout: float = 0.2,
+        coarse_mel_weight: float = 1.0,
         codebook: str | None = None,
     ):
-        super().__init__(lr, warmup, weight_decay)
+        super().__init__(lr, warmup_steps, weight_decay)
         self.save_hyperparameters()
         self.model = FlowDecoder(
-            codes, dim=width, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk, look_ahead=look_ahead
+            codes, dim=dim, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk, look_ahead=look_ahead
         )
         if codebook is not None:
             self.model.encoder.start_from(code_table(codebook, "codebook", codes))
-        self.hide, self.sketch_weight = hide, sketch_weight
+        self.cond_dropout, self.coarse_mel_weight = cond_dropout, coarse_mel_weight
 
     def on_fit_start(self) -> None:
         """Take the statistics of the training mels (a resumed run gets the same ones again)."""
@@ -86,24 +87,24 @@ class FlowTask(SoundTask):
         if statistics is not None:
             self.model.set_statistics(*statistics())
 
-    def _losses(self, batch: dict[str, Tensor], hide: float) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: dict[str, Tensor], cond_dropout: float) -> tuple[Tensor, Tensor]:
         generator, mel = seeded(batch), batch["mel"]
         rows = len(mel)
         # every row a time of its own, but together they cover [0, 1) evenly: less noise in the gradient
         time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(rows) / rows, 1.0)
         noise = torch.randn(mel.shape, generator=generator)
-        keep = torch.rand(rows, generator=generator) >= hide
+        keep = torch.rand(rows, generator=generator) >= cond_dropout
         return self.model.losses(batch["codes"], mel, batch["valid"], time.to(mel), noise.to(mel), keep.to(mel.device))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        flow, sketch = self._losses(batch, self.hide)
-        loss = flow + self.sketch_weight * sketch
-        self.log_dict({"loss": loss, "flow": flow, "sketch": sketch}, prog_bar=True)
+        flow, coarse_mel = self._losses(batch, self.cond_dropout)
+        loss = flow + self.coarse_mel_weight * coarse_mel
+        self.log_dict({"loss": loss, "flow": flow, "coarse_mel": coarse_mel}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        flow, sketch = self._losses(batch, 0.0)
-        self.log_dict({"val_flow": flow, "val_sketch": sketch}, batch_size=len(batch["mel"]), sync_dist=True)
+        flow, coarse_mel = self._losses(batch, 0.0)
+        self.log_dict({"val/flow": flow, "val/coarse_mel": coarse_mel}, batch_size=len(batch["mel"]), sync_dist=True)
 
 
 class VocoderTask(SoundTask):
@@ -112,32 +113,32 @@ class VocoderTask(SoundTask):
     A batch: mel (B, 80, F), wave (B, F * 480), pitch (B, F) in Hz, seed.
 
     Args:
-        width, layers: of the network at the mel's frame rate; fine_layers: layers after upsampling by `upsample`.
-        pitch_width: width of the pitch head. mel_weight, phase_weight: of these beside the spectral loss.
+        dim, layers: of the network at the mel's frame rate; fine_layers: layers after upsampling by `upsample`.
+        pitch_dim: width of the pitch head. mel_weight, phase_weight: of these beside the spectral loss.
     """
 
     def __init__(
         self,
-        width: int = 256,
+        dim: int = 256,
         layers: int = 5,
         fine_layers: int = 2,
         upsample: int = 2,
-        pitch_width: int = 96,
+        pitch_dim: int = 96,
         lr: float = 1e-3,
-        warmup: int = 50,
+        warmup_steps: int = 50,
         weight_decay: float = 0.01,
         mel_weight: float = 1.0,
         phase_weight: float = 1.0,
     ):
-        super().__init__(lr, warmup, weight_decay)
+        super().__init__(lr, warmup_steps, weight_decay)
         self.save_hyperparameters()
         self.model = Vocoder(
-            width=width,
+            dim=dim,
             blocks=layers,
-            fine_width=width,
+            fine_dim=dim,
             fine_blocks=fine_layers,
             upsample=upsample,
-            pitch_width=pitch_width,
+            pitch_dim=pitch_dim,
         )
         self.mel_weight, self.phase_weight = mel_weight, phase_weight
 
@@ -167,5 +168,5 @@ class VocoderTask(SoundTask):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        named = {f"val_{name}": value for name, value in self._losses(batch).items()}
+        named = {f"val/{name}": value for name, value in self._losses(batch).items()}
         self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)

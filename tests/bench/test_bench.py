@@ -24,7 +24,7 @@ def test_runners_take_turns_after_a_first_call_that_does_not_count() -> None:
 
 def test_a_bench_leaves_facts_and_a_table(tmp_path, capsys, monkeypatch) -> None:
     plain = codec.bench_codec
-    monkeypatch.setattr(codec, "codec", lambda out, rounds: plain(out, 0.4, rounds, TINY))
+    monkeypatch.setattr(codec, "bench_codec", lambda out, rounds: plain(out, 0.4, rounds, TINY))
     assert cli.main(["bench", "codec", "--rounds", "2", "-o", str(tmp_path)]) == 0
     found = metrics.read_metrics(tmp_path)
     assert set(found) == {f"bench_{kind}{who}" for kind in ("stream", "offline") for who in ("", "_mine", "_theirs")}
@@ -74,7 +74,7 @@ def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path
         pad = SpecialIds.of(tokenizer, 64).pad
         task.model, task.tokenizer = small_model(codes=64, tied=True, text_vocab=vocab, modality_pad=pad), tokenizer
         task.model.train_only(train)
-        task.thought_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
+        task.monologue_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
         return task
 
     monkeypatch.setattr(train, "LayerSplitTask", toy)

@@ -11,7 +11,7 @@ from mossrepro.codec.acoustic_task import AcousticTask
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.errors import CheckpointError, ConfigError
 
-SMALL = AcousticConfig(codes=16, books=2, dim=8, filters=4)
+SMALL = AcousticConfig(codes=16, codebooks=2, dim=8, filters=4)
 
 
 class Tones(StepDataModule):
@@ -88,8 +88,8 @@ def test_books_stay_in_use_and_each_takes_what_is_left() -> None:
     assert all(len(found.codes[0, :, i].unique()) > 0.8 * 128 for i in range(3))
     torch.testing.assert_close(found.vectors, stack.rows(found.codes))
     left = [float((x - stack.rows(found.codes)[0]).square().mean())]
-    for books in (1, 2):
-        rows = torch.stack([b.codebook[found.codes[0, :, i]] for i, b in enumerate(stack.books[:books])]).sum(0)
+    for codebooks in (1, 2):
+        rows = torch.stack([b.codebook[found.codes[0, :, i]] for i, b in enumerate(stack.codebooks[:codebooks])]).sum(0)
         left.append(float((x - rows).square().mean()))
     assert left[0] < 0.8 * left[2] < 0.7 * left[1]
 
@@ -100,10 +100,10 @@ def test_every_book_has_a_say_in_the_encoder() -> None:
     stack.start(torch.Generator().manual_seed(0))
     x = latents(1).requires_grad_()
     found = stack(x[None])
-    wish = (stack.books[1](x - stack.books[0](x[None]).vectors[0].detach())).commitment
+    wish = (stack.codebooks[1](x - stack.codebooks[0](x[None]).vectors[0].detach())).commitment
     (both,) = torch.autograd.grad(found.commitment, x, retain_graph=True)
     (second,) = torch.autograd.grad(wish, x)
-    (first,) = torch.autograd.grad(stack.books[0](x[None]).commitment, x)
+    (first,) = torch.autograd.grad(stack.codebooks[0](x[None]).commitment, x)
     assert second.abs().sum() > 0
     torch.testing.assert_close(both, (first + second) / 2)
     (passed,) = torch.autograd.grad(found.vectors.sum(), x)
@@ -127,7 +127,7 @@ def test_it_hears_no_future(codec) -> None:
 def test_it_learns_and_is_kept(tmp_path) -> None:
     first, before = fit(1)
     task, trainer = fit(40)
-    assert trainer.callback_metrics["valid/spectral"] < 0.8 * before.callback_metrics["valid/spectral"]
+    assert trainer.callback_metrics["val/spectral"] < 0.8 * before.callback_metrics["val/spectral"]
     task.save_pretrained(tmp_path)
     wave, codec = Tones().val_batches()[0]["wave"], AcousticCodec.from_pretrained(tmp_path)
     codes = codec.encode(wave)

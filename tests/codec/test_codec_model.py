@@ -13,8 +13,8 @@ from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.errors import CheckpointError, ConfigError
 
 TINY = CodecConfig(
-    codes=32, code_dim=8, width=32, heads=2, feedforward=48, layers=1, slow_layers=1, window=8, slow_window=4,
-    reader_width=16, reader_layers=1, reader_kernel=3,
+    codes=32, code_dim=8, dim=32, heads=2, ffn_dim=48, layers=1, slow_layers=1, window=8, slow_window=4,
+    recogniser_dim=16, recogniser_layers=1, recogniser_kernel=3,
 )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
     late, trainer = fit(3, quantise_after=0.5)
     assert late.codec.quantiser.started
     metrics = trainer.callback_metrics
-    assert 0 <= metrics["valid/phone_accuracy"] <= 1 and 1 <= metrics["valid/perplexity"] <= 16
+    assert 0 <= metrics["val/phone_accuracy"] <= 1 and 1 <= metrics["val/perplexity"] <= 16
     late.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").exists()
 
@@ -71,7 +71,7 @@ FINITE = dataclasses.replace(TINY, levels=(4, 2, 2))
 @pytest.mark.parametrize("network", [TINY, FINITE])
 def test_phones_can_be_told_from_codes(network):
     task, trainer = fit(120, lr=6e-3, network=network)
-    assert trainer.callback_metrics["valid/phone_accuracy"] > 0.6
+    assert trainer.callback_metrics["val/phone_accuracy"] > 0.6
     assert len(task.codec.encode(Notes().val_batches()[0]["wave"]).unique()) >= 4
 
 
@@ -87,9 +87,9 @@ def test_every_part_gets_a_gradient_through_the_codes(network):
 def test_reconstruction_instead_of_recognition(tmp_path):
     task, trainer = fit(60, lr=6e-3, objective="mel", quantise_after=0.3)
     first, _ = fit(1, objective="mel", quantise_after=1.0)
-    before = first.trainer.callback_metrics["valid/mel"]
-    assert trainer.callback_metrics["valid/mel"] < 0.5 * before
-    assert "valid/phone_accuracy" not in trainer.callback_metrics and 1 <= trainer.callback_metrics["valid/perplexity"]
+    before = first.trainer.callback_metrics["val/mel"]
+    assert trainer.callback_metrics["val/mel"] < 0.5 * before
+    assert "val/phone_accuracy" not in trainer.callback_metrics and 1 <= trainer.callback_metrics["val/perplexity"]
     task.save_pretrained(tmp_path)
     wave = Notes().val_batches()[0]["wave"]
     assert torch.equal(SpeechCodec.from_pretrained(tmp_path).encode(wave), task.codec.eval().encode(wave))
@@ -115,7 +115,7 @@ def test_a_teacher_who_hears_the_future_can_be_distilled(tmp_path):
         apart.append(float(task._apart(hidden, batch["wave"], valid)))
     assert apart[1] < 0.5 * apart[0]
     assert not any("teacher" in name.lower() for name in task.state_dict())
-    assert not hasattr(fit(1, teacher=Teacher, distil=0.0)[0], "pupil")
+    assert not hasattr(fit(1, teacher=Teacher, distil=0.0)[0], "distil_proj")
     with pytest.raises(ConfigError, match="needs a teacher"):
         CodecTask(TINY, distil=0.5)
 

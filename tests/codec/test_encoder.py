@@ -14,22 +14,22 @@ from mossrepro.utils.errors import ConfigError
 
 
 def small(**sizes) -> CausalEncoder:
-    default = {"width": 32, "heads": 2, "layers": 2, "slow_layers": 1, "window": 6, "slow_window": 3, "feedforward": 48}
+    default = {"dim": 32, "heads": 2, "layers": 2, "slow_layers": 1, "window": 6, "slow_window": 3, "ffn_dim": 48}
     return CausalEncoder(**(default | {"positions": 40} | sizes)).eval()
 
 
-def whisper_like(width: int, layers: int, feedforward: int) -> dict[str, torch.Tensor]:
-    state = {"conv1.weight": torch.randn(width, 80, 3), "conv2.weight": torch.randn(width, width, 3)}
-    state |= {"conv1.bias": torch.randn(width), "conv2.bias": torch.randn(width)}
+def whisper_like(dim: int, layers: int, feedforward: int) -> dict[str, torch.Tensor]:
+    state = {"conv1.weight": torch.randn(dim, 80, 3), "conv2.weight": torch.randn(dim, dim, 3)}
+    state |= {"conv1.bias": torch.randn(dim), "conv2.bias": torch.randn(dim)}
     for i in range(layers):
-        shapes = {f"attention.{part}": (width, width) for part in ("q", "k", "v", "out")}
-        shapes |= {"mlp_in": (feedforward, width), "mlp_out": (width, feedforward)}
+        shapes = {f"attention.{part}": (dim, dim) for part in ("q", "k", "v", "out")}
+        shapes |= {"mlp_in": (feedforward, dim), "mlp_out": (dim, feedforward)}
         for name, shape in shapes.items():
             state[f"layers.{i}.{name}.weight"] = torch.randn(shape)
             state[f"layers.{i}.{name}.bias"] = torch.randn(shape[0])
         for name in ("attention_norm", "mlp_norm"):
-            state[f"layers.{i}.{name}.weight"] = torch.randn(width)
-            state[f"layers.{i}.{name}.bias"] = torch.randn(width)
+            state[f"layers.{i}.{name}.weight"] = torch.randn(dim)
+            state[f"layers.{i}.{name}.bias"] = torch.randn(dim)
     return state
 
 
@@ -101,8 +101,8 @@ def test_pretrained_weights_land_where_they_belong():
 
 
 def test_pretrained_weights_of_another_size_are_refused():
-    with pytest.raises(ConfigError, match="width"):
-        small(width=64).load_whisper(whisper_like(32, 6, 48))
+    with pytest.raises(ConfigError, match="dim"):
+        small(dim=64).load_whisper(whisper_like(32, 6, 48))
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def test_a_codec_takes_levels_instead_of_a_codebook(tmp_path) -> None:
     codec.save_pretrained(tmp_path)
     again = SpeechCodec.from_pretrained(tmp_path)
     assert again.config == FINITE and torch.equal(again.encode(wave), codes)
-    assert again.code_sounds().shape[0] == 60 and isinstance(again.transcribe(codes)[0], str)
+    assert again.code_phone_probs().shape[0] == 60 and isinstance(again.transcribe(codes)[0], str)
 
 
 @pytest.mark.parametrize("levels, words", [((4, 4), "16 codes"), ((60, 1), "two levels")])

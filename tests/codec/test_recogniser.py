@@ -18,7 +18,7 @@ def test_ctc_merges_repeats_and_drops_blanks():
 @torch.no_grad()
 def test_a_clip_is_read_the_same_alone_and_beside_a_longer_one():
     torch.manual_seed(1)
-    reader = Recogniser(8, width=16, layers=2, kernel=3).eval()
+    reader = Recogniser(8, dim=16, layers=2, kernel=3).eval()
     frames = torch.randn(2, 9, 8)
     both = reader(frames, torch.tensor([5, 9]))
     alone = reader(frames[:1, :5])

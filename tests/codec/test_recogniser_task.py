@@ -42,7 +42,7 @@ def test_it_learns_to_read_and_leaves_the_codes_alone(tmp_path):
         check_val_every_n_epoch=None,
     )  # fmt: skip
     trainer.fit(task, Spelling())
-    assert trainer.callback_metrics["valid/per"] < 0.2 and trainer.callback_metrics["valid/wer"] < 0.2
+    assert trainer.callback_metrics["val/per"] < 0.2 and trainer.callback_metrics["val/wer"] < 0.2
     task.save_pretrained(tmp_path / "read")
     read = SpeechCodec.from_pretrained(tmp_path / "read")
     same = {n for n, p in read.state_dict().items() if torch.equal(p, codec.state_dict()[n])}

@@ -12,7 +12,7 @@ from mossrepro.codec import SpeechCodec, released
 from mossrepro.utils.errors import CheckpointError, ConfigError
 
 PLAIN = dataclasses.replace(
-    TINY, plain=True, width=128, heads=2, code_dim=128, layers=2, slow_layers=0, window=released.CONTEXT
+    TINY, plain=True, dim=128, heads=2, code_dim=128, layers=2, slow_layers=0, window=released.CONTEXT
 )
 
 

@@ -56,7 +56,9 @@ def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch, tmp
     monkeypatch.setattr(packed_linear, "_WORTH", 0)
     wave = sounding(100, 3, rows=2)
     before, latents = codec.encode(wave), codec.latents(codec.features(wave))
-    assert codec.ready() is codec and isinstance(codec.encoder.layers[0].qkv, packed_linear.PackedLinear)
+    assert codec.prepare_for_inference() is codec and isinstance(
+        codec.encoder.layers[0].qkv, packed_linear.PackedLinear
+    )
     nearest = torch.cdist(latents, codec.quantiser.codebook.expand(2, -1, -1)).topk(2, largest=False).values
     clear = nearest[..., 1] - nearest[..., 0] >= 1e-3
     assert clear.float().mean() > 0.95 and torch.equal(codec.encode(wave)[clear], before[clear])

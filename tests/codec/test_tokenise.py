@@ -107,7 +107,7 @@ def test_broken_files_are_skipped_and_counted(tmp_path, corpus, codec, capsys) -
 
 def test_the_store_says_what_its_codes_sound_like(codec, corpus, tmp_path) -> None:
     assert cli.main(command(tmp_path)) == 0
-    sounds, book = (np.load(tmp_path / "store" / f"{name}.npy") for name in ("sounds", "codebook"))
+    sounds, book = (np.load(tmp_path / "store" / f"{name}.npy") for name in ("code_phone_probs", "codebook"))
     assert sounds.shape == (16, 40) and np.allclose(sounds.sum(1), 1.0, atol=1e-5)
     assert np.array_equal(book, codec.quantiser.codebook.numpy())
     logits = codec.phone_logits(codec.quantiser.codebook[7][None, None])  # a code's four decisions of 20 ms

@@ -19,7 +19,7 @@ from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.data.token_store import TokenWriter
-from mossrepro.evaluation.artifacts import is_guided
+from mossrepro.evaluation.artifacts import has_text_guidance
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.speech import voices
@@ -54,10 +54,12 @@ def script(tmp_path_factory):
     """A script of a few facts that nobody has spoken: with oracle codes the language model needs no sound."""
     folder = tmp_path_factory.mktemp("script")
     known = all_facts()[:24]
-    lines = write_script(known, ScriptRecipe(hear=8, say=8, ask=1, kokoro=0, tests=1, test_facts=1, words=200))
+    lines = write_script(
+        known, ScriptRecipe(user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200)
+    )
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(known))
-    said = [line for line in lines if line.role == "say"]
+    said = [line for line in lines if line.role == "assistant_speech"]
     times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
     (folder / "words.json").write_text(json.dumps(times))
     texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
@@ -68,11 +70,15 @@ def script(tmp_path_factory):
 def flags(stage, corpus, script, start="smollm2"):
     """What a stage's YAML asks to be given on the command line."""
     language = {"data.script": script, "data.tokenizer": script / "tokenizer.json"}
-    later = {**language, "data.tokens": "oracle", "model.start": start}
+    later = {**language, "data.tokens": "oracle", "model.init_from": start}
     given = {
         "codec": {"data.corpus": corpus / "clips"},
         "acoustic": {"data.corpus": corpus / "clips"},
-        "reader": {"model.codec": corpus / "codec", "data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
+        "recogniser": {
+            "model.codec": corpus / "codec",
+            "data.corpus": corpus / "clips",
+            "data.tokens": corpus / "tokens",
+        },
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
@@ -119,7 +125,7 @@ def test_a_variant_is_an_overlay_and_trains_what_it_says(name, corpus, script, b
     text = not same(before.text_embed, model.text_embed)
     frozen = name in ("stage2_frozen", "frozen_no_split")
     lora = name in ("frozen_no_split_lora", "lora_trunk")
-    trunk = {i for i in layers if model.config.place(i)[0] == "trunk"}
+    trunk = {i for i in layers if model.config.locate_layer(i)[0] == "trunk"}
     learnt = set() if frozen else trunk if lora or name == "stage2_shared" else set(layers)
     assert moved == learnt or name == "stage2_gradual" and moved == {1, 2}  # two steps of three layers
     assert text == (not (frozen or lora) and name not in ("stage2_shared", "stage2_gradual"))
@@ -127,12 +133,12 @@ def test_a_variant_is_an_overlay_and_trains_what_it_says(name, corpus, script, b
         name, (0 if "no_split" in name else 1, None)
     )
     assert (model.config.tail_layers, model.config.split_at) == (depth, at)
-    assert is_guided(tmp_path / "out") == (name == "text_guidance") and not is_guided(tmp_path)
+    assert has_text_guidance(tmp_path / "out") == (name == "text_guidance") and not has_text_guidance(tmp_path)
     assert not same(model.speech_head, before.speech_head) and not any("lora" in n for n in model.state_dict())
 
 
 def layer_of(model, number):
-    part, place = model.config.place(number)
+    part, place = model.config.locate_layer(number)
     return getattr(model, part)[place]
 
 
@@ -166,7 +172,7 @@ def test_every_stage_resolves_at_every_size(stage, overlay, corpus, script):
     hub = sizes.load_size(overlay.stem).backbone.source == "hub"
     config = lightning_cli.parse([*files, *flags(stage, corpus, script, "Qwen3" if hub else "smollm2")])
     assert "${" not in json.dumps(config)
-    if hub and "start" in config["model"]["init_args"]:
+    if hub and "init_from" in config["model"]["init_args"]:
         with pytest.raises(ConfigError, match=f"size {overlay.stem} is of a text model with .* layers"):
             lightning_cli.parse([*files, *flags(stage, corpus, script)])
     pretrained = stage == "backbone" and config["size"]["backbone"]["source"] != "mini"

@@ -19,7 +19,9 @@ from mossrepro.speech.voices import VOICES
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
-RECIPE = ScriptRecipe(hear=40, say=40, ask=1, kokoro=5, hear_kokoro=2, tests=2, test_facts=50)
+RECIPE = ScriptRecipe(
+    user_speech=40, assistant_speech=40, question=1, kokoro=5, user_speech_kokoro=2, tests=2, test_facts=50
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def grid(lines):
 def documents(facts, lines, grid):
     texts = {line.id: line.text for line in lines}
     words = {line.id: [(w, 0.4 * i, 0.4 * i + 0.3) for i, w in enumerate(line.text.split())]
-             for line in lines if line.role == "say"}  # fmt: skip
+             for line in lines if line.role == "assistant_speech"}  # fmt: skip
     return Documents(grid, lines, OracleStore(texts, 64), facts, words)
 
 
@@ -95,26 +97,39 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
 
 
 def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=250, say=1200, ask=0, kokoro=0, hear_kokoro=0, tests=0))
-    said, heard = (" ".join(line.text for line in lines if line.role == role) for role in ("say", "hear"))
+    lines = write_script(
+        facts, ScriptRecipe(user_speech=250, assistant_speech=1200, question=0, kokoro=0, user_speech_kokoro=0, tests=0)
+    )
+    said, heard = (
+        " ".join(line.text for line in lines if line.role == role) for role in ("assistant_speech", "user_speech")
+    )
     assert all(fact.answer in said and (fact.subject in heard or fact.set == "P") for fact in facts)
-    assert {line.voice for line in lines if line.role == "say"} == {"assistant"}
+    assert {line.voice for line in lines if line.role == "assistant_speech"} == {"assistant"}
 
 
 def test_words_that_are_tested_are_said_four_times_as_often_as_practice(facts) -> None:
-    said = Counter(script._special(facts, "say"))
+    said = Counter(script._special(facts, "assistant_speech"))
     tested = {word for fact in facts if fact.set != "P" for word in (fact.subject, fact.answer)}
     assert {said[word] for word in tested} == {4} and {said[word] for word in set(said) - tested} == {1}
     assert set(said) == tested | {fact.answer for fact in facts}
-    heard = script._special(facts, "hear")
+    heard = script._special(facts, "user_speech")
     assert sorted(heard) == sorted({fact.subject for fact in facts if fact.set != "P"})
 
 
 def test_three_of_four_sentences_of_the_assistant_are_words_that_matter(facts) -> None:
-    recipe = ScriptRecipe(hear=20, say=3000, state=0, ask=0, kokoro=0, hear_kokoro=0, tests=0, words=12)
+    recipe = ScriptRecipe(
+        user_speech=20,
+        assistant_speech=3000,
+        false_statement=0,
+        question=0,
+        kokoro=0,
+        user_speech_kokoro=0,
+        tests=0,
+        words=12,
+    )
     lines = write_script(facts, recipe)
-    said, heard = ([line.text for line in lines if line.role == role] for role in ("say", "hear"))
-    special = set(script._special(facts, "say"))
+    said, heard = ([line.text for line in lines if line.role == role] for role in ("assistant_speech", "user_speech"))
+    special = set(script._special(facts, "assistant_speech"))
     assert {text for i, text in enumerate(said) if i % 4 == 1} <= special
     pairs = [text.split() for i, text in enumerate(said) if i % 4 == 2]
     assert all(any({" ".join(w[:k]), " ".join(w[k:])} <= special for k in range(1, len(w) + 1)) or
@@ -124,25 +139,32 @@ def test_three_of_four_sentences_of_the_assistant_are_words_that_matter(facts) -
 
 
 def test_users_repeat_short_sentences_and_statements_in_turn(facts, lines) -> None:
-    said = {role: {line.text for line in lines if line.role == role} for role in ("say", "state")}
-    heard = [line.text for line in lines if line.role == "hear" and line.id.count("-") == 1]
-    again = [text for i, text in enumerate(heard, start=RECIPE.hear_kokoro) if i % 3 == 0]
-    kinds = ["say" if text in said["say"] else "state" for text in again]
-    assert set(again) < said["say"] | said["state"] and len(again) > 6
+    said = {
+        role: {line.text for line in lines if line.role == role} for role in ("assistant_speech", "false_statement")
+    }
+    heard = [line.text for line in lines if line.role == "user_speech" and line.id.count("-") == 1]
+    again = [text for i, text in enumerate(heard, start=RECIPE.user_speech_kokoro) if i % 3 == 0]
+    kinds = ["say" if text in said["assistant_speech"] else "state" for text in again]
+    assert set(again) < said["assistant_speech"] | said["false_statement"] and len(again) > 6
     assert all(a != b for a, b in zip(kinds, kinds[1:], strict=False))
     assert max(len(text.split()) for text, kind in zip(again, kinds, strict=True) if kind == "say") <= 4  # short ones
 
 
 def test_without_statements_users_repeat_short_sentences_only(facts) -> None:
-    lines = write_script(facts, replace(RECIPE, state=0))
-    said = {line.text for line in lines if line.role == "say"}
-    assert not any(line.role == "state" for line in lines)
-    assert sum(line.text in said for line in lines if line.role == "hear") > 10
+    lines = write_script(facts, replace(RECIPE, false_statement=0))
+    said = {line.text for line in lines if line.role == "assistant_speech"}
+    assert not any(line.role == "false_statement" for line in lines)
+    assert sum(line.text in said for line in lines if line.role == "user_speech") > 10
 
 
 def test_statements_are_false_and_about_tested_families_every_second_time(facts) -> None:
-    lines = write_script(facts, ScriptRecipe(hear=0, say=0, state=600, ask=0, kokoro=0, hear_kokoro=0, tests=0))
-    stated = [line for line in lines if line.role == "state"]
+    lines = write_script(
+        facts,
+        ScriptRecipe(
+            user_speech=0, assistant_speech=0, false_statement=600, question=0, kokoro=0, user_speech_kokoro=0, tests=0
+        ),
+    )
+    stated = [line for line in lines if line.role == "false_statement"]
     assert len(stated) == 600 and {line.voice for line in stated} == {"assistant"}
     true = {plain(fact.written) for fact in facts}
     assert not true & {plain(line.text) for line in stated}
@@ -155,10 +177,10 @@ def test_statements_are_false_and_about_tested_families_every_second_time(facts)
 
 
 def test_statements_are_repeated_and_never_told(documents, facts, lines, grid) -> None:
-    stated = {line.id for line in lines if line.role == "state"}
+    stated = {line.id for line in lines if line.role == "false_statement"}
     assert stated <= {line.id for line in documents.sayings}
     assert stated & {said.id for _, said in documents.echoes}
-    assert not stated & {line.id for line in documents.aligned + documents.by_role["say"]}
+    assert not stated & {line.id for line in documents.aligned + documents.by_role["assistant_speech"]}
 
 
 def test_a_random_sentence_never_tells_a_hidden_fact(facts, monkeypatch) -> None:
@@ -167,12 +189,16 @@ def test_a_random_sentence_never_tells_a_hidden_fact(facts, monkeypatch) -> None
 
     def sentence(_random, _words, _low, _high, must) -> str:  # tells a fact at the first try of every line
         drawn[tuple(must)] += 1
-        extra = [hidden[plain(word)] for word in must if plain(word) in hidden] if drawn[tuple(must)] == 1 else []
-        return " ".join([*must, *extra])
+        extra_layers = (
+            [hidden[plain(word)] for word in must if plain(word) in hidden] if drawn[tuple(must)] == 1 else []
+        )
+        return " ".join([*must, *extra_layers])
 
     monkeypatch.setattr(script, "random_sentence", sentence)
-    lines = write_script(facts, ScriptRecipe(hear=200, say=400, ask=0, kokoro=0, hear_kokoro=0, tests=0))
-    texts = [f" {plain(line.text)} " for line in lines if line.role in ("say", "hear")]
+    lines = write_script(
+        facts, ScriptRecipe(user_speech=200, assistant_speech=400, question=0, kokoro=0, user_speech_kokoro=0, tests=0)
+    )
+    texts = [f" {plain(line.text)} " for line in lines if line.role in ("assistant_speech", "user_speech")]
     assert max(drawn.values()) > 1
     assert not any(f" {s} " in text and f" {a} " in text for s, a in hidden.items() for text in texts)
 
@@ -187,7 +213,7 @@ def test_words_that_tell_a_hidden_fact_together_are_not_put_into_one_sentence(fa
 
 
 def test_a_spoken_span_begins_as_late_as_the_codec_answers(facts, lines, grid) -> None:
-    line = next(line for line in lines if line.role == "say" and len(line.text.split()) >= 5)
+    line = next(line for line in lines if line.role == "assistant_speech" and len(line.text.split()) >= 5)
     codes, times = np.arange(60), [(word, 0.8 * i, 0.8 * i + 0.8) for i, word in enumerate(line.text.split()[:5])]
     documents = Documents(grid, [line], {line.id: codes}, facts, {line.id: times})
     starts = set()
@@ -200,7 +226,7 @@ def test_a_spoken_span_begins_as_late_as_the_codec_answers(facts, lines, grid) -
 
 def test_text_of_documents_never_names_a_fact_of_c(documents, facts, grid) -> None:
     forbidden = [plain(f.written) for f in facts if f.set in "CV"]
-    for kind in ("text", "T2T", "S2T", "recognise", "interleaved"):
+    for kind in ("text", "T2T", "S2T", "asr", "interleaved"):
         for i in range(150):
             doc = documents.draw(kind, rng(0, kind, i))
             text = plain(grid.tokenizer.decode(doc.text[doc.text != grid.ids.pad].tolist()))
@@ -220,8 +246,8 @@ def test_pairings(documents, grid, pairing: str) -> None:
 
 def test_a_conversation_is_filled_with_exchanges_of_its_kind(documents, facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
-    filled = Documents(grid, lines, OracleStore(texts, 64), facts, {}, fill=300)
-    for kind in ("say", "recognise", "text", *PAIRINGS):
+    filled = Documents(grid, lines, OracleStore(texts, 64), facts, {}, max_conversation_len=300)
+    for kind in ("tts", "asr", "text", *PAIRINGS):
         single, several = documents.draw(kind, rng(3, kind)), filled.draw(kind, rng(3, kind))
         assert np.array_equal(single.text, several.text[: len(single)])  # the first exchange is the one there was
         turns = int((several.text == grid.ids.im_start).sum())
@@ -231,22 +257,22 @@ def test_a_conversation_is_filled_with_exchanges_of_its_kind(documents, facts, l
 
 def test_a_thought_is_the_text_of_a_spoken_reply(documents, facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
-    thinking = Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True)
-    for kind in ("say", "T2S", "S2S", "S2T", "recognise"):
-        doc, thoughtless = (source.draw(kind, rng(5, kind)) for source in (thinking, documents))
+    with_monologue = Documents(grid, lines, OracleStore(texts, 64), facts, {}, monologue=True)
+    for kind in ("tts", "T2S", "S2S", "S2T", "asr"):
+        doc, thoughtless = (source.draw(kind, rng(5, kind)) for source in (with_monologue, documents))
         batch, plain_batch = collate([doc], grid, 256), collate([thoughtless], grid, 256)
-        rows = np.flatnonzero(doc.thought >= 0)
-        assert torch.equal(batch["grid"], plain_batch["grid"]) and (thoughtless.thought == -1).all()
-        assert bool(len(rows)) == (kind in ("say", "T2S", "S2S"))
+        rows = np.flatnonzero(doc.monologue >= 0)
+        assert torch.equal(batch["grid"], plain_batch["grid"]) and (thoughtless.monologue == -1).all()
+        assert bool(len(rows)) == (kind in ("tts", "T2S", "S2S"))
         assert torch.equal(batch["text_target"], plain_batch["text_target"])
-        assert (plain_batch["thought_target"] == -100).all()
-        for row in rows:  # both heads are asked: the text head for the thought, the other for the next code
-            assert batch["thought_target"][0, row] == doc.thought[row] and batch["text_target"][0, row] == -100
+        assert (plain_batch["monologue_target"] == -100).all()
+        for row in rows:  # both heads are asked: the text head for the monologue, the other for the next code
+            assert batch["monologue_target"][0, row] == doc.monologue[row] and batch["text_target"][0, row] == -100
             assert batch["speech_target"][0, row] == doc.speech[row + 1] < grid.codes
         if len(rows):
             assert doc.text[rows[0]] == grid.ids.sosp and doc.speech[rows[-1] + 2] == grid.ids.eosp
-    said = thinking._pick(thinking.sayings, rng(8, "say")).text
-    pieces = [piece for piece in thinking.draw("say", rng(8, "say")).thought if piece >= 0]
+    said = with_monologue._pick(with_monologue.sayings, rng(8, "say")).text
+    pieces = [piece for piece in with_monologue.draw("tts", rng(8, "say")).monologue if piece >= 0]
     assert list(dict.fromkeys(pieces)) == list(dict.fromkeys(grid.tokens(said)))
 
 
@@ -254,9 +280,13 @@ def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
     line = {line.id: line for line in lines}
     assert documents.echoes
     for heard, said in documents.echoes:
-        assert heard.text == said.text and heard.role == "hear" and said.role in ("say", "state")
+        assert (
+            heard.text == said.text
+            and heard.role == "user_speech"
+            and said.role in ("assistant_speech", "false_statement")
+        )
         assert line[heard.id].voice != line[said.id].voice == "assistant"
-    doc, (heard, said) = documents.draw("echo", rng(4, "e")), documents._pick(documents.echoes, rng(4, "e"))
+    doc, (heard, said) = documents.draw("repeat", rng(4, "e")), documents._pick(documents.echoes, rng(4, "e"))
     codes = [documents.codes[one.id] for one in (heard, said)]
     assert doc.speech[doc.text == grid.ids.pad].tolist() == [*codes[0], grid.codes, *codes[1], grid.codes]
     assert doc.speech[doc.supervise & (doc.text == grid.ids.pad)].tolist() == [*codes[1], grid.codes]
@@ -276,22 +306,26 @@ def test_practice_has_its_share_of_spoken_answers(documents, grid, monkeypatch) 
 
 def test_a_thought_takes_as_long_as_its_letters(grid) -> None:
     pieces = grid.tokens("a bicycle")
-    rows = grid.spoken(np.arange(90), thought="a bicycle")
+    rows = grid.spoken(np.arange(90), monologue="a bicycle")
     letters = [len(grid.tokenizer.decode([piece])) for piece in pieces]
-    assert rows.thought[90] == rows.thought[91] == -1 and (rows.thought[:90] >= 0).all()
-    assert [(rows.thought == piece).sum() for piece in pieces] == [round(90 * n / sum(letters)) for n in letters]
-    assert grid.spoken(np.arange(0), thought="a").thought.tolist() == [-1, -1]
-    assert set(grid.spoken(np.arange(1), thought="a bicycle").thought[:1]) == {pieces[0]}
+    assert rows.monologue[90] == rows.monologue[91] == -1 and (rows.monologue[:90] >= 0).all()
+    assert [(rows.monologue == piece).sum() for piece in pieces] == [round(90 * n / sum(letters)) for n in letters]
+    assert grid.spoken(np.arange(0), monologue="a").monologue.tolist() == [-1, -1]
+    assert set(grid.spoken(np.arange(1), monologue="a bicycle").monologue[:1]) == {pieces[0]}
 
 
-@pytest.mark.parametrize("ahead", [1, 2])
-def test_a_thought_runs_ahead_of_the_voice_by_pieces(grid, ahead) -> None:
+@pytest.mark.parametrize("text_lookahead", [1, 2])
+def test_a_thought_runs_ahead_of_the_voice_by_pieces(grid, text_lookahead) -> None:
     pieces = [*grid.tokens("a bicycle"), grid.ids.im_end]
-    said, thought = (grid.spoken(np.arange(90), thought="a bicycle", ahead=n).thought for n in (0, ahead))
-    assert thought[0] == pieces[ahead - 1] and thought[89] == grid.ids.im_end and (thought[90:] == -1).all()
+    said, monologue = (
+        grid.spoken(np.arange(90), monologue="a bicycle", text_lookahead=n).monologue for n in (0, text_lookahead)
+    )
+    assert (
+        monologue[0] == pieces[text_lookahead - 1] and monologue[89] == grid.ids.im_end and (monologue[90:] == -1).all()
+    )
     for i in range(1, 90):  # the code before row i belongs to the piece that row i - 1 led to
-        assert thought[i] == pieces[min(pieces.index(said[i - 1]) + ahead, len(pieces) - 1)]
-    assert grid.spoken(np.arange(0), thought="a", ahead=ahead).thought.tolist() == [-1, -1]
+        assert monologue[i] == pieces[min(pieces.index(said[i - 1]) + text_lookahead, len(pieces) - 1)]
+    assert grid.spoken(np.arange(0), monologue="a", text_lookahead=text_lookahead).monologue.tolist() == [-1, -1]
 
 
 def test_a_thought_follows_the_words_where_their_times_are_known(grid) -> None:
@@ -299,29 +333,31 @@ def test_a_thought_follows_the_words_where_their_times_are_known(grid) -> None:
     pieces, words = grid.tokens(text), text.split()
     owner = np.concatenate([[i] * len(grid.tokens(w if i == 0 else f" {w}")) for i, w in enumerate(words)])
     for starts in ([0, 3, 20], [0, 15, 16], [2.4, 10, 29]):
-        thought = grid.spoken(codes, thought=text, starts=starts).thought[:30]
-        said = [owner[pieces.index(piece)] for piece in thought]
+        monologue = grid.spoken(codes, monologue=text, starts=starts).monologue[:30]
+        said = [owner[pieces.index(piece)] for piece in monologue]
         assert said == [max(sum(start <= row for start in starts) - 1, 0) for row in range(30)]
-    plain_ = grid.spoken(codes, thought=text).thought
-    assert np.array_equal(grid.spoken(codes, thought=text, starts=[0, 3]).thought, plain_)  # not one for each word
+    plain_ = grid.spoken(codes, monologue=text).monologue
+    assert np.array_equal(grid.spoken(codes, monologue=text, starts=[0, 3]).monologue, plain_)  # not one for each word
 
 
 def test_documents_take_the_times_of_words(facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
     words = {line.id: [(w, 2.0 + 0.1 * i, 0) for i, w in enumerate(line.text.split())] for line in lines}
-    timed, even = (Documents(grid, lines, OracleStore(texts, 64), facts, w, think=True) for w in (words, {}))
+    timed, even = (Documents(grid, lines, OracleStore(texts, 64), facts, w, monologue=True) for w in (words, {}))
     late, early = (source.draw("T2S", rng(5, "T2S")) for source in (timed, even))
-    assert np.array_equal(late.speech, early.speech) and not np.array_equal(late.thought, early.thought)
+    assert np.array_equal(late.speech, early.speech) and not np.array_equal(late.monologue, early.monologue)
 
 
 def test_thoughts_of_documents_run_ahead_as_they_are_told(facts, lines, grid) -> None:
     texts = {line.id: line.text for line in lines}
-    now, then = (Documents(grid, lines, OracleStore(texts, 64), facts, {}, think=True, ahead=n) for n in (0, 1))
-    for kind in ("say", "echo", "T2S", "S2S"):
+    now, then = (
+        Documents(grid, lines, OracleStore(texts, 64), facts, {}, monologue=True, text_lookahead=n) for n in (0, 1)
+    )
+    for kind in ("tts", "repeat", "T2S", "S2S"):
         one, other = (source.draw(kind, rng(5, kind)) for source in (now, then))
-        rows = np.flatnonzero(one.thought >= 0)
-        assert np.array_equal(np.flatnonzero(other.thought >= 0), rows) and np.array_equal(one.speech, other.speech)
-        assert one.thought[rows[0]] == other.thought[rows[0]] and (one.thought != other.thought).any()
+        rows = np.flatnonzero(one.monologue >= 0)
+        assert np.array_equal(np.flatnonzero(other.monologue >= 0), rows) and np.array_equal(one.speech, other.speech)
+        assert one.monologue[rows[0]] == other.monologue[rows[0]] and (one.monologue != other.monologue).any()
 
 
 def test_prompts_are_the_beginning_of_documents(documents, grid) -> None:

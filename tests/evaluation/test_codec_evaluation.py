@@ -36,7 +36,7 @@ def contest(tmp_path, **more) -> SimpleNamespace:
 
 
 def tokenizer(**more) -> SimpleNamespace:
-    return SimpleNamespace(**{"name": "toy", "title": "a toy", "reader": Deaf(), "books": 1} | more)
+    return SimpleNamespace(**{"name": "toy", "title": "a toy", "recogniser": Deaf(), "books": 1} | more)
 
 
 def test_words_that_sound_alike_are_no_errors_and_unknown_phones_do_not_count(tmp_path) -> None:
@@ -101,7 +101,7 @@ def test_the_probe_is_measured_on_test_clips_only(tmp_path, monkeypatch) -> None
     seen = []
     monkeypatch.setattr(codec.prosody, "explained", lambda frames, targets, held_out: seen.append(held_out) or 0.5)
     reader = SimpleNamespace(frames=lambda row: row[..., None])
-    codec.prosody_left(board, tokenizer(reader=reader, store={"t": np.array([1])}), [np.array([2])])
+    codec.prosody_left(board, tokenizer(recogniser=reader, store={"t": np.array([1])}), [np.array([2])])
     assert seen == [[False, True]] * 3 and metrics.read_metrics(tmp_path)["rival_toy_melody"].value == 50
 
 

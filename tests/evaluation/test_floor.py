@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mossrepro.data.facts import Fact
-from mossrepro.evaluation import artifacts, measure
+from mossrepro.evaluation import measure
+from mossrepro.utils.audio import SAMPLE_RATE
 
 FACTS = [Fact("capital", "Japan", "Tokyo", "A"), Fact("capital", "Peru", "Lima", "A"),
          Fact("plural", "cat", "cats", "C"), Fact("capital", "Cuba", "Havana", "V"),
@@ -17,9 +18,7 @@ FACTS = [Fact("capital", "Japan", "Tokyo", "A"), Fact("capital", "Peru", "Lima",
 @pytest.fixture
 def spoken(monkeypatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(
-        measure.voices, "say", lambda text, voice: (said.append(text) or np.zeros(1600), artifacts.RATE)
-    )
+    monkeypatch.setattr(measure.voices, "say", lambda text, voice: (said.append(text) or np.zeros(1600), SAMPLE_RATE))
     return said
 
 

@@ -19,7 +19,7 @@ def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  #
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     ids = Grid(tokenizer, 40).ids
-    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
     model = LayerSplitLM(LMConfig(**shape, text_vocab=tokenizer.get_vocab_size(), codes=40, modality_pad=ids.pad))
     save_pretrained(model, tokenizer, tmp_path / "backbone")
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:  # n
     """Asked for what comes next; a model that finds all pieces equally likely is as perplexed as there are pieces."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     size = tokenizer.get_vocab_size()
-    shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 48}
+    shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
     model = LayerSplitLM(LMConfig(**shape, text_vocab=size, codes=40, modality_pad=Grid(tokenizer, 40).ids.pad))
     monkeypatch.setattr(text_retention, "WINDOWS", 1)
     ids = tokenizer.encode(text_retention.topics["objects"], add_special_tokens=False).ids[: text_retention.WINDOW]

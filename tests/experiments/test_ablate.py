@@ -76,7 +76,12 @@ def test_a_length_is_the_recipe_with_a_share_of_the_steps(monkeypatch, tmp_path)
 def test_fewer_facts_are_spoken_about_in_sft_alone(monkeypatch, tmp_path) -> None:
     """A quarter of A in every family, none of their lines but the kept ones', and everything else as it is."""
     known = all_facts()[:200]
-    lines = [asdict(line) for line in write_script(known, ScriptRecipe(hear=4, say=4, state=2, kokoro=0, words=200))]
+    lines = [
+        asdict(line)
+        for line in write_script(
+            known, ScriptRecipe(user_speech=4, assistant_speech=4, false_statement=2, kokoro=0, words=200)
+        )
+    ]
     (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "facts.json").write_text(json.dumps(known))
     one = VariantGraph("smoke", "facts_25")
@@ -136,7 +141,7 @@ def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> 
 
 def test_the_table_marks_what_the_baselines_interval_does_not_hold(tmp_path) -> None:
     assert ablate._losses(tmp_path / "nothing") == {}
-    lines = [{"step": 20, "valid/S2T": 2.0, "valid/S2S": 3.0}, {"step": 30, "train/text": 1.0, "valid/S2T": 1.5}]
+    lines = [{"step": 20, "val/S2T": 2.0, "val/S2S": 3.0}, {"step": 30, "train/text": 1.0, "val/S2T": 1.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert ablate._losses(tmp_path) == {"S2T": 1.5, "S2S": 3.0}
     rows = {"baseline": (50.0, 40.0, 60.0), "no_split": (70.0, 60.0, 80.0), "random_tail": (45.0, 30.0, 60.0)}

@@ -50,7 +50,7 @@ def test_a_finished_run_takes_seconds(run, workplace) -> None:
 
 def test_stages_are_fits_of_their_own(run) -> None:
     parts = json.loads((run / "parts.json").read_text())
-    fits = {"codec", "reader", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
+    fits = {"codec", "recogniser", "backbone", "stage1", "stage2", "sft", "flow", "vocoder"}
     assert set(parts) == {*fits, "script", "tokens"}
     for stage in fits:
         assert (Path(parts[stage]) / "model.safetensors").is_file()
@@ -120,7 +120,7 @@ def test_a_killed_stage_continues_and_ends_with_the_same_bits(run, tmp_path, mon
     parts = json.loads((run / "parts.json").read_text())
     flags = [f"--data.init_args.{name}={parts[name]}" for name in ("script", "tokens")]
     tokenizer = Path(json.loads((Path(parts["sft"]) / "fit.json").read_text())["data"]["init_args"]["tokenizer"])
-    flags += [f"--data.init_args.tokenizer={tokenizer}", f"--model.init_args.start={parts['backbone']}"]
+    flags += [f"--data.init_args.tokenizer={tokenizer}", f"--model.init_args.init_from={parts['backbone']}"]
     command = [sys.executable, "-m", "mossrepro", "fit", "-c", "configs/stage1.yaml", "-c", "configs/smoke.yaml"]
     command += ["--size.lm.stage1.steps", "6", *flags, "--save_steps", "2"]
     root = Path(__file__).parents[2]
@@ -190,7 +190,7 @@ def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:
     chain.backbone, chain.script, chain.tokenizer = (lambda name=name: Path(name) for name in ("b", "s", "t"))
     assert chain.language_model("sft") == Path("sft")
     assert [stage for stage, _ in asked] == ["stage1", "stage2", "sft"]
-    assert all(inputs["data__tokens"] == "oracle" and "model__sounds" not in inputs for _, inputs in asked)
+    assert all(inputs["data__tokens"] == "oracle" and "model__code_phone_probs" not in inputs for _, inputs in asked)
 
 
 def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch, tmp_path) -> None:
@@ -206,7 +206,7 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
             return tmp_path
 
         chain.link = link
-        chain.fit("sft", model__start="x")
+        chain.fit("sft", model__init_from="x")
         chain.fit("flow")
     whole, flow, half, same, more, again = made
     assert whole[0]["size.lm.sft.steps"] == 10 and not any("steps" in word for word in whole[1])
@@ -269,9 +269,9 @@ def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monk
         assert {"data", "tokens", "flow", "vocoder", "sft"} <= set(chain.costs)
         made.append(folders)
     same = {name for name in made[0] if made[0][name] == made[1][name]}
-    assert same == {"codec", "reader", "flow", "vocoder", "backbone", "corpus"}
+    assert same == {"codec", "recogniser", "flow", "vocoder", "backbone", "corpus"}
     small, long = (StageGraph(size).size for size in ("small", "long"))
-    assert long.data.say > small.data.say and long.data.recall
+    assert long.data.assistant_speech > small.data.assistant_speech and long.data.recall
     assert replace(long, lm=small.lm, data=small.data, name="small", sound="") == small
 
 
@@ -283,14 +283,16 @@ def test_a_key_changes_with_inputs_and_own_numbers_only(monkeypatch, tmp_path) -
         chain.fit(stage, **inputs)
         return specs[0]
 
-    same = key(model__start="a", data__tokens="b")
-    assert key(model__start="cache/a", data__tokens="b") == same  # a folder counts by its name, which is its content
-    assert key(model__start="c", data__tokens="b") != same != key(model__start="a", data__tokens="d")
-    assert key(model__start="a") != same != key("stage2", model__start="a", data__tokens="b")
+    same = key(model__init_from="a", data__tokens="b")
+    assert (
+        key(model__init_from="cache/a", data__tokens="b") == same
+    )  # a folder counts by its name, which is its content
+    assert key(model__init_from="c", data__tokens="b") != same != key(model__init_from="a", data__tokens="d")
+    assert key(model__init_from="a") != same != key("stage2", model__init_from="a", data__tokens="b")
     own = lambda size: setattr(size.lm.sft, "lr", 9.0)  # noqa: E731
     others = lambda size: setattr(size.flow, "lr", 9.0)  # noqa: E731
-    assert key(change=own, model__start="a", data__tokens="b") != same
-    assert key(change=others, model__start="a", data__tokens="b") == same
+    assert key(change=own, model__init_from="a", data__tokens="b") != same
+    assert key(change=others, model__init_from="a", data__tokens="b") == same
 
 
 def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only(run, workplace) -> None:

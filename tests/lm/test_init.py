@@ -66,7 +66,7 @@ def test_sounds_of_fewer_codes_are_refused_when_they_are_read(tmp_path) -> None:
 
 def test_the_flag_of_stage_one(tmp_path) -> None:
     np.save(tmp_path / "sounds.npy", one_sound_each(64).numpy())
-    plain, spelled = (LayerSplitTask("smollm2", 64, sounds=sounds) for sounds in (None, str(tmp_path)))
+    plain, spelled = (LayerSplitTask("smollm2", 64, code_phone_probs=sounds) for sounds in (None, str(tmp_path)))
     letter = spelled.model.text_embed.weight[spelled.tokenizer.encode("b").ids[0]]
     assert torch.equal(spelled.model.speech_embed.weight[1 + PHONES.index("B")], letter)
     assert not torch.equal(plain.model.speech_embed.weight[1 + PHONES.index("B")], letter)

@@ -24,7 +24,7 @@ def test_same_step_same_batch(folder) -> None:  # noqa: F811
 def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
     whole = module(folder).train_batch(3, 0, 1)
     parts = [module(folder).train_batch(3, rank, 2) for rank in (0, 1)]
-    for key in ("text_target", "thought_target", "speech_target"):
+    for key in ("text_target", "monologue_target", "speech_target"):
         assert sum(int((p[key] >= 0).sum()) for p in parts) == int((whole[key] >= 0).sum())
 
 
@@ -37,10 +37,10 @@ def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F81
         module(folder, script=str(tmp_path))
     shutil.copytree(folder, tmp_path / "apart")
     lines = (folder / "script.jsonl").read_text().splitlines()
-    apart = [line for line in lines if json.loads(line)["role"] != "hear"]
+    apart = [line for line in lines if json.loads(line)["role"] != "user_speech"]
     (tmp_path / "apart" / "script.jsonl").write_text("\n".join(apart))
-    with pytest.raises(DataError, match=r"data\.mix\.echo to 0"):
-        module(folder, script=str(tmp_path / "apart"), mix={"echo": 1.0})
+    with pytest.raises(DataError, match=r"data\.mix\.repeat to 0"):
+        module(folder, script=str(tmp_path / "apart"), mix={"repeat": 1.0})
 
 
 def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noqa: F811
@@ -57,7 +57,7 @@ def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noq
     unasked = [line for line in lines if json.loads(line)["role"] != "answer"]
     (tmp_path / "script" / "script.jsonl").write_text("".join(unasked))
     with pytest.raises(DataError, match="no document of kind 'T2S': .* set data.mix.T2S to 0"):
-        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"), mix={"recognise": 1.0, "T2S": 0.1})
+        module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"), mix={"asr": 1.0, "T2S": 0.1})
     (tmp_path / "script" / "facts.json").unlink()
     with pytest.raises(DataError, match="no facts.json"):
         module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"))
@@ -68,11 +68,15 @@ def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
 
 
 def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:  # noqa: F811
-    with_, without = (module(folder, mix=mix) for mix in ({"say": 1.0, "interleaved": 3.0}, {"say": 1.0}))
+    with_, without = (module(folder, mix=mix) for mix in ({"tts": 1.0, "interleaved": 3.0}, {"tts": 1.0}))
     assert torch.equal(with_.train_batch(0, 0, 1)["grid"], without.train_batch(0, 0, 1)["grid"])
 
 
 def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:  # noqa: F811
-    now, next_ = (module(folder, mix={"T2S": 1.0}, think=True, ahead=n).train_batch(0, 0, 1) for n in (0, 1))
-    assert torch.equal(now["grid"], next_["grid"]) and not torch.equal(now["thought_target"], next_["thought_target"])
-    assert torch.equal(now["thought_target"] >= 0, next_["thought_target"] >= 0)
+    now, next_ = (
+        module(folder, mix={"T2S": 1.0}, monologue=True, text_lookahead=n).train_batch(0, 0, 1) for n in (0, 1)
+    )
+    assert torch.equal(now["grid"], next_["grid"]) and not torch.equal(
+        now["monologue_target"], next_["monologue_target"]
+    )
+    assert torch.equal(now["monologue_target"] >= 0, next_["monologue_target"] >= 0)

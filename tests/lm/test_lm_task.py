@@ -19,8 +19,8 @@ from mossrepro.utils.errors import ConfigError
 
 @pytest.fixture
 def backbone(folder, tmp_path):  # noqa: F811
-    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
-    fit(task, module(folder, mix={"facts": 1.0, "repeat": 1.0}), 3)
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
+    fit(task, module(folder, mix={"facts": 1.0, "repeat_text": 1.0}), 3)
     task.save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
 
@@ -74,9 +74,9 @@ def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> 
             assert all(any(question in text for question in asked) for text in texts)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
     numbers = trainer.validate(task, data, verbose=False)[0]
-    assert set(numbers) == {f"valid/{pairing}" for pairing in VALIDATED}
+    assert set(numbers) == {f"val/{pairing}" for pairing in VALIDATED}
     out = task.eval().losses(batches[1])
-    assert numbers["valid/T2S"] == pytest.approx((out["speech"] / out["n_speech"]).item(), rel=1e-4)
+    assert numbers["val/T2S"] == pytest.approx((out["speech"] / out["n_speech"]).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -88,7 +88,7 @@ def test_layers_are_checkpointed_and_compiled_where_asked(backbone, asked: bool)
 
 def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
     task = LayerSplitTask(str(backbone), codes=64, train="speech")
-    task.losses(module(folder, mix={"recognise": 1.0}).train_batch(0, 0, 1))["text"].backward()
+    task.losses(module(folder, mix={"asr": 1.0}).train_batch(0, 0, 1))["text"].backward()
     assert task.model.speech_embed.weight.grad.abs().sum() > 0
     assert task.model.trunk[0].mlp.up_proj.weight.grad is None
 
@@ -107,14 +107,14 @@ def test_loss_counts_only_supervised_rows(backbone, folder) -> None:  # noqa: F8
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
 def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, monkeypatch) -> None:  # noqa: F811
-    task = LayerSplitTask(str(backbone), codes=64, thought_weight=weight).eval()
+    task = LayerSplitTask(str(backbone), codes=64, monologue_weight=weight).eval()
     monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=0))
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
-    batch = module(folder, mix={"S2S": 1.0}, think=True).train_batch(0, 0, 1)
+    batch = module(folder, mix={"S2S": 1.0}, monologue=True).train_batch(0, 0, 1)
     out = task.losses(batch)
-    assert int(out["n_thought"]) == int((batch["thought_target"] >= 0).sum()) > 0 and int(out["n_text"]) > 0
-    means = {kind: out[kind] / out[f"n_{kind}"] for kind in ("text", "speech", "thought")}
-    expected = means["text"] + means["speech"] + weight * means["thought"]
+    assert int(out["n_monologue"]) == int((batch["monologue_target"] >= 0).sum()) > 0 and int(out["n_text"]) > 0
+    means = {kind: out[kind] / out[f"n_{kind}"] for kind in ("text", "speech", "monologue")}
+    expected = means["text"] + means["speech"] + weight * means["monologue"]
     assert torch.allclose(task.training_step(batch, 0), expected, atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, mo
     task = LayerSplitTask(str(backbone), codes=64)
     monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=7, global_rank=0))
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
-    batch = module(folder, mix={"recognise": 1.0}, pack=pack).train_batch(0, 0, 1)
+    batch = module(folder, mix={"asr": 1.0}, pack=pack).train_batch(0, 0, 1)
     documents = separate(batch)
     pad = task.model.config.modality_pad
     spoken = [set(one["grid"][..., 1][one["grid"][..., 0] == pad].tolist()) for one in documents]
@@ -153,7 +153,7 @@ def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folde
     with pytest.raises(ConfigError, match="data.codes=32, but the model has 64"):
         fit(LayerSplitTask(str(backbone), codes=64), module(folder, codes=32), 1)
     mini_tokenizer(["other words, in another order", "user system assistant"], 300).save(str(tmp_path / "words.json"))
-    with pytest.raises(ConfigError, match="data.tokenizer is not the tokenizer of model.start"):
+    with pytest.raises(ConfigError, match="data.tokenizer is not the tokenizer of model.init_from"):
         fit(LayerSplitTask(str(backbone), codes=64), module(folder, tokenizer=str(tmp_path / "words.json")), 1)
 
 
@@ -177,11 +177,11 @@ def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None
 
 @pytest.mark.parametrize("place", ["text", "trunk"])
 def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:  # noqa: F811
-    task = LayerSplitTask(str(backbone), codes=64, thought_at=place).eval()
-    batch = module(folder, mix={"T2S": 1.0}, think=True).train_batch(0, 0, 1)
-    task.losses(batch)["thought"].backward()
+    task = LayerSplitTask(str(backbone), codes=64, monologue_at=place).eval()
+    batch = module(folder, mix={"T2S": 1.0}, monologue=True).train_batch(0, 0, 1)
+    task.losses(batch)["monologue"].backward()
     moved = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"trunk", "text_norm"} <= moved and ("text_tail" in moved) == (place == "text")
     assert not moved & {"speech_tail", "speech_head", "speech_norm"}
     with pytest.raises(ConfigError, match="text or trunk"):
-        LayerSplitTask(str(backbone), codes=64, thought_at="tail")
+        LayerSplitTask(str(backbone), codes=64, monologue_at="tail")

@@ -15,7 +15,7 @@ from mossrepro.utils.layers import Packing
 
 
 def a_task(folder, **changes) -> MiniBackboneTask:  # noqa: F811
-    shape = {"layers": 3, "width": 32, "hidden": 64} | changes
+    shape = {"layers": 3, "dim": 32, "ffn_dim": 64} | changes
     return MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, **shape)
 
 
@@ -44,8 +44,8 @@ def test_packed_documents_are_separate_documents() -> None:
 def test_a_packed_step_is_a_padded_one(folder, train: str) -> None:  # noqa: F811
     task = a_task(folder).double()
     task.model.train_only(train)
-    mix = {"S2S": 1.0, "recognise": 1.0, "say": 1.0, "text": 1.0}
-    padded, packed = (module(folder, mix=mix, think=True, batch=6, pack=pack) for pack in (False, True))
+    mix = {"S2S": 1.0, "asr": 1.0, "tts": 1.0, "text": 1.0}
+    padded, packed = (module(folder, mix=mix, monologue=True, batch=6, pack=pack) for pack in (False, True))
     for step in range(3):
         one, other = padded.train_batch(step, 0, 1), packed.train_batch(step, 0, 1)
         lengths = other["lengths"].tolist()

@@ -24,7 +24,7 @@ MESH = Mesh(data_parallel=SimpleNamespace(size=lambda: 3), tensor_parallel=Simpl
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"kv_heads": 1}, "tensor_parallel_size=2: 1 kv_heads cannot be dealt out evenly"),
-    ({"hidden": 47}, "47 hidden cannot"),
+    ({"ffn_dim": 47}, "47 ffn_dim cannot"),
 ])  # fmt: skip
 def test_what_does_not_divide_is_refused(change, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

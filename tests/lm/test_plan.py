@@ -14,7 +14,9 @@ from mossrepro.utils.errors import ConfigError
 
 CONFIGS = configs_folder()
 
-SHAPE = LMConfig(dim=64, layers=4, tail_layers=1, heads=4, kv_heads=2, head_dim=16, hidden=96, text_vocab=300, codes=64)
+SHAPE = LMConfig(
+    dim=64, layers=4, tail_layers=1, heads=4, kv_heads=2, head_dim=16, ffn_dim=96, text_vocab=300, codes=64
+)
 
 
 def config(stage: str, size: str, *more: str):
@@ -125,7 +127,7 @@ def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> Non
     assert of_a_step[0] == of_a_step[1]  # however it is spread
     four = ["--devices", "2", "--hours", "10"]
     overlay = tmp_path / "more.yaml"
-    overlay.write_text("trainer: {accumulate_grad_batches: 4}\ndata: {init_args: {fill: 300}}\n")
+    overlay.write_text("trainer: {accumulate_grad_batches: 4}\ndata: {init_args: {max_conversation_len: 300}}\n")
     assert cli.main(["plan", *files, "-c", str(overlay), *four]) == 0
     rows = re.search(r"steps of ([\d,]+) rows", capsys.readouterr().out)[1]
     assert int(rows.replace(",", "")) == round(4 * int(of_a_step[0].replace(",", "")) * 256 / 150)  # cut at 256 rows

@@ -15,7 +15,7 @@ from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.utils.errors import CheckpointError
 
 FULL = LMConfig(
-    dim=4096, layers=36, tail_layers=4, heads=32, kv_heads=8, head_dim=128, hidden=12_288, text_vocab=151_680,
+    dim=4096, layers=36, tail_layers=4, heads=32, kv_heads=8, head_dim=128, ffn_dim=12_288, text_vocab=151_680,
     codes=16_384, theta=1e6, eps=1e-6, qk_norm=True, tied=False, modality_pad=151_667,
 )  # fmt: skip
 

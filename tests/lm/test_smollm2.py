@@ -46,7 +46,7 @@ def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None
     model, tokenizer = smollm2
     c = model.config
     config = transformers.LlamaConfig(
-        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        hidden_size=c.dim, intermediate_size=c.ffn_dim, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         num_key_value_heads=c.kv_heads, vocab_size=c.text_vocab, rms_norm_eps=c.eps, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": c.theta}, max_position_embeddings=512,
     )  # fmt: skip

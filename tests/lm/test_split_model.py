@@ -89,7 +89,7 @@ def test_the_split_model_equals_one_of_transformers_layers(family) -> None:
             parameter.add_(0.05 * torch.randn_like(parameter))
     c = ours.config
     config = getattr(transformers, f"{family}Config")(
-        hidden_size=c.dim, intermediate_size=c.hidden, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+        hidden_size=c.dim, intermediate_size=c.ffn_dim, num_hidden_layers=c.layers, num_attention_heads=c.heads,
         num_key_value_heads=c.kv_heads, head_dim=c.head_dim, vocab_size=c.text_vocab, rms_norm_eps=c.eps,
         rope_parameters={"rope_type": "default", "rope_theta": c.theta},
     )  # fmt: skip

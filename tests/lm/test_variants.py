@@ -42,7 +42,7 @@ def test_a_fresh_split_says_what_the_backbone_says_wherever_it_is(depth, at) -> 
     torch.testing.assert_close(said.text, expected)
     torch.testing.assert_close(said.speech, expected)
     assert len(model.speech_tail) == depth and len(model.trunk) == 4 - depth and not is_started(model)
-    places = [model.config.place(i) for i in range(4)]
+    places = [model.config.locate_layer(i) for i in range(4)]
     assert [part for part, _ in places].count("text_tail") == depth and len(set(places)) == 4
     again = resplit(model, 0, None)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in backbone.state_dict().items() if "speech" not in n)
@@ -68,7 +68,7 @@ def test_a_split_in_the_middle_is_saved_and_is_no_released_layout(tmp_path) -> N
     model, tokenizer = small_model(split_at=1), mini_tokenizer(["one two"], 300)
     save_pretrained(model, tokenizer, tmp_path)
     again, _ = from_pretrained(tmp_path)
-    assert again.config.cut == 1 and torch.equal(again(grid()).speech, model(grid()).speech)
+    assert again.config.split_layer == 1 and torch.equal(again(grid()).speech, model(grid()).speech)
     with pytest.raises(ConfigError, match="split_at=1"):
         released.save(model, tokenizer, tmp_path / "theirs")
     with pytest.raises(ConfigError, match="split_at=3"):
@@ -77,7 +77,7 @@ def test_a_split_in_the_middle_is_saved_and_is_no_released_layout(tmp_path) -> N
 
 @pytest.fixture
 def backbone(folder, tmp_path):  # noqa: F811
-    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     task.save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
 
@@ -99,7 +99,7 @@ def test_a_control_as_large_as_a_split_starts_as_the_backbone(backbone, tmp_path
     """As many parameters, one way for both channels; Stage 1 trains the new layers and keeps the others' bits."""
     split, _ = open_start(str(backbone), 64, 2, "copy", 0)
     plain, tokenizer = open_start(str(backbone), 64, 0, "copy", 0)
-    model, _ = open_start(str(backbone), 64, 0, "copy", 0, extra=2)
+    model, _ = open_start(str(backbone), 64, 0, "copy", 0, extra_layers=2)
     size = {name: sum(p.numel() for p in m.parameters()) for name, m in (("split", split), ("extra", model))}
     assert size["split"] == size["extra"] and model.config.layers == 5
     rows = grid() % 60
@@ -115,12 +115,14 @@ def test_a_control_as_large_as_a_split_starts_as_the_backbone(backbone, tmp_path
         model.speech_norm.weight.add_(0.1)
     save_pretrained(model, tokenizer, tmp_path / "stage")
     again, _ = open_start(str(tmp_path / "stage"), 64, 0, "copy", 0)
-    assert again.config == model.config == open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra=2)[0].config
-    with pytest.raises(ConfigError, match="extra=1: .* has been trained with 2"):
-        open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra=1)
-    with pytest.raises(ConfigError, match="extra=2: the released layout"):
+    assert (
+        again.config == model.config == open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra_layers=2)[0].config
+    )
+    with pytest.raises(ConfigError, match="extra_layers=1: .* has been trained with 2"):
+        open_start(str(tmp_path / "stage"), 64, 0, "copy", 0, extra_layers=1)
+    with pytest.raises(ConfigError, match="extra_layers=2: the released layout"):
         released.save(model, tokenizer, tmp_path / "theirs")
-    for wrong in ({"extra": 2}, {"extra": 4, "tail_layers": 0}):
+    for wrong in ({"extra_layers": 2}, {"extra_layers": 4, "tail_layers": 0}):
         with pytest.raises(ConfigError, match="want tail_layers=0"):
             small_model(**wrong)
 
@@ -153,7 +155,7 @@ def test_layers_thaw_from_the_back() -> None:
         model.train_only("gradual", done)
         learns = {name for name, p in model.named_parameters() if p.requires_grad}
         assert set(model.speech_parameters()) <= learns
-        places = ["{}.{}.".format(*model.config.place(i)) for i in range(4)]
+        places = ["{}.{}.".format(*model.config.locate_layer(i)) for i in range(4)]
         thawed.append([i for i, place in enumerate(places) if any(name.startswith(place) for name in learns)])
         assert ("text_embed.weight" in learns) == ("text_head.weight" in learns) == (done >= 0.8)
     assert thawed == [[], [3], [2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
@@ -179,20 +181,20 @@ def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None
     assert not torch.equal(whole.model.state_dict()[first], before[first])
 
 
-@pytest.mark.parametrize("guide", [False, True])
-def test_text_guidance_writes_what_is_said_before_it_is_said(folder, guide) -> None:  # noqa: F811
-    data = module(folder, guide=guide)
+@pytest.mark.parametrize("text_guidance", [False, True])
+def test_text_guidance_writes_what_is_said_before_it_is_said(folder, text_guidance) -> None:  # noqa: F811
+    data = module(folder, text_guidance=text_guidance)
     documents, grid = data.documents, data.documents.grid
-    for kind in ("T2S", "S2S", "say"):
+    for kind in ("T2S", "S2S", "tts"):
         doc = documents.draw(kind, rng(1, kind))
         starts = np.flatnonzero(doc.text == grid.ids.sosp)
         reply = doc[starts[-1] - 12 : starts[-1] + 2]
         batch = collate([doc], grid, 256)
         asked = batch["text_target"][0][starts[-1] - 1] == grid.ids.sosp
-        assert bool(asked) == guide and bool(reply.supervise[:12].any()) == guide
+        assert bool(asked) == text_guidance and bool(reply.supervise[:12].any()) == text_guidance
         assert batch["speech_target"][0][starts[-1]] >= 0  # the first code is asked for at SOSP in both
-    prompt = question_prompt(grid, "T2S", "who is it?", guide=guide)
-    assert (prompt.text[-1] == grid.ids.sosp) == (not guide)
+    prompt = question_prompt(grid, "T2S", "who is it?", text_guidance=text_guidance)
+    assert (prompt.text[-1] == grid.ids.sosp) == (not text_guidance)
     assert (documents.draw("S2T", rng(1, "x")).text == grid.ids.sosp).sum() == 1  # the question; written answers stay
 
 
@@ -204,6 +206,6 @@ def test_a_guided_model_is_judged_by_its_voice(monkeypatch) -> None:
     line = Line("q", "test", "Who?", "v", "test", fact.key, "C")
     grid = Grid(mini_tokenizer(["Who? system user assistant"], 300), 40)
     voice = (lambda many: [np.zeros(3) for _ in many], lambda waves: ["It is Paris."] * len(waves))
-    (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", *voice, guide=True)
+    (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", *voice, text_guidance=True)
     assert one.right and one.heard == "It is Paris." and seen[0][1].max_rows == 66
     assert seen[0][0][0].text[-1] != grid.ids.sosp

@@ -35,9 +35,9 @@ def run(tmp_path):
     record(folder, Metric("extra", "an unclaimed <number>", 0.061))
     stages = [{"stage": "codec", "minutes": 2.5, "cached": True, "hardware": "2 cores"}, {"stage": "sft", "minutes": 1}]
     (folder / "stages.json").write_text(json.dumps(stages))
-    lines = [json.dumps({"step": i, "seconds": i, "train/loss": 1 / i, "valid/wer": 0.5}) for i in range(1, 50)]
+    lines = [json.dumps({"step": i, "seconds": i, "train/loss": 1 / i, "val/wer": 0.5}) for i in range(1, 50)]
     (folder / "metrics" / "codec.jsonl").write_text("\n".join(lines) + '\n{"step": 50, "tr')
-    (folder / "metrics" / "sft.csv").write_text("step,train/loss,valid/acc\n1,2.0,\n2,1.5,0.5\n")
+    (folder / "metrics" / "sft.csv").write_text("step,train/loss,val/acc\n1,2.0,\n2,1.5,0.5\n")
     wave = 0.1 * np.sin(np.arange(8000) / 10)
     soundfile.write(folder / "wav" / "q.wav", wave, 16_000)
     soundfile.write(folder / "wav" / "a.wav", wave, 24_000)
@@ -141,7 +141,7 @@ def test_growth_is_drawn_from_the_lengths_and_facts_that_were_asked(run):
 
 
 def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
-    rows = [{"step": float(i), "train/text": 1.0, "valid/S2T": 1.0, "valid/S2S": 2.0} for i in range(3)]
+    rows = [{"step": float(i), "train/text": 1.0, "val/S2T": 1.0, "val/S2S": 2.0} for i in range(3)]
     loaded = run_data.read_run(run, "small", [])
     loaded.curves = {"sft": rows}
     with_valid = page._curves(loaded)

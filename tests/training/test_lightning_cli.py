@@ -99,7 +99,7 @@ def test_output_folder_of_a_fit(stage, tmp_path, capsys):
     done = json.loads((out / "done.json").read_text())
     assert done["steps"] == 12 and done["metrics"]["train/loss"] > 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    trained, validated = ([row["step"] for row in rows if key in row] for key in ("train/loss", "valid/loss"))
+    trained, validated = ([row["step"] for row in rows if key in row] for key in ("train/loss", "val/loss"))
     assert trained == [10, 12] and validated == [6, 12] and len(rows) == 4  # none is repeated at a later step
     assert not (out / "ckpt" / "last.ckpt").exists() and weights(out)
     assert cli.main(["fit", *stage, *NUMBERS, "--output", str(out)]) == 2

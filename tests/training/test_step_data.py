@@ -34,7 +34,7 @@ class ToyTask(LightningModule):
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.net(batch["x"]).square().mean())
+        self.log("val/loss", self.net(batch["x"]).square().mean())
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)

@@ -17,7 +17,7 @@ from mossrepro.lm.model import LayerSplitLM
 from mossrepro.utils.errors import ConfigError
 
 HERE = Path(__file__).parents[1]
-MIX = {"S2S": 0.4, "say": 0.2, "text": 0.4}  # single documents: many a rank's batch has no row of one kind
+MIX = {"S2S": 0.4, "tts": 0.2, "text": 0.4}  # single documents: many a rank's batch has no row of one kind
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:  # noqa: F811
@@ -28,7 +28,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:  # noqa: F811
 @pytest.fixture(scope="module")
 def start(folder, tmp_path_factory):  # noqa: F811
     """A mini backbone with Qwen3's norms on queries and keys."""
-    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, width=32, hidden=64)
+    task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     torch.manual_seed(1)
     task.model = LayerSplitLM(replace(task.model.config, qk_norm=True))
     path = tmp_path_factory.mktemp("start")
@@ -97,9 +97,9 @@ def test_more_ranks_than_documents_are_refused(folder) -> None:  # noqa: F811
 
 
 def test_a_batch_knows_its_share_of_the_step(folder) -> None:  # noqa: F811
-    data = module(folder, mix=MIX, think=True)
+    data = module(folder, mix=MIX, monologue=True)
     data.accumulate = 2
-    for kind in ("text", "thought", "speech"):
+    for kind in ("text", "monologue", "speech"):
         parts = [data.train_batch(step, rank, 2) for step in (4, 5) for rank in (0, 1)]
         rows = sum(int((part[f"{kind}_target"] >= 0).sum()) for part in parts)
         assert rows > 0 and all(part[f"{kind}_count"] == rows / 4 for part in parts)

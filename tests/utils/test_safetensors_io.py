@@ -47,8 +47,8 @@ def test_a_model_on_meta_is_filled_or_the_first_misfit_is_named(tmp_path) -> Non
     safetensors_io.write({"w": torch.ones(3, 2), "b": torch.zeros(4)}, tmp_path)
     with torch.device("meta"):
         good, bad = torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(2, 4, bias=False)
-    safetensors_io.fill(good, safetensors_io.Shards(tmp_path), {"weight": "w"})
+    safetensors_io.fill_from(good, safetensors_io.Shards(tmp_path), {"weight": "w"})
     assert torch.equal(good.weight, torch.ones(3, 2)) and good.weight.requires_grad
     with pytest.raises(CheckpointError, match=r"w is \(3, 2\).*weight is \(4, 2\)"):
-        safetensors_io.fill(bad, safetensors_io.Shards(tmp_path), {"weight": "w"})
+        safetensors_io.fill_from(bad, safetensors_io.Shards(tmp_path), {"weight": "w"})
     assert bad.weight.is_meta

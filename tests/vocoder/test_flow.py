@@ -97,10 +97,10 @@ def test_flow_learns_mean_and_spread_of_every_code():
         codes = torch.randint(2, (64, 1))
         mel = (means[codes] + deviations[codes] * torch.randn(64, 1))[..., None].expand(64, 2, 4)
         noise, keep = torch.randn(64, 2, 4), torch.rand(64) > 0.1
-        flow, sketch = model.losses(codes, mel, valid, torch.rand(64), noise, keep)
+        flow, coarse_mel = model.losses(codes, mel, valid, torch.rand(64), noise, keep)
         first = flow.item() if first is None else first
         optimiser.zero_grad()
-        (flow + sketch).backward()
+        (flow + coarse_mel).backward()
         optimiser.step()
         optimiser.param_groups[0]["lr"] = 3e-3 * (1 - step / 120)
     assert flow.item() < 0.7 * first
@@ -111,7 +111,7 @@ def test_flow_learns_mean_and_spread_of_every_code():
 
 
 def test_saved_and_loaded_decodes_the_same_with_its_statistics(tmp_path):
-    task = FlowTask(codes=16, width=64, code_layers=1, layers=1)
+    task = FlowTask(codes=16, dim=64, code_layers=1, layers=1)
     task.model.set_statistics(-3.25, 2.5)
     task.save_pretrained(tmp_path)
     loaded, codes = FlowDecoder.from_pretrained(tmp_path), torch.randint(16, (1, 3))

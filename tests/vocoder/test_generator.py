@@ -10,7 +10,7 @@ from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.generator import SpectrumHead, Vocoder, fixed_noise, pulse_train
 from mossrepro.vocoder.task import VocoderTask
 
-TINY = dict(width=32, blocks=1, fine_width=32, fine_blocks=1, pitch_width=16)
+TINY = dict(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
 
 
 @pytest.mark.parametrize("frames", [1, 3, 10])
@@ -79,7 +79,7 @@ def test_the_future_beyond_the_convolutions_reach_changes_nothing():
 
 
 def test_saved_and_loaded_speaks_the_same(tmp_path):
-    task = VocoderTask(width=32, layers=1, fine_layers=1, pitch_width=16)
+    task = VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16)
     task.save_pretrained(tmp_path)
     mel = torch.randn(1, 80, 5)
     assert torch.equal(Vocoder.from_pretrained(tmp_path)(mel), task.model.eval()(mel))
@@ -88,6 +88,6 @@ def test_saved_and_loaded_speaks_the_same(tmp_path):
 def test_weights_of_another_size_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="config.json"):
         Vocoder.from_pretrained(tmp_path)
-    save_module(Vocoder(**TINY), {**Vocoder(**TINY).config, "width": 64}, tmp_path)
+    save_module(Vocoder(**TINY), {**Vocoder(**TINY).config, "dim": 64}, tmp_path)
     with pytest.raises(CheckpointError, match="Vocoder"):
         Vocoder.from_pretrained(tmp_path)

@@ -33,12 +33,12 @@ class Hum(StepDataModule):
 
 def flow():
     torch.manual_seed(0)
-    return FlowTask(codes=2, width=64, code_layers=1, layers=1, lr=2e-3, warmup=2)
+    return FlowTask(codes=2, dim=64, code_layers=1, layers=1, lr=2e-3, warmup_steps=2)
 
 
 def vocoder():
     torch.manual_seed(0)
-    return VocoderTask(width=32, layers=1, fine_layers=1, pitch_width=16, lr=2e-3, warmup=2)
+    return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-3, warmup_steps=2)
 
 
 def fit(task, steps, total, resume=None):
@@ -104,9 +104,9 @@ def test_codes_start_as_the_codecs_vectors(tmp_path) -> None:
     book = np.random.default_rng(0).standard_normal((32, 16)).astype("float32")
     book[5] = book[4]
     np.save(tmp_path / "codebook.npy", book)
-    plain = FlowTask(32, width=64, code_layers=1, layers=1).model.encoder.embedding.weight
-    taken = FlowTask(32, width=64, code_layers=1, layers=1, codebook=str(tmp_path)).model.encoder.embedding.weight
+    plain = FlowTask(32, dim=64, code_layers=1, layers=1).model.encoder.embedding.weight
+    taken = FlowTask(32, dim=64, code_layers=1, layers=1, codebook=str(tmp_path)).model.encoder.embedding.weight
     assert torch.equal(taken[4], taken[5]) and not torch.equal(plain[4], plain[5])
     assert abs(taken.std().item() - 0.5) < 0.01
     with pytest.raises(ConfigError, match="codebook.npy"):
-        FlowTask(64, width=64, code_layers=1, layers=1, codebook=str(tmp_path))
+        FlowTask(64, dim=64, code_layers=1, layers=1, codebook=str(tmp_path))

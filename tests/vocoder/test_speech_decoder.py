@@ -15,7 +15,7 @@ from mossrepro.vocoder.speech_decoder import SpeechDecoder
 @pytest.fixture
 def folders(tmp_path):
     flow = FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2)
-    vocoder = Vocoder(width=32, blocks=1, fine_width=32, fine_blocks=1, pitch_width=16)
+    vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
     for name, model in (("flow", flow), ("vocoder", vocoder)):
         save_module(model, model.config, tmp_path / name)
     return tmp_path / "flow", tmp_path / "vocoder"

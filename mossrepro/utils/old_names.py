@@ -1,0 +1,28 @@
+"""Names that files of version 0.1 use where today's code has others: such files are still read."""
+
+from typing import Any
+
+LM_CONFIG = {"hidden": "ffn_dim", "extra": "extra_layers"}
+CODEC_CONFIG = {
+    "width": "dim",
+    "feedforward": "ffn_dim",
+    "books": "codebooks",
+    "reader_width": "recogniser_dim",
+    "reader_layers": "recogniser_layers",
+    "reader_kernel": "recogniser_kernel",
+    "reader_dropout": "recogniser_dropout",
+}
+VOCODER_CONFIG = {"width": "dim", "fine_width": "fine_dim", "pitch_width": "pitch_dim"}
+CODEC_TENSORS = {"narrow.": "pre_quant_proj."}
+VOCODER_TENSORS = {"sketch.": "coarse_mel."}
+PARTS = {"reader": "recogniser"}
+
+
+def renamed(plain: dict[str, Any], table: dict[str, str]) -> dict[str, Any]:
+    """A mapping with the old keys of `table` in their new names; keys that end in a dot stand for all that begin so."""
+    out = {}
+    for key, value in plain.items():
+        prefix = next((old for old in table if old.endswith(".") and key.startswith(old)), None)
+        new = table.get(key, key) if prefix is None else table[prefix] + key.removeprefix(prefix)
+        out[new] = value
+    return out
