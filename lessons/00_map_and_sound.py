@@ -209,13 +209,13 @@ for causal in (True, False):
 tiny, small = sizes.load_size("tiny"), sizes.load_size("small")
 shapes = {
     "tiny": LMConfig(
-        dim=tiny.backbone.width,
+        dim=tiny.backbone.dim,
         layers=tiny.backbone.layers,
         tail_layers=tiny.lm.tail_layers,
         heads=tiny.backbone.heads,
         kv_heads=tiny.backbone.heads,
-        head_dim=tiny.backbone.width // tiny.backbone.heads,
-        hidden=tiny.backbone.hidden,
+        head_dim=tiny.backbone.dim // tiny.backbone.heads,
+        ffn_dim=tiny.backbone.ffn_dim,
         text_vocab=tiny.backbone.vocab,
         codes=tiny.codec.codes,
     ),
@@ -227,7 +227,7 @@ shapes = {
         heads=32,
         kv_heads=8,
         head_dim=128,
-        hidden=12288,
+        ffn_dim=12288,
         text_vocab=151_680,
         codes=16_384,
         qk_norm=True,

@@ -94,7 +94,7 @@ def naive_embed(model, row):
 
 
 torch.manual_seed(0)
-toy = LayerSplitLM(LMConfig(dim=32, layers=3, tail_layers=1, heads=4, kv_heads=2, head_dim=8, hidden=48,
+toy = LayerSplitLM(LMConfig(dim=32, layers=3, tail_layers=1, heads=4, kv_heads=2, head_dim=8, ffn_dim=48,
                             modality_pad=ids.pad))  # fmt: skip
 rows = naive_spoken(codes)
 ours = toy.embed(torch.tensor([rows]))[0]

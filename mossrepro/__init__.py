@@ -1,1 +1,29 @@
-"""MOSS-Speech (arXiv 2510.00499), reproduced at a scale that one person can run."""
+"""MOSS-Speech (arXiv 2510.00499), reproduced at a scale that one person can run.
+
+answer = Assistant.from_run("runs/small").answer("question.wav")
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    "Assistant": "mossrepro.pipeline",
+    "SpeechCodec": "mossrepro.codec.model",
+    "LayerSplitLM": "mossrepro.lm.model",
+    "FlowDecoder": "mossrepro.vocoder.flow",
+    "Vocoder": "mossrepro.vocoder.generator",
+}
+__all__ = ["Assistant", "FlowDecoder", "LayerSplitLM", "SpeechCodec", "Vocoder", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public classes, imported when first asked for: `mossrepro --help` needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mossrepro' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

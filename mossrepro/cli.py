@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import mossrepro
 from mossrepro.utils.errors import MossError
 from mossrepro.utils.threads import thread_count
 
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mossrepro", description="Train, measure and talk to a small true speech-to-speech model."
     )
+    parser.add_argument("--version", action="version", version=f"mossrepro {mossrepro.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in zip(FIT_VERBS, ("train one stage", "run its validation", "run its test", "run it"), strict=True):
         verbs.add_parser(name, help=f"{text}: -c configs/STAGE.yaml -c configs/size/SIZE.yaml", add_help=False)
@@ -114,6 +116,15 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("reproduce", help="train every part, evaluate, report")
     _run_options(parser)
     text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="change any setting: size.lm.stage1.steps=200, or that of a stage: stage1.data.init_args.batch=4",
+    )
+    parser.add_argument(
+        "--backbone", type=Path, metavar="FOLDER", help="another text model: a Llama or Qwen3 as the hub has it"
+    )
     parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
     parser.set_defaults(run_verb=_reproduce)
 

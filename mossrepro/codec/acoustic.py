@@ -22,6 +22,7 @@ from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Quantised, Quantiser
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS, renamed
 from mossrepro.utils.safetensors_io import save_whole
 
 LOUD = 0.05  # of full scale, about the level of speech: what enters and leaves the networks is near 1
@@ -188,8 +189,8 @@ class AcousticCodec(nn.Module):
         """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
         folder = Path(folder)
         try:
-            model = cls(AcousticConfig(**json.loads((folder / "config.json").read_text())))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model = cls(AcousticConfig(**renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)))
+            model.load_state_dict(renamed(load_file(folder / "model.safetensors"), CODEC_TENSORS))
         except (OSError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: not an acoustic codec that fits this version ({error})") from error
         return model.eval()

@@ -45,7 +45,7 @@ def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES)
 
 def codec(bench: RunArtifacts) -> None:
     """What the recogniser, which sees only the codes, makes of random words: unseen sentences, held-out voices."""
-    size = json.loads((bench.parts["codec"] / "spec.json").read_text())["numbers"]["size.name"]
+    size = json.loads((bench.parts["codec"] / "spec.json").read_text())["numbers"]["size.codec_corpus"]
     corpus = codec_corpus(size)
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]

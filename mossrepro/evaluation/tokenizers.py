@@ -41,7 +41,7 @@ class Tokenizer:
     minutes: float | None = None  # that its training took, where it was trained here
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         return self.recogniser.config.codebooks if self.recogniser else 1
 
 

@@ -59,7 +59,7 @@ VERSION = 1  # raised when what is asked or counted changes
 class VariantGraph(StageGraph):
     """A chain whose language model is one of VARIANTS, or the recipe itself."""
 
-    def __init__(self, size: str, name: str) -> None:
+    def __init__(self, size: str | Path, name: str) -> None:
         super().__init__(size)
         self.name, self.share, self.told_share = name, self.size.control.share, 1.0
         if _NUMBERED.fullmatch(name):
@@ -77,7 +77,7 @@ class VariantGraph(StageGraph):
         ]
         return [word for path in overlays for word in ("-c", str(path))]
 
-    def told(self, stage: str) -> Path:
+    def script_for(self, stage: str) -> Path:
         """The script; for SFT with the first `told_share` of A's facts in every family, and nothing of the rest."""
         if stage != "sft" or self.told_share == 1:
             return self.script()

@@ -14,13 +14,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
 from mossrepro.evaluation import spoken_qa
+from mossrepro.experiments.content import content_name
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
@@ -38,8 +39,8 @@ VERSION = 1  # raised when what is asked or counted changes
 class OracleGraph(StageGraph):
     """A chain whose language model learns from oracle codes, in `share` of the steps (0: the size's own)."""
 
-    def __init__(self, size: str, share: float = 0.0) -> None:
-        super().__init__(size)
+    def __init__(self, size: str | Path, share: float = 0.0, *changes: Any) -> None:
+        super().__init__(size, *changes)
         self.share = share or self.size.control.share
 
     def spoken_codes(self) -> str:
@@ -49,8 +50,8 @@ class OracleGraph(StageGraph):
 class ControlGraph(StageGraph):
     """A chain that starts from another backbone; codec, script and sound are the main chain's own links."""
 
-    def __init__(self, size: str, kind: str, share: float = 0.0) -> None:
-        super().__init__(size)
+    def __init__(self, size: str | Path, kind: str, share: float = 0.0, *changes: Any) -> None:
+        super().__init__(size, *changes)
         self.kind, self.share = kind, share or self.size.control.share
 
     def backbone(self) -> Path:
@@ -58,13 +59,13 @@ class ControlGraph(StageGraph):
         main = str(super().backbone())
         shape = {"start": main, "codes": self.size.codec.codes, "tail_layers": self.size.lm.tail_layers}
         if self.kind == "random":
-            spec = {**shape, "start": Path(main).name, "version": 1}
+            spec = {**shape, "start": content_name(main), "version": 1}
             return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
         taught = self._with([fact for fact in self._changed() if fact.set != "P"])
         inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
         return self.fit("counterfactual", model__init_from=main, **inputs)
 
-    def told(self, stage: str) -> Path:
+    def script_for(self, stage: str) -> Path:
         """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""
         if self.kind == "random":
             return self.script()
@@ -111,7 +112,7 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
-def measure_controls(size: str, run: Path, percent: int = 0) -> None:
+def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any) -> None:
     """Train the controls, the proof first, and record what they answer on C: right answers, the first also its own.
 
     percent: of the run's steps, 0 for the size's own share. What each answers is a link of the chain, cached like
@@ -122,9 +123,9 @@ def measure_controls(size: str, run: Path, percent: int = 0) -> None:
     parts = json.loads((run / "parts.json").read_text())
     names = {name: Path(folder).name for name, folder in parts.items()}
     rows: list[tuple[str, StageGraph, Callable[[Path, RunArtifacts], None]]] = [
-        ("counterfactual", ControlGraph(size, "counterfactual", percent / 100), _ask_counterfactual),
-        ("random", ControlGraph(size, "random", percent / 100), _ask_random),
-        ("oracle", OracleGraph(size, percent / 100), _ask_oracle),
+        ("counterfactual", ControlGraph(size, "counterfactual", percent / 100, *changes), _ask_counterfactual),
+        ("random", ControlGraph(size, "random", percent / 100, *changes), _ask_random),
+        ("oracle", OracleGraph(size, percent / 100, *changes), _ask_oracle),
     ]
     for name, chain, ask in rows:
         model = chain.language_model("sft")

@@ -5,26 +5,28 @@ their own, through the same door as a user's.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from mossrepro.data.alignment import phone_times
 from mossrepro.data.codec_corpus import codec_corpus
-from mossrepro.data.facts import FAMILIES, Fact, all_facts, answered, practice_facts
+from mossrepro.data.facts import Fact, all_facts, practice_facts
 from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
+from mossrepro.experiments.content import content_name
+from mossrepro.experiments.knowledge import all_text, ask_backbone, first_facts
+from mossrepro.experiments.processes import run_stage
 from mossrepro.lm import tokenizer
 from mossrepro.training import metrics, sizes
-from mossrepro.training.config import cache_key, configs_folder, find_size, read_config
+from mossrepro.training.config import cache_key, changed_size, check_changes, configs_folder, find_size, read_config
 from mossrepro.utils import assets, cache
-from mossrepro.utils.errors import MossError
+from mossrepro.utils.errors import ConfigError, DataError
 
 STAGES = (
     "data",
@@ -39,24 +41,43 @@ STAGES = (
     "vocoder",
     "evaluation",
 )
-# Raised by hand when code that shapes a link's result changes, so that old links are not taken for new ones.
-VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "fit": 3, "evaluation": 5}
+# A maker's version, raised by hand when its code begins to give something else, so that old folders are not taken for
+# new ones. tests/experiments/test_makers.py fails when a maker's code changes and nobody has said which it is.
+VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "evaluation": 5}
+VERSIONS |= dict.fromkeys(("codec", "acoustic", "recogniser", "flow", "vocoder"), 3)
+VERSIONS |= dict.fromkeys(("backbone", "counterfactual", "stage1", "stage2", "sft"), 3)
+_SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a size that another one may borrow
 
 
 class StageGraph:
-    """Makes the links of a size on demand. `costs` collects what each took: stage -> {minutes, cached, hardware}."""
+    """Makes what a size is made of, on demand: every maker returns a folder of the cache.
+
+    `costs` collects what each stage took: stage -> {minutes, cached, hardware}.
+
+    Args:
+        size: name or file of a size.
+        changes: "size.KEY=VALUE" or "STAGE.KEY=VALUE", with KEY as in the YAML of that stage.
+        backbone: a hub folder (Llama or Qwen3) in the place of the size's text model.
+    """
 
     share = 1.0  # of the language model's steps that are taken; controls take fewer
 
-    def __init__(self, size: str) -> None:
-        self.size = sizes.load_size(size)
-        self.overlay = find_size(size)
+    def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
+        check_changes(changes)
+        settings = changed_size(size, changes, backbone)
+        self.size = sizes.build_size(settings, Path(size).name)
+        if self.size.backbone.source == "hub" and not self.size.backbone.folder:
+            raise ConfigError(f"size {self.size.name} is of a text model in a hub folder; give --backbone FOLDER")
+        self.changes = [change for change in changes if not change.startswith("size.")]
+        # As a file where nothing was changed, else written out on the command lines of the stages.
+        self.overlay = OmegaConf.to_yaml(OmegaConf.create(settings)) if changes or backbone else str(find_size(size))
         self.costs: dict[str, dict] = {}
         self._counted: set[Path] = set()
         self._script: Path | None = None
-        self.sound = self  # the chain that makes codec, flow decoder and vocoder
+        self.sound = self  # the graph that makes codec, flow decoder and vocoder
         if self.size.sound:
-            self.sound = StageGraph(self.size.sound)
+            borrowed = [c for c in changes if not c.startswith("size.") or c.split(".")[1] in _SOUND]
+            self.sound = StageGraph(self.size.sound, borrowed)
             self.sound.costs, self.sound._counted = self.costs, self._counted
 
     def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
@@ -92,13 +113,24 @@ class StageGraph:
 
         Facts for practice are not asked beforehand.
         """
-        candidates = all_facts(keep=_first_facts(self.size.data.facts))
+        candidates = all_facts(keep=first_facts(self.size.data.facts))
         practice = practice_facts(self.size.data.facts, self.size.data.recall)
         if self.size.backbone.source == "mini":
             return candidates + practice
-        spec = {"facts": candidates, "model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["known"]}
-        folder = self.link("data", "known", spec, lambda out: _ask_backbone(candidates, out))
-        return all_facts(keep=[tuple(pair) for pair in json.loads((folder / "known.json").read_text())]) + practice
+        start = self.pretrained()
+        spec = {"facts": candidates, "model": self._backbone_name(), "version": VERSIONS["known"]}
+        folder = self.link("data", "known", spec, lambda out: ask_backbone(str(start), candidates, out))
+        kept = [tuple(pair) for pair in json.loads((folder / "known.json").read_text())]
+        if not kept:
+            raise DataError(
+                f"{start}: answers none of the {len(candidates)} facts right in text; take another text model"
+            )
+        return all_facts(keep=kept) + practice
+
+    def _backbone_name(self) -> str:
+        """What names a pretrained text model in keys: the hash of its content."""
+        source = self.size.backbone.source
+        return assets.ASSETS["smollm2"].sha256 if source == "smollm2" else content_name(self.size.backbone.folder)
 
     def script(self) -> Path:
         """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
@@ -140,11 +172,13 @@ class StageGraph:
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""
 
+        if self.size.backbone.source == "hub":
+            return Path(self.size.backbone.folder) / "tokenizer.json"
         if self.size.backbone.source == "smollm2":
             spec = {"model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["tokenizer"]}
             make = lambda: tokenizer.gguf_tokenizer(assets.get("smollm2"))  # noqa: E731
         else:
-            texts = _all_text(self.script())
+            texts = all_text(self.script())
             spec = {"texts": cache.digest(texts), "size": self.size.backbone.vocab, "version": VERSIONS["tokenizer"]}
             make = lambda: tokenizer.mini_tokenizer(texts, self.size.backbone.vocab)  # noqa: E731
         return (
@@ -161,9 +195,7 @@ class StageGraph:
 
         def build(folder: Path) -> None:
             flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
-            _stage(
-                "tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", str(self.overlay), *flags]
-            )
+            run_stage("tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", self.overlay, *flags])
 
         spec = {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}
         return self.link("tokens", "tokens", spec, build)
@@ -179,7 +211,7 @@ class StageGraph:
         """
         config = configs_folder() / f"{stage}.yaml"
         settings = read_config(config)
-        extras = self.extras(stage)
+        extras = [*self.extras(stage), *self._stage_changes(stage)]
         said = [settings, *(read_config(word) for word in extras if word.endswith(".yaml"))]
         names_of = re.findall(r"\$\{(size\.[\w.]+)\}", json.dumps(said))
         numbers = {name: self._number(name) for name in sorted(set(names_of))}
@@ -189,18 +221,22 @@ class StageGraph:
         if steps in numbers and self.share != 1.0:
             numbers[steps] = max(1, round(self.share * numbers[steps]))
             flags.append(f"--{steps}={numbers[steps]}")
-        spec = {"config": cache_key(settings), "numbers": numbers, "version": VERSIONS["fit"]}
-        spec["inputs"] = {key: _content_name(value) for key, value in inputs.items()}
+        spec = {"config": cache_key(settings), "numbers": numbers, "version": VERSIONS[stage]}
+        spec["inputs"] = {key: content_name(value) for key, value in inputs.items()}
         if extras:
             spec["extras"] = [cache_key(read_config(word)) if word.endswith(".yaml") else word for word in extras]
 
         def build(folder: Path) -> None:
             if (folder / "done.json").is_file():
                 return  # interrupted between the export and the renaming of the folder
-            files = ["-c", str(config), "-c", str(self.overlay)]
-            _stage(stage, ["fit", *files, *extras, "--output", str(folder), *flags])
+            files = ["-c", str(config), "-c", self.overlay]
+            run_stage(stage, ["fit", *files, *extras, "--output", str(folder), *flags])
 
         return self.link(stage, f"fit-{stage}", spec, build)
+
+    def _stage_changes(self, stage: str) -> list[str]:
+        """The changes of a stage as flags of `mossrepro fit`."""
+        return [f"--{c.removeprefix(stage + '.')}" for c in self.changes if c.startswith(f"{stage}.")]
 
     def extras(self, stage: str) -> list[str]:
         """More of the command line of a stage: overlays and flags."""
@@ -215,7 +251,7 @@ class StageGraph:
 
     def codec_corpus(self) -> Path:
         """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
-        corpus = codec_corpus(self.sound.size.name, link=self._data_link)
+        corpus = codec_corpus(self.sound.size.codec_corpus or self.sound.size.name, link=self._data_link)
         phone_times(corpus, link=self._data_link)
         return corpus
 
@@ -236,10 +272,14 @@ class StageGraph:
     def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         return self.link("data", kind, spec, build)
 
+    def pretrained(self) -> str | Path:
+        """The text model as others trained it: "smollm2" or a hub folder."""
+        return "smollm2" if self.size.backbone.source == "smollm2" else Path(self.size.backbone.folder)
+
     def backbone(self) -> str | Path:
         """What Stage 1 starts from."""
-        if self.size.backbone.source == "smollm2":
-            return "smollm2"
+        if self.size.backbone.source != "mini":
+            return self.pretrained()
         tokenizer = self.tokenizer()
         return self.fit("backbone", model__tokenizer=tokenizer, data__tokenizer=tokenizer, data__script=self.script())
 
@@ -248,13 +288,13 @@ class StageGraph:
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
         tokens = self.spoken_codes()
-        inputs = {"data__script": self.told(stage), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
+        inputs = {"data__script": self.script_for(stage), "data__tokens": tokens, "data__tokenizer": self.tokenizer()}
         if stage == "stage1" and tokens != "oracle":
             inputs["model__code_phone_probs"] = tokens
         return self.fit(stage, model__init_from=start, **inputs)
 
-    def told(self, stage: str) -> Path:
-        """The script with the facts that the language model is told in a stage."""
+    def script_for(self, stage: str) -> Path:
+        """The script with the facts that the language model learns about in a stage."""
         return self.script()
 
     def spoken_codes(self) -> str | Path:
@@ -274,74 +314,6 @@ class StageGraph:
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}
-
-
-def _stage(name: str, arguments: list[str]) -> None:
-    """Run a verb of the door as a stage. MossError if it fails."""
-    code = _run([sys.executable, "-m", "mossrepro", *arguments])
-    if code in (130, -2):
-        raise KeyboardInterrupt
-    if code:
-        raise MossError(f"stage {name} stopped with exit code {code}; what it had done is kept, run the command again")
-
-
-def _run(command: list[str]) -> int:
-    """The exit code of a verb in a process of its own. On Ctrl-C it is left the time to save, then the key goes on."""
-    child = subprocess.Popen(command, env={**os.environ, "MOSSREPRO_CHILD": "1"})
-    try:
-        return child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        raise
-
-
-def _first_facts(limit: int) -> list[tuple[str, str]]:
-    """(family, subject) of the first `limit` facts of every family."""
-    return [(family.name, subject) for family in FAMILIES.values() for subject in list(family.table)[:limit]]
-
-
-def _content_name(value: str | int | Path) -> str:
-    """The part of a path that says what is inside: the cache's folder name, or a plain word such as "smollm2"."""
-    path = Path(str(value))
-    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
-
-
-def _all_text(script: Path) -> list[str]:
-    """Every text a mini backbone will meet."""
-    from mossrepro.data.script import read_script
-    from mossrepro.lm.documents import REPEAT
-    from mossrepro.lm.grid import SYSTEM_TURNS
-
-    known = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
-    forms = ((False, 3), (True, 2))
-    questions = [f.question(i, u) for f in known for u, n in forms for i in range(n) if f.set != "P" or not u]
-    said = [REPEAT + line.text for line in read_script(script)]
-    return [*said, *questions, *(f.written for f in known), *SYSTEM_TURNS["short"], "user\n", "assistant\n", "system\n"]
-
-
-def _ask_backbone(candidates: list[Fact], folder: Path) -> None:
-    """Write known.json: the facts that SmolLM2 answers right in text, asked in a training and in a test phrasing."""
-    from rich.progress import track
-
-    from mossrepro.lm.decode import GenerationConfig, generate
-    from mossrepro.lm.documents import question_prompt
-    from mossrepro.lm.grid import Grid
-    from mossrepro.lm.inference import fuse_projections
-    from mossrepro.lm.task import open_start
-
-    model, tokenizer = open_start("smollm2", 1024, 1, "copy", 0)
-    fuse_projections(model.eval())
-    grid, how = Grid(tokenizer, 1024), GenerationConfig(max_rows=12)
-    known = list(candidates)
-    for unseen in (False, True):
-        right = []
-        for i in track(range(0, len(known), 48), "asking the backbone", transient=True):
-            part = known[i : i + 48]
-            prompts = [question_prompt(grid, "T2T", fact.question(0, unseen)) for fact in part]
-            replies = generate(model, prompts, grid.ids, how)
-            right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
-        known = right
-    (folder / "known.json").write_text(json.dumps([(fact.family, fact.subject) for fact in known]))
 
 
 RUNS = Path("runs")

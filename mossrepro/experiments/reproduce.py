@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from mossrepro.experiments.graph import RUNS, STAGES, StageGraph
 from mossrepro.report import verb
 from mossrepro.training import metrics
+from mossrepro.utils import cache
 from mossrepro.utils.errors import MossError
 from mossrepro.utils.threads import set_threads
 
@@ -22,39 +24,46 @@ BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
 def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
     set_threads()
-    chain, run = StageGraph(args.size), RUNS / (args.name or args.size)
+    changes = (args.set or (), args.backbone or "")
+    graph = StageGraph(args.size, *changes)
+    run = RUNS / (args.name or run_name(graph.size.name, *changes))
     steps = [
-        ("known facts and recorded script", chain.script),
-        ("codec", chain.codec),
-        ("codes of the script", chain.tokens),
-        ("recogniser on the codes", chain.recogniser),
-        ("text backbone", chain.backbone),
-        ("Stage 1", lambda: chain.language_model("stage1")),
-        ("Stage 2", lambda: chain.language_model("stage2")),
-        ("SFT", lambda: chain.language_model("sft")),
-        ("flow decoder", chain.flow),
-        ("vocoder", chain.vocoder),
+        ("known facts and recorded script", graph.script),
+        ("codec", graph.codec),
+        ("codes of the script", graph.tokens),
+        ("recogniser on the codes", graph.recogniser),
+        ("text backbone", graph.backbone),
+        ("Stage 1", lambda: graph.language_model("stage1")),
+        ("Stage 2", lambda: graph.language_model("stage2")),
+        ("SFT", lambda: graph.language_model("sft")),
+        ("flow decoder", graph.flow),
+        ("vocoder", graph.vocoder),
     ]
     console = Console(stderr=True)
     for i, (name, make) in enumerate(steps, 1):
         console.print(f"[bold]{i}/{len(steps) + 1} {name}[/bold]")
         make()
     console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
-    _collect(chain, run)
+    _collect(graph, run)
     if args.controls is not None:
         from mossrepro.experiments.controls import measure_controls
 
         console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
-        measure_controls(args.size, run, args.controls)
-    return verb.main(argparse.Namespace(size=args.size, name=args.name, run=run, claims=None, markdown=None))
+        measure_controls(args.size, run, args.controls, *changes)
+    return verb.main(argparse.Namespace(size=graph.size.name, name=args.name, run=run, claims=None, markdown=None))
+
+
+def run_name(size: str, changes: Sequence[str] = (), backbone: str | Path = "") -> str:
+    """The default name of a run: its size; with changes also what tells them apart, so that no run takes another's."""
+    return f"{size}-{cache.digest([sorted(changes), str(backbone)])[:6]}" if changes or backbone else size
 
 
 def make_data(args: argparse.Namespace) -> int:
     """`mossrepro data make`: only the corpora; prints their folders."""
     set_threads()
-    chain = StageGraph(args.size)
-    print(chain.codec_corpus())
-    print(chain.script())
+    graph = StageGraph(args.size)
+    print(graph.codec_corpus())
+    print(graph.script())
     return 0
 
 
@@ -71,15 +80,15 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _collect(chain: StageGraph, run: Path) -> None:
+def _collect(graph: StageGraph, run: Path) -> None:
     """Fill runs/NAME: parts.json, stages.json, metrics/, and the (cached) facts and sounds."""
     from mossrepro.evaluation.measure import measure
     from mossrepro.experiments.graph import VERSIONS
 
-    parts = chain.parts()
+    parts = graph.parts()
     key = {name: Path(folder).name for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    measured = chain.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
+    measured = graph.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
     (run / "metrics").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run / "wav", ignore_errors=True)
     shutil.copytree(measured / "wav", run / "wav")
@@ -91,10 +100,10 @@ def _collect(chain: StageGraph, run: Path) -> None:
         curve = Path(folder) / "metrics.jsonl"
         if curve.is_file():
             shutil.copy(curve, run / "metrics" / f"{name}.jsonl")
-    costs = [{"stage": s, **chain.costs[s]} for s in STAGES if s in chain.costs]
+    costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
     (run / "stages.json").write_text(json.dumps(costs, indent=1) + "\n")
     (run / "parts.json").write_text(json.dumps(parts, indent=1) + "\n")
     minutes = sum(cost["minutes"] for cost in costs)
-    command = f"make reproduce SIZE={chain.overlay.stem}"
+    command = f"make reproduce SIZE={graph.size.name}"
     metrics.record(run, metrics.Metric("minutes", "all stages and measurements", minutes, "min", command=command))
     print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)

@@ -5,6 +5,7 @@ another one (`base: small`), and a backbone's shape may be that of a named or gi
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,40 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{path}: lacks {', '.join(sorted(missing))}")
     return shape
+
+
+def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> dict[str, Any]:
+    """The settings of a size, {"size": {...}}, with changes "size.KEY=VALUE" and perhaps a hub folder as its backbone.
+
+    Raises:
+        ConfigError: there is no such size, or the folder is no text model.
+    """
+    settings = read_config(find_size(size))
+    if backbone:
+        folder = str(Path(backbone).resolve())
+        settings["size"]["backbone"] = {"source": "hub", "shape": folder, "folder": folder, **read_shape(folder)}
+    plain = OmegaConf.from_dotlist([change for change in changes if change.startswith("size.")])
+    return OmegaConf.to_container(OmegaConf.merge(settings, plain), resolve=False)
+
+
+def check_changes(changes: Sequence[str]) -> None:
+    """Refuses a change that is not "size.KEY=VALUE" or "STAGE.KEY=VALUE", before anything is trained.
+
+    Raises:
+        ConfigError: names the change and what is possible.
+    """
+    stages = sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in ("claims", "smoke"))
+    for change in changes:
+        key, sign, _ = change.partition("=")
+        where, _, rest = key.partition(".")
+        if not sign or not rest or where not in ("size", *stages):
+            raise ConfigError(
+                f"--set {change}: give size.KEY=VALUE or STAGE.KEY=VALUE, STAGE one of {', '.join(stages)}"
+            )
+        if where != "size" and rest.split(".")[0] not in ("model", "data", "trainer", "seed_everything"):
+            raise ConfigError(
+                f"--set {change}: behind the stage comes model, data or trainer, as in configs/{where}.yaml"
+            )
 
 
 def cache_key(settings: Any) -> Any:

@@ -124,6 +124,7 @@ class Size:
     data: Data
     control: Control
     sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty
+    codec_corpus: str = ""  # name of the recipe for the codec's corpus (`data.codec_corpus`); "": own recordings only
 
 
 def load_size(name: str | Path) -> Size:
@@ -133,10 +134,18 @@ def load_size(name: str | Path) -> Size:
         ConfigError: there is no such size, or its file has an unknown, missing or mistyped key, which is named.
     """
     path = find_size(name)
-    settings = read_config(path)
+    return build_size(read_config(path), path.name)
+
+
+def build_size(settings: dict[str, Any], where: str) -> Size:
+    """A size from its settings, {"size": {...}}; `where` they come from is named in errors.
+
+    Raises:
+        ConfigError: an unknown, missing or mistyped key.
+    """
     if set(settings) != {"size"} or not isinstance(settings["size"], dict):
-        raise ConfigError(f"{path.name}: not a size; it needs the one key `size` (and may have `base`)")
-    return _build(Size, settings["size"], f"{path.name}: size")
+        raise ConfigError(f"{where}: not a size; it needs the one key `size` (and may have `base`)")
+    return _build(Size, settings["size"], f"{where}: size")
 
 
 def _build(kind: type, plain: Any, where: str) -> Any:

@@ -13,7 +13,7 @@ CODEC_CONFIG = {
     "reader_dropout": "recogniser_dropout",
 }
 VOCODER_CONFIG = {"width": "dim", "fine_width": "fine_dim", "pitch_width": "pitch_dim"}
-CODEC_TENSORS = {"narrow.": "pre_quant_proj."}
+CODEC_TENSORS = {"narrow.": "pre_quant_proj.", "quantiser.books.": "quantiser.codebooks."}
 VOCODER_TENSORS = {"sketch.": "coarse_mel."}
 PARTS = {"reader": "recogniser"}
 

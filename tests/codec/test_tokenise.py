@@ -52,7 +52,7 @@ def contents(folder: Path) -> dict[str, list[int]]:
 
 def test_every_clip_is_encoded_as_alone(tmp_path, corpus, codec, monkeypatch, capsys) -> None:
     made_ready = []
-    monkeypatch.setattr(SpeechCodec, "ready", lambda codec: made_ready.append(codec) or codec)
+    monkeypatch.setattr(SpeechCodec, "prepare_for_inference", lambda codec: made_ready.append(codec) or codec)
     assert cli.main(command(tmp_path)) == 0
     store = TokenStore(tmp_path / "store")
     assert sorted(store) == CLIPS and [store.length(name) for name in CLIPS] == [2, 4, 5, 6, 7, 8, 9]

@@ -23,7 +23,7 @@ CONFIGS = configs_folder()
 def fitted(monkeypatch, folder: Path, name: str, size: str = "smoke") -> dict[str, tuple[dict, list[str]]]:
     """Stage -> its key and its command."""
     made, commands = {}, []
-    monkeypatch.setattr(graph, "_stage", lambda stage, command: commands.append(command))
+    monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
     one = VariantGraph(size, name)
 
     def link(stage, kind, spec, build) -> Path:
@@ -111,7 +111,7 @@ def test_overlays_follow_the_size(tmp_path) -> None:
     expected = {  # small, tiny
         ("deep_split", "tail_layers"): (8, 4),
         ("split_middle", "split_at"): (13, 2),
-        ("matched_no_split", "extra"): (4, 2),
+        ("matched_no_split", "extra_layers"): (4, 2),
         ("frozen_no_split_lora", "lora"): (46, 27),
         ("never_frozen", "lr"): (1.2e-4, 2e-4),
     }
@@ -134,7 +134,7 @@ def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> 
         assert {f"ablation_{name}_{pairing}_{which}".lower() for pairing, which in ASKED} <= set(found)
     said = capsys.readouterr().out
     assert "text kept" in said and all(name in said for name in ALL)
-    monkeypatch.setattr(graph, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr(graph, "run_stage", lambda *_: pytest.fail("everything is cached"))
     monkeypatch.setattr(ablate, "_ask", lambda *_: pytest.fail("what they answered is cached"))
     assert cli.main(["ablate", "no_split", "random_tail", "--size", "smoke"]) == 0
 

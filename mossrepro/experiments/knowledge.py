@@ -1,0 +1,49 @@
+"""What a text model knows: the facts that are dealt into sets, and the texts that a mini backbone meets."""
+
+import json
+from pathlib import Path
+
+from mossrepro.data.facts import FAMILIES, Fact, answered
+
+
+def first_facts(limit: int) -> list[tuple[str, str]]:
+    """(family, subject) of the first `limit` facts of every family."""
+    return [(family.name, subject) for family in FAMILIES.values() for subject in list(family.table)[:limit]]
+
+
+def all_text(script: Path) -> list[str]:
+    """Every text a mini backbone will meet."""
+    from mossrepro.data.script import read_script
+    from mossrepro.lm.documents import REPEAT
+    from mossrepro.lm.grid import SYSTEM_TURNS
+
+    known = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
+    forms = ((False, 3), (True, 2))
+    questions = [f.question(i, u) for f in known for u, n in forms for i in range(n) if f.set != "P" or not u]
+    said = [REPEAT + line.text for line in read_script(script)]
+    return [*said, *questions, *(f.written for f in known), *SYSTEM_TURNS["short"], "user\n", "assistant\n", "system\n"]
+
+
+def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
+    """Write known.json: the facts that a text model answers right in text, in a training and in a test phrasing."""
+    from rich.progress import track
+
+    from mossrepro.lm.decode import GenerationConfig, generate
+    from mossrepro.lm.documents import question_prompt
+    from mossrepro.lm.grid import Grid
+    from mossrepro.lm.inference import fuse_projections
+    from mossrepro.lm.task import open_start
+
+    model, tokenizer = open_start(start, 1024, 1, "copy", 0)
+    fuse_projections(model.eval())
+    grid, how = Grid(tokenizer, 1024), GenerationConfig(max_rows=12)
+    known = list(candidates)
+    for unseen in (False, True):
+        right = []
+        for i in track(range(0, len(known), 48), "asking the backbone", transient=True):
+            part = known[i : i + 48]
+            prompts = [question_prompt(grid, "T2T", fact.question(0, unseen)) for fact in part]
+            replies = generate(model, prompts, grid.ids, how)
+            right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
+        known = right
+    (folder / "known.json").write_text(json.dumps([(fact.family, fact.subject) for fact in known]))

@@ -1,0 +1,108 @@
+"""`reproduce --set`, `--backbone`, `--size FILE`: what reaches the stages, and their keys."""
+
+import json
+
+import pytest
+import torch
+
+from mossrepro import cli
+from mossrepro.experiments import content, graph
+from mossrepro.experiments.graph import StageGraph
+from mossrepro.experiments.reproduce import run_name
+from mossrepro.utils.errors import ConfigError
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """Key and command of a fit, by stage, without training."""
+
+    def fit(one: StageGraph, stage: str) -> tuple[dict, list[str]]:
+        found, commands = [], []
+        monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
+        one.link = lambda stage, kind, spec, build: found.append(spec) or build(tmp_path) or tmp_path
+        one.fit(stage)
+        return found[0], commands[0]
+
+    return fit
+
+
+def test_a_change_of_the_size_reaches_command_and_key(made):
+    plain, changed = StageGraph("smoke"), StageGraph("smoke", ["size.lm.stage1.steps=5"])
+    (key, command), (new_key, new_command) = made(plain, "stage1"), made(changed, "stage1")
+    assert key != new_key and new_key["numbers"]["size.lm.stage1.steps"] == 5
+    assert command[4].endswith("smoke.yaml") and "steps: 5" in new_command[4]
+    assert made(plain, "stage2")[0] == made(changed, "stage2")[0]  # another stage's folder is found again
+
+
+def test_a_change_of_a_stage_is_that_stages_flag(made):
+    changed = StageGraph("smoke", ["stage1.data.init_args.batch=1"])
+    key, command = made(changed, "stage1")
+    assert "--data.init_args.batch=1" in command and key["extras"] == ["--data.init_args.batch=1"]
+    assert made(changed, "sft")[0] == made(StageGraph("smoke"), "sft")[0]
+
+
+def test_borrowed_parts_follow_changes_of_theirs_only():
+    long = StageGraph("long", ["size.flow.steps=3", "size.data.recall=false"])
+    assert long.sound.size.flow.steps == 3 and long.sound.size.name == "small" and not long.size.data.recall
+
+
+def test_wrong_changes_are_one_line_and_exit_code_2(capsys):
+    for change in ("size.lm.stage1.stpes=3", "nonsense", "stage1.steps=3", "size.codec.steps=many"):
+        assert cli.main(["reproduce", "--size", "smoke", "--set", change]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("mossrepro: ") and error.count("\n") == 1
+
+
+def test_a_changed_run_does_not_take_anothers_name():
+    assert run_name("small") == "small" and run_name("small", ["size.lm.sft.steps=5"]).startswith("small-")
+    assert run_name("small", ["a=1", "b=2"]) == run_name("small", ["b=2", "a=1"]) != run_name("small", ["a=1"])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A Llama of a few weights in a hub folder, with SmolLM2's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from mossrepro.lm.tokenizer import gguf_tokenizer
+    from mossrepro.utils import assets
+
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = gguf_tokenizer(assets.get("smollm2"))
+    torch.manual_seed(0)
+    shape = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+    )
+    LlamaForCausalLM(LlamaConfig(vocab_size=tokenizer.get_vocab_size(), **shape)).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_another_text_model_needs_its_folder_only(llama, made):
+    one = StageGraph("smoke", backbone=llama)
+    b = one.size.backbone
+    assert (b.source, b.layers, b.dim, b.heads, b.kv_heads) == ("hub", 3, 32, 4, 2)
+    assert one.backbone() == llama and one.tokenizer() == llama / "tokenizer.json"
+    key, command = made(one, "codec")
+    assert key == made(StageGraph("smoke"), "codec")[0]  # the codec does not depend on the text model
+    assert content.content_name(llama) == content.weights_name(llama) != llama.name
+
+
+def test_a_folder_without_a_text_model_is_named(tmp_path, capsys):
+    assert cli.main(["reproduce", "--size", "smoke", "--backbone", str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="give --backbone FOLDER"):
+        StageGraph("base")
+
+
+def test_stage_1_trains_on_another_text_model(llama, run, tmp_path, monkeypatch):
+    """The facts that a random model answers are none; here all are taken, to train its first stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        graph, "ask_backbone",
+        lambda start, facts, folder: (folder / "known.json").write_text(json.dumps([f[:2] for f in facts])),
+    )  # fmt: skip
+    one = StageGraph("smoke", ["stage1.data.init_args.batch=1"], llama)
+    out = one.language_model("stage1")
+    config = json.loads((out / "config.json").read_text())
+    assert (config["dim"], config["layers"]) == (32, 3)
+    assert json.loads((out / "fit.json").read_text())["data"]["init_args"]["batch"] == 1

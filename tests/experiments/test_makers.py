@@ -1,0 +1,90 @@
+"""Nothing in the cache is taken for what today's code would make: a maker's code and its version go together.
+
+makers.json holds, for every maker, its version and a fingerprint of its code (comments and docstrings stripped). When
+code changes, say which it is:
+
+    python tests/experiments/test_makers.py same-result MAKER ...   the result is bit-identical (you have compared it)
+makers.json holds, for every maker, its version and a fingerprint of its code (without comments and docstrings). When
+"""
+
+import ast
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mossrepro.experiments.graph import VERSIONS
+
+PACKAGE = Path(__file__).parents[2] / "mossrepro"
+RECORD = Path(__file__).with_name("makers.json")
+LAYERS, FEATURES = ["utils/layers.py", "utils/random.py"], ["utils/audio.py"]
+CODEC = ["codec/model.py", "codec/encoder.py", "codec/quantiser.py", "codec/finite_scalar.py", *FEATURES]
+LM = ["lm/model.py", "lm/grid.py", "lm/documents.py", "lm/data.py", "lm/task.py", "lm/losses.py", "lm/init.py", *LAYERS]
+SOUND = ["vocoder/task.py", "vocoder/data.py", *LAYERS, *FEATURES]
+MAKERS = {
+    "known": ["lm/decode.py", "lm/grid.py", "data/facts.py", "data/fact_tables.py"],
+    "tokenizer": ["lm/tokenizer.py"],
+    "tokens": [*CODEC, "data/token_store.py"],
+    "codec": [*CODEC, "codec/task.py", "codec/data.py", "data/degrade.py"],
+    "acoustic": ["codec/acoustic.py", "codec/acoustic_task.py", "codec/data.py"],
+    "recogniser": ["codec/recogniser.py", "codec/recogniser_task.py", "codec/recogniser_data.py"],
+    "backbone": [*LM, "lm/mini.py"],
+    "counterfactual": [*LM, "lm/mini.py"],
+    **dict.fromkeys(("stage1", "stage2", "sft"), [*LM, "lm/lora.py"]),
+    "flow": [*SOUND, "vocoder/flow.py"],
+    "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],
+    "evaluation": ["evaluation/measure.py", "evaluation/spoken_qa.py", "evaluation/text_retention.py"],
+}
+
+
+def code(path: Path) -> str:
+    """A module without comments, docstrings and imports."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [n for n in body if not isinstance(n, ast.Import | ast.ImportFrom)]
+            node.body = [n for n in kept if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return ast.dump(tree)
+
+
+def fingerprint(maker: str) -> str:
+    return hashlib.sha256("".join(code(PACKAGE / name) for name in MAKERS[maker]).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_code_and_version_go_together(maker):
+    said = json.loads(RECORD.read_text())[maker]
+    assert said["version"] == VERSIONS[maker], f"python {__file__} new-version {maker}"
+    assert said["code"] == fingerprint(maker), (
+        f"{', '.join(MAKERS[maker])} changed. Is what {maker!r} makes the same? Then run "
+        f"python {__file__} same-result {maker}. "
+        f"If not, raise VERSIONS[{maker!r}] and run it with new-version"
+    )
+
+
+def test_every_maker_has_its_version():
+    assert set(VERSIONS) == set(MAKERS)
+
+
+def test_comments_do_not_count(tmp_path):
+    (tmp_path / "a.py").write_text('"""One."""\nimport os\nx = 1  # one\n')
+    (tmp_path / "b.py").write_text('"""Two."""\nx = 1\n')
+    (tmp_path / "c.py").write_text("x = 2\n")
+    one, two, three = (code(tmp_path / f"{name}.py") for name in "abc")
+    assert one == two != three
+
+
+if __name__ == "__main__":
+    word, *makers = sys.argv[1:]
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for maker in makers or MAKERS:
+        before = record.get(maker, {}).get("version")
+        if word == "same-result" and before not in (None, VERSIONS[maker]):
+            sys.exit(f"{maker}: its version was raised from {before} to {VERSIONS[maker]}; say new-version")
+        if word == "new-version" and before == VERSIONS[maker]:
+            sys.exit(f"{maker}: VERSIONS[{maker!r}] is still {before}; raise it")
+        record[maker] = {"version": VERSIONS[maker], "code": fingerprint(maker)}
+    RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1) + "\n")
