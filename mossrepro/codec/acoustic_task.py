@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mossrepro.codec.acoustic import AcousticCodec, AcousticConfig
+from mossrepro.codec.batches import CodecBatch
 from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.training.task import Task
 from mossrepro.utils.spectral import spectral_loss
@@ -43,7 +44,7 @@ class AcousticTask(Task):
         again = self.codec.sound(vectors)
         return spectral_loss(again.float(), wave), (again - wave).abs().mean()
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
         """One step; the books move here too, since they learn by averages and not by gradient."""
         generator = torch.Generator().manual_seed(int(batch["seed"]))
         quantiser, latents = self.codec.quantiser, self.codec.latents(batch["wave"])
@@ -61,7 +62,7 @@ class AcousticTask(Task):
         self.log("train/spectral", spectral.detach(), prog_bar=True)
         return spectral + self.wave_weight * wave + self.commitment_weight * commitment
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
         """Spectral distance of what is given back, through the books once they are there."""
         latents = self.codec.latents(batch["wave"])
         vectors = self.codec.quantiser(latents).vectors if self.codec.quantiser.started else latents

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 import torch
-from torch import Tensor
 
+from mossrepro.codec.batches import CodecBatch
 from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.codec.recogniser import STEPS
 from mossrepro.codec.task import IGNORE
@@ -69,7 +69,7 @@ def phone_frames(
     return frames
 
 
-def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> dict[str, Tensor]:
+def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> CodecBatch:
     """Pad to wave (B, N) float32, lengths (B,) and phones (B, 4 T) int64, -100 past each clip's end."""
     targets = [torch.from_numpy(row) for row in phones]
     return {
@@ -146,7 +146,7 @@ class CodecDataModule(StepDataModule):
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
         return self._pass[1]
 
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+    def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
         """The batch of a step on one rank; see `collate` for the keys."""
         # The same number of groups for every pass, so that a step finds its pass by division.
         per_pass = max(1, int(sum(clip.seconds for clip in self.train) // self.batch_seconds))
@@ -170,7 +170,7 @@ class CodecDataModule(StepDataModule):
                 wave = roughen(wave, random)
         return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
 
-    def val_batches(self) -> list[dict[str, Tensor]]:
+    def val_batches(self) -> list[CodecBatch]:
         """The chosen validation clips, unvaried, 10 at a time."""
         pairs = [self._clip(clip, None) for clip in self.valid]
         return [collate(*map(list, zip(*pairs[at : at + 10], strict=True))) for at in range(0, len(pairs), 10)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from mossrepro.codec.batches import RecogniserBatch
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.recogniser import labels
 from mossrepro.data.alignment import phone_times, read_phones
@@ -55,17 +55,17 @@ class RecogniserDataModule(StepDataModule):
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
         return self._pass[1]
 
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+    def train_batch(self, step: int, rank: int, world: int) -> RecogniserBatch:
         """codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,)."""
         number, index = divmod(step * world + rank, -(-len(self.train) // self.batch))
         return self._collate([self.train[i] for i in self.groups(number)[index]])
 
-    def val_batches(self) -> list[dict[str, Tensor]]:
+    def val_batches(self) -> list[RecogniserBatch]:
         """As `train_batch`, with text, a list of B strings."""
         parts = [self.valid[i : i + 16] for i in range(0, len(self.valid), 16)]
         return [{**self._collate(part), "text": [normalise(clip.text) for clip in part]} for part in parts]
 
-    def _collate(self, clips: list[Clip]) -> dict[str, Tensor]:
+    def _collate(self, clips: list[Clip]) -> RecogniserBatch:
         codes = [torch.from_numpy(self.store[clip.id]) for clip in clips]
         targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip in clips]
         return {

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mossrepro.codec.batches import HasLexicon, RecogniserBatch
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.codec.recogniser import BLANK, LABELS, STEPS, ctc_labels
 from mossrepro.training.task import Task
-
-Batch = dict[str, Tensor]
 
 
 class RecogniserTask(Task):
@@ -28,27 +27,38 @@ class RecogniserTask(Task):
 
     Args:
         codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
-        lr: peak rate. warmup_steps: linear warm-up; a cosine to 2 % follows.
-        hide: share of frames hidden at random, so that a sound is also read from its neighbours.
-        weight_decay: AdamW's.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine to 2 % follows, which ends at the trainer's max_steps.
+        frame_dropout: share of frames that are blanked out at random, so that a sound is also read from its neighbours.
+        weight_decay: of AdamW.
     """
 
     def __init__(
-        self, codec: str, lr: float = 1e-3, warmup_steps: int = 50, hide: float = 0.08, weight_decay: float = 0.05
+        self,
+        codec: str,
+        lr: float = 1e-3,
+        warmup_steps: int = 50,
+        frame_dropout: float = 0.08,
+        weight_decay: float = 0.05,
     ) -> None:
         super().__init__()
         self.codec = SpeechCodec.from_pretrained(codec)
         self.codec.requires_grad_(False)
         self.codec.recogniser.requires_grad_(True)
-        self.lr, self.warmup_steps, self.hide, self.weight_decay = lr, warmup_steps, hide, weight_decay
+        self.lr, self.warmup_steps, self.frame_dropout, self.weight_decay = (
+            lr,
+            warmup_steps,
+            frame_dropout,
+            weight_decay,
+        )
         self._errors = {"per": [0, 0], "wer": [0, 0]}  # (mistakes, phones or words that were said)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: RecogniserBatch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of them hidden."""
         generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
         codes = batch["codes"]
         frames = (len(codes), codes.shape[1] // self.codec.config.codebooks)
-        hidden = (torch.rand(frames, generator=generator) < self.hide).to(codes.device)
+        hidden = (torch.rand(frames, generator=generator) < self.frame_dropout).to(codes.device)
         log_probs, lengths = self.codec.read(codes, hidden)
         total = F.ctc_loss(
             log_probs.transpose(0, 1),
@@ -63,13 +73,14 @@ class RecogniserTask(Task):
         self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: RecogniserBatch, batch_index: int) -> None:
         """Phones, and words where there is a lexicon, from the codes."""
         log_probs, lengths = self.codec.read(batch["codes"])
         rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
         said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
         self._count("per", [_spell(row) for row in said], [_spell(ctc_labels(row.argmax(-1))) for row in rows])
-        lexicon = getattr(self.trainer.datamodule, "lexicon", None)
+        data = self.trainer.datamodule
+        lexicon = data.lexicon if isinstance(data, HasLexicon) else None
         if lexicon is not None:
             self._count("wer", batch["text"], [" ".join(lexicon.read(row.numpy())) for row in rows])
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mossrepro.codec.batches import CodecBatch
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.recogniser import STEPS
@@ -21,7 +22,6 @@ from mossrepro.training.task import Task
 from mossrepro.utils.audio import whisper_mel
 from mossrepro.utils.errors import ConfigError
 
-Batch = dict[str, Tensor]
 IGNORE = -100
 
 
@@ -99,7 +99,7 @@ class CodecTask(Task):
         self._right = [0, 0]  # frames with the right phone, frames with any
         self._used = torch.zeros(network.codes)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
         """One step; the codebook moves here too, since it learns by averages and not by gradient."""
         generator = torch.Generator().manual_seed(int(batch["seed"]))
         quantiser = self.codec.quantiser
@@ -133,7 +133,7 @@ class CodecTask(Task):
         wanted = mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2)  # (B, T, 8 mels)
         return "mel", F.mse_loss(self.mel_head(frames).float()[valid], wanted[valid])
 
-    def _hidden(self, batch: Batch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and how many codes each clip has (B,)."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             mel = self.codec.features(batch["wave"])
@@ -153,7 +153,7 @@ class CodecTask(Task):
         guessed = self.distil_proj(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
         return (1 - F.cosine_similarity(guessed, wanted, dim=-1))[valid[:, 1:]].mean()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
         """Share of spoken frames whose phone is read right off the code (off the latent while there is no codebook).
 
         For objective="mel" the loss itself.

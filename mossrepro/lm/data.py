@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
+from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.documents import Documents
 from mossrepro.lm.grid import Grid, Rows
 from mossrepro.lm.task import VALIDATED
@@ -104,7 +104,7 @@ class LMDataModule(StepDataModule):
         self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         return super().train_dataloader()
 
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+    def train_batch(self, step: int, rank: int, world: int) -> LMBatch:
         """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a row is not supervised.
 
         Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
@@ -130,7 +130,7 @@ class LMDataModule(StepDataModule):
             counts += [int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS]
         return counts
 
-    def val_batches(self) -> list[dict[str, Tensor]]:
+    def val_batches(self) -> list[LMBatch]:
         """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
         if not self.documents.held:
             return []
@@ -138,7 +138,7 @@ class LMDataModule(StepDataModule):
         return [collate(documents.validation(pairing)[:_MOST], grid, self.max_rows) for pairing in VALIDATED]
 
 
-def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+def collate(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
     """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
@@ -159,7 +159,7 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
     }
 
 
-def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
+def pack(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
     """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
     alone = [collate([doc], grid, max_rows) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}

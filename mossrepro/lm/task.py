@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint, hub, released
+from mossrepro.lm.batches import HasDocuments, LMBatch
 from mossrepro.lm.init import deepen, is_started, resplit, spell_codes, start_speech_half
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
@@ -121,10 +122,10 @@ class LayerSplitTask(Task):
 
     def setup(self, stage: str) -> None:
         """Note the system turns of the data in the model's config. ConfigError if the data are of another tokenizer."""
-        documents = getattr(getattr(self.trainer, "datamodule", None), "documents", None)
-        if documents is None:
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, HasDocuments):
             return
-        grid, config = documents.grid, self.model.config
+        grid, config = data.documents.grid, self.model.config
         if grid.tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(
                 "data.tokenizer is not the tokenizer of model.init_from; give that folder's tokenizer.json"
@@ -138,12 +139,12 @@ class LayerSplitTask(Task):
         if self.train_part == "gradual" and self.trainer.world_size > 1:
             raise ConfigError("train=gradual runs on one device")
 
-    def on_train_batch_start(self, batch: dict[str, Tensor], index: int) -> None:
+    def on_train_batch_start(self, batch: LMBatch, index: int) -> None:
         """Unfreeze as far as the step says."""
         if self.train_part == "gradual":
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
 
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of rows of each kind: text, monologue, speech, n_text, ... (scalars)."""
         model: LayerSplitLM = self.model
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
@@ -173,7 +174,7 @@ class LayerSplitTask(Task):
         idle = [p for part in parts for p in getattr(self.model, part).parameters() if p.requires_grad]
         return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: LMBatch, index: int) -> Tensor:
         out = self.losses(batch)
         total = torch.zeros((), device=self.device)
         for name, weight in self.weights.items():
@@ -187,7 +188,7 @@ class LayerSplitTask(Task):
         return total
 
     @torch.no_grad()
-    def _culprits(self, batch: dict[str, Tensor]) -> str:
+    def _culprits(self, batch: LMBatch) -> str:
         """The documents of a batch whose loss alone is not finite, by number and by how their text ends."""
         found, documents = [], separate(batch)
         if self.trainer.world_size > 1:  # the other ranks would have to read along
@@ -200,7 +201,7 @@ class LayerSplitTask(Task):
             return "every document: the weights are no longer finite, or an id is out of range"
         return f"document {', '.join(found)}" if found else f"no one of {len(documents)} documents alone"
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+    def validation_step(self, batch: LMBatch, index: int) -> None:
         """Loss of the answers to questions of V, nats a row, by pairing (the batches of `LMDataModule`)."""
         out = self.losses(batch)
         pairing = VALIDATED[index]
@@ -275,7 +276,7 @@ def name_states(state: dict[str, Any], names: list[str]) -> None:
         group["params"] = [names[number] for number in group["params"]]
 
 
-def separate(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def separate(batch: LMBatch) -> list[LMBatch]:
     """The documents of a batch of `LMDataModule`, padded or packed, as batches of one."""
     rows = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
     if "lengths" not in batch:

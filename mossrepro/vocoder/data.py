@@ -15,6 +15,7 @@ from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.audio import VOICE_HOP, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.batches import FlowBatch, VocoderBatch
 from mossrepro.vocoder.flow import FRAMES
 from mossrepro.vocoder.pitch import measure_pitch
 
@@ -100,13 +101,13 @@ class VocoderDataModule(SoundDataModule):
         super().__init__(corpus, speaker, batch, seed, num_workers)
         self.frames = frames
 
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+    def train_batch(self, step: int, rank: int, world: int) -> VocoderBatch:
         return self._pieces("train", rng(self.seed, step, rank, "pieces"))
 
-    def val_batches(self) -> list[dict[str, Tensor]]:
+    def val_batches(self) -> list[VocoderBatch]:
         return [self._pieces("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
 
-    def _pieces(self, split: str, random: np.random.Generator) -> dict[str, Tensor]:
+    def _pieces(self, split: str, random: np.random.Generator) -> VocoderBatch:
         clips = self.clips(split)
         ends = _ends(tuple(clip.seconds for clip in clips))
         rows = []
@@ -163,13 +164,13 @@ class FlowDataModule(SoundDataModule):
         length = min(len(codes), mel.shape[-1] // FRAMES)
         return codes[:length], mel[:, : FRAMES * length]
 
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+    def train_batch(self, step: int, rank: int, world: int) -> FlowBatch:
         return self._rows("train", rng(self.seed, step, rank, "rows"))
 
-    def val_batches(self) -> list[dict[str, Tensor]]:
+    def val_batches(self) -> list[FlowBatch]:
         return [self._rows("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
 
-    def _rows(self, split: str, random: np.random.Generator) -> dict[str, Tensor]:
+    def _rows(self, split: str, random: np.random.Generator) -> FlowBatch:
         clips = self.clips(split)
         rows = [self._row(clips, random) for _ in range(self.batch)]
         codes, mel = (torch.stack(column) for column in zip(*rows, strict=True))

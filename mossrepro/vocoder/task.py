@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mossrepro.data.token_store import code_table
 from mossrepro.training.task import Task
 from mossrepro.utils.spectral import spectral_loss
+from mossrepro.vocoder.batches import FlowBatch, HasMelStatistics, VocoderBatch
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder, per_sample
@@ -16,7 +17,7 @@ from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss
 from mossrepro.vocoder.pitch import follow_pulses
 
 
-def seeded(batch: dict[str, Tensor]) -> torch.Generator:
+def seeded(batch: FlowBatch | VocoderBatch) -> torch.Generator:
     """The CPU generator of everything random inside one training step."""
     return torch.Generator().manual_seed(int(batch["seed"]))
 
@@ -83,11 +84,11 @@ class FlowTask(SoundTask):
 
     def on_fit_start(self) -> None:
         """Take the statistics of the training mels (a resumed run gets the same ones again)."""
-        statistics = getattr(self.trainer.datamodule, "mel_statistics", None)
-        if statistics is not None:
-            self.model.set_statistics(*statistics())
+        data = self.trainer.datamodule
+        if isinstance(data, HasMelStatistics):
+            self.model.set_statistics(*data.mel_statistics())
 
-    def _losses(self, batch: dict[str, Tensor], cond_dropout: float) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: FlowBatch, cond_dropout: float) -> tuple[Tensor, Tensor]:
         generator, mel = seeded(batch), batch["mel"]
         rows = len(mel)
         # every row a time of its own, but together they cover [0, 1) evenly: less noise in the gradient
@@ -96,13 +97,13 @@ class FlowTask(SoundTask):
         keep = torch.rand(rows, generator=generator) >= cond_dropout
         return self.model.losses(batch["codes"], mel, batch["valid"], time.to(mel), noise.to(mel), keep.to(mel.device))
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: FlowBatch, index: int) -> Tensor:
         flow, coarse_mel = self._losses(batch, self.cond_dropout)
         loss = flow + self.coarse_mel_weight * coarse_mel
         self.log_dict({"loss": loss, "flow": flow, "coarse_mel": coarse_mel}, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+    def validation_step(self, batch: FlowBatch, index: int) -> None:
         flow, coarse_mel = self._losses(batch, 0.0)
         self.log_dict({"val/flow": flow, "val/coarse_mel": coarse_mel}, batch_size=len(batch["mel"]), sync_dist=True)
 
@@ -142,7 +143,7 @@ class VocoderTask(SoundTask):
         )
         self.mel_weight, self.phase_weight = mel_weight, phase_weight
 
-    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _losses(self, batch: VocoderBatch) -> dict[str, Tensor]:
         mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
         frames = mel.shape[-1] * self.model.upsample
         noise = torch.randn(len(mel), self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
@@ -162,11 +163,11 @@ class VocoderTask(SoundTask):
         weights = {"mel": self.mel_weight, "phase": self.phase_weight}
         return {"loss": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: VocoderBatch, index: int) -> Tensor:
         losses = self._losses(batch)
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
 
-    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+    def validation_step(self, batch: VocoderBatch, index: int) -> None:
         named = {f"val/{name}": value for name, value in self._losses(batch).items()}
         self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)

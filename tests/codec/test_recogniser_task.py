@@ -35,7 +35,9 @@ def test_it_learns_to_read_and_leaves_the_codes_alone(tmp_path):
     codec.quantiser.codebook.normal_()
     codec.quantiser.started.fill_(True)
     codec.save_pretrained(tmp_path / "codec")
-    task = RecogniserTask(str(tmp_path / "codec"), lr=1e-2, warmup_steps=10, hide=0.0)  # every code counts in a toy
+    task = RecogniserTask(
+        str(tmp_path / "codec"), lr=1e-2, warmup_steps=10, frame_dropout=0.0
+    )  # every code counts in a toy
     trainer = lightning.Trainer(
         max_epochs=-1, max_steps=200, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0, val_check_interval=200,
@@ -52,7 +54,7 @@ def test_it_learns_to_read_and_leaves_the_codes_alone(tmp_path):
 def test_a_step_draws_all_its_chance_from_the_batch(tmp_path):
     codec = SpeechCodec(TINY)
     codec.save_pretrained(tmp_path / "codec")
-    task = RecogniserTask(str(tmp_path / "codec"), hide=0.5)
+    task = RecogniserTask(str(tmp_path / "codec"), frame_dropout=0.5)
     task.log = lambda *_, **__: None
     assert task.codec.recogniser.blocks[0].dropout.p > 0
     batch = {**Spelling().train_batch(0, 0, 1), "seed": torch.tensor(5)}

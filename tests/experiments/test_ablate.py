@@ -88,7 +88,7 @@ def test_fewer_facts_are_spoken_about_in_sft_alone(monkeypatch, tmp_path) -> Non
     monkeypatch.setattr(one, "script", lambda: tmp_path)
     monkeypatch.setattr(one, "link", lambda stage, kind, spec, build: build(made) or made)
     (made := tmp_path / "made").mkdir()
-    assert one.told("stage1") == one.told("stage2") == tmp_path and one.told("sft") == made
+    assert one.script_for("stage1") == one.script_for("stage2") == tmp_path and one.script_for("sft") == made
     assert one.share == VariantGraph("smoke", BASELINE).share
     kept = [Fact(*entry) for entry in json.loads((made / "facts.json").read_text())]
     for family in {fact.family for fact in known}:

@@ -320,4 +320,4 @@ def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only
     for stage in ("counterfactual", "sft"):  # no line speaks of a fact that is not there
         documents = open_documents(scripts[stage], "oracle", grid)
         assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
-    assert ControlGraph("smoke", "random").told("sft") == chain.script()
+    assert ControlGraph("smoke", "random").script_for("sft") == chain.script()

@@ -1,0 +1,28 @@
+"""What the training of the language model reads, and what it wants of a data module."""
+
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor
+
+from mossrepro.lm.documents import Documents
+
+
+class LMBatch(TypedDict):
+    """Documents of `LMDataModule`, padded to the longest, or packed end to end (B = 1). B documents, L positions."""
+
+    grid: Tensor  # (B, L, 2) int64, text ids and speech ids
+    text_target: Tensor  # (B, L) int64, the text id that follows; -100 where it is not supervised
+    monologue_target: Tensor  # (B, L) int64, the token of text that is being spoken; -100: not asked
+    speech_target: Tensor  # (B, L) int64, the code that follows; -100 where it is not supervised
+    text_count: NotRequired[Tensor]  # (), supervised positions of the optimiser step, as a mean over ranks and batches
+    monologue_count: NotRequired[Tensor]
+    speech_count: NotRequired[Tensor]
+    lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document
+    seed: NotRequired[Tensor]  # () int64
+
+
+@runtime_checkable
+class HasDocuments(Protocol):
+    """A data module whose documents are checked against the model: tokenizer, codebook, system turns."""
+
+    documents: Documents
