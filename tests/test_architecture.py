@@ -1,6 +1,7 @@
 """The shape of the house: imports point downwards, no circle, networks know no trainer, functions stay short."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,15 @@ def test_no_module_imports_itself_through_others():
 
     for name in graph:
         follow(name, ())
+
+
+@each_file
+def test_imports_inside_functions_resolve_too(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "mossrepro":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or f"{node.module}.{alias.name}" in MODULES, f"line {node.lineno}"
 
 
 def test_few_files_lie_flat():

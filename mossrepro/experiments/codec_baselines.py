@@ -36,6 +36,7 @@ from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.training import metrics
+from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
@@ -271,13 +272,12 @@ def robustness_table(found: dict[str, metrics.Metric]) -> Table:
 def _fit_kmeans(corpus: Path, codes: int, folder: Path) -> None:
     from mossrepro.codec import CodecConfig, SpeechCodec
     from mossrepro.codec.kmeans import fit_mel
-    from mossrepro.codec.model import RATE
 
     config = CodecConfig(codes=codes, front="mel")
     empty, frames = SpeechCodec(config), []
     clips = [clip for clip in read_manifest(corpus) if clip.split == "train"]
     for i in rng(0, "k-means").permutation(len(clips)):
-        wave = torch.from_numpy(load_clip(corpus, clips[i], RATE))[None]
+        wave = torch.from_numpy(load_clip(corpus, clips[i], SAMPLE_RATE))[None]
         frames.append(empty.encoder(empty.features(wave))[0][0])
         if sum(map(len, frames)) >= FRAMES:
             break

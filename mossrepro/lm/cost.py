@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.parallel import check_even
+from mossrepro.utils.private_apis import fake_tensors
 
 _HEARD, _SAID = 0.25, 0.5  # shares of the rows that ask the text head and the speech head, as in the stages here
 
@@ -62,7 +62,7 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
         return tensor
 
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+    with fake_tensors(), FlopCounterMode(display=False) as counter:
         plain = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         model = LayerSplitLM(config)

@@ -20,6 +20,7 @@ from mossrepro.training.task import Task
 from mossrepro.utils import assets
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import Packing
+from mossrepro.utils.private_apis import attached_trainer
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
 _DEPTH = 4  # layers of the split, where nobody says
@@ -151,7 +152,8 @@ class LayerSplitTask(Task):
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
-        if self._trainer is not None and self._trainer.world_size > 1:  # ranks must gather and reduce the same layers
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.world_size > 1:  # ranks must gather and reduce the same layers
             places |= {"text", "speech"}
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
         hidden = model(batch["grid"], mask=packing, tails=tuple(places))

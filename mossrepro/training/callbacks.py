@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from mossrepro.utils.errors import CheckpointError, Interrupted
 from mossrepro.utils.io import write_atomic
+from mossrepro.utils.private_apis import checkpoint_io, inside_a_step, set_checkpoint_io
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,8 +64,8 @@ class AtomicCheckpoint(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the trainer write with `AtomicCheckpointIO` (sharded strategies keep their own writer)."""
-        if type(getattr(trainer.strategy, "_checkpoint_io", None)) in (TorchCheckpointIO, type(None)):
-            trainer.strategy._checkpoint_io = AtomicCheckpointIO()
+        if type(checkpoint_io(trainer)) in (TorchCheckpointIO, type(None)):
+            set_checkpoint_io(trainer, AtomicCheckpointIO())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock and listens for SIGINT and SIGTERM (possible in the main thread only)."""
@@ -79,7 +80,7 @@ class AtomicCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Saves when it is time, and ends the fit after a signal; only on the boundary of an optimiser step."""
-        if trainer.fit_loop._should_accumulate() or trainer.global_step == self._saved_step:
+        if inside_a_step(trainer) or trainer.global_step == self._saved_step:
             return
         stop, save = self._decide(trainer)
         if save or stop:

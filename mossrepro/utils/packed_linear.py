@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mossrepro.utils.errors import MossError
+from mossrepro.utils.private_apis import pack_weight, packed_product
 
 _WORTH = 1 << 17  # weights from which the other order is faster; one row of float32 times 128 x 768 is slower
 
@@ -32,13 +33,13 @@ class PackedLinear(nn.Module):
         weight = torch.cat([layer.weight.detach() for layer in layers])
         self.bias = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
         self.ordered = worth_packing(weight)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self.ordered else weight
+        self.weight = pack_weight(weight) if self.ordered else weight
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise MossError("a layer that was laid out for inference has no gradient; load the model again to train it")
         x = x.to(self.weight.dtype)  # a convolution before it may have worked in bfloat16
-        return _product(x, self.weight, self.bias) if self.ordered else F.linear(x, self.weight, self.bias)
+        return packed_product(x, self.weight, self.bias) if self.ordered else F.linear(x, self.weight, self.bias)
 
     def _apply(self, change: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
         like = torch.empty(0, dtype=self.weight.dtype, device=self.weight.device)
@@ -67,20 +68,16 @@ def pack_linear_layers(module: nn.Module) -> nn.Module:
 
 def worth_packing(weight: Tensor) -> bool:
     """Whether products with this weight are faster in the other order."""
-    return weight.device.type == "cpu" and weight.numel() >= _WORTH and _can_order(weight.dtype)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return weight.device.type == "cpu" and weight.numel() >= _WORTH and _can_pack(weight.dtype)
 
 
 @cache
-def _can_order(dtype: torch.dtype) -> bool:
+def _can_pack(dtype: torch.dtype) -> bool:
     """Whether this processor gains by it, and this PyTorch has the operation and gives the right product."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     weight, x = torch.eye(64, dtype=dtype), torch.arange(64, dtype=dtype)[None]
     try:
-        return torch.equal(_product(x, torch.ops.mkldnn._reorder_linear_weight(weight, 1), None), x)
+        return torch.equal(packed_product(x, pack_weight(weight), None), x)
     except (AttributeError, RuntimeError):
         return False

@@ -51,7 +51,7 @@ def test_any_chunking_gives_the_codes_of_the_whole(codec, seed, monkeypatch) -> 
     assert torch.equal(stream(codec, wave, [wave.shape[1]]), whole)
 
 
-@pytest.mark.skipif(not packed_linear._can_order(torch.float32), reason="this processor keeps the plain order")
+@pytest.mark.skipif(not packed_linear._can_pack(torch.float32), reason="this processor keeps the plain order")
 def test_made_ready_it_gives_the_same_codes_but_for_ties(codec, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(packed_linear, "_WORTH", 0)
     wave = sounding(100, 3, rows=2)

@@ -33,7 +33,7 @@ def test_it_reads_and_answers_as_before(worth: int, changes: dict) -> None:
     assert isinstance(model.trunk[0].mlp.down_proj, packed_linear.PackedLinear)
     assert not [name for name, _ in model.named_parameters() if "_proj" in name]
     heads = {isinstance(head, packed_linear.PackedLinear) for head in (model.text_head, model.speech_head)}
-    assert heads == {model.trunk[0].mlp.down_proj.ordered} == {worth == 0 and packed_linear._can_order(torch.float32)}
+    assert heads == {model.trunk[0].mlp.down_proj.ordered} == {worth == 0 and packed_linear._can_pack(torch.float32)}
     if heads == {False} and model.config.tied:
         assert model.text_head.weight is model.text_embed.weight  # not twice in memory for nothing
     assert fuse_projections(model) is model

@@ -21,23 +21,23 @@ def test_the_same_products(dtype: torch.dtype, bias: bool, rows: int) -> None:
     layers = [nn.Linear(256, width, bias=bias, dtype=dtype) for width in (512, 64)]
     x = torch.randn(2, rows, 256, dtype=dtype)
     one = PackedLinear(*layers)
-    assert one.ordered == module._can_order(dtype) and one.widths == [512, 64]
+    assert one.ordered == module._can_pack(dtype) and one.widths == [512, 64]
     with torch.inference_mode():
         torch.testing.assert_close(one(x), torch.cat([layer(x) for layer in layers], -1))
 
 
 def test_processors_that_gain_by_it_have_it() -> None:
     fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert module._can_order(torch.float32) == fast
+    assert module._can_pack(torch.float32) == fast
     if fast and fast_bfloat16():
-        assert module._can_order(torch.bfloat16)
+        assert module._can_pack(torch.bfloat16)
 
 
 def test_older_processors_keep_the_plain_order(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    module._can_order.cache_clear()
-    assert not module._can_order(torch.float32)
-    module._can_order.cache_clear()
+    module._can_pack.cache_clear()
+    assert not module._can_pack(torch.float32)
+    module._can_pack.cache_clear()
 
 
 def test_what_it_cannot_do_is_said() -> None:
@@ -64,7 +64,7 @@ def test_large_layers_are_replaced_and_small_ones_and_others_stay() -> None:
     inner = nn.Sequential(nn.GELU(), nn.Linear(512, 400))
     net = nn.Sequential(nn.Linear(300, 512), inner, Other(400, 400), nn.Linear(400, 4))
     other, x = pack_linear_layers(deepcopy(net)), torch.randn(7, 300)
-    can = module._can_order(torch.float32)
+    can = module._can_pack(torch.float32)
     kinds = [type(other[0]), type(other[1][1]), type(other[2]), type(other[3])]
     assert kinds == [PackedLinear if can else nn.Linear] * 2 + [Other, nn.Linear]
     with torch.inference_mode():
@@ -76,17 +76,17 @@ def test_without_the_operation_everything_stays_plain(monkeypatch, error: type[E
     def missing(*_):
         raise error("no such operation")
 
-    monkeypatch.setattr(module, "_product", missing)
+    monkeypatch.setattr(module, "packed_product", missing)
     monkeypatch.setattr(module, "_WORTH", 0)
     layer, x = nn.Linear(16, 24), torch.randn(3, 16)
-    module._can_order.cache_clear()
+    module._can_pack.cache_clear()
     one, net = PackedLinear(layer), pack_linear_layers(nn.Sequential(layer))
-    module._can_order.cache_clear()
+    module._can_pack.cache_clear()
     assert not one.ordered and torch.equal(one(x), layer(x)) and net[0] is layer
 
 
 def test_a_wrong_product_is_not_trusted(monkeypatch) -> None:
-    monkeypatch.setattr(module, "_product", lambda x, *_: x + 1)
-    module._can_order.cache_clear()
-    assert not module._can_order(torch.float32)
-    module._can_order.cache_clear()
+    monkeypatch.setattr(module, "packed_product", lambda x, *_: x + 1)
+    module._can_pack.cache_clear()
+    assert not module._can_pack(torch.float32)
+    module._can_pack.cache_clear()

@@ -45,7 +45,7 @@ def test_side_by_side_sounds_as_alone(folders):
         speaker.speak_all([[3], []])
 
 
-@pytest.mark.skipif(not packed_linear._can_order(torch.float32), reason="this processor keeps the plain order")
+@pytest.mark.skipif(not packed_linear._can_pack(torch.float32), reason="this processor keeps the plain order")
 def test_a_loaded_speaker_has_ordered_weights_and_sounds_the_same(folders, monkeypatch):
     flow = FlowDecoder.from_pretrained(folders[0])
     torch.nn.init.normal_(flow.estimator.out.weight, std=0.1)  # it starts at zero, where codes do not matter
