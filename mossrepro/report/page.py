@@ -62,7 +62,7 @@ font-weight:600;padding:2px 8px}
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    rooms = (_head, _pairings, _claims, _talks, _spectrograms, _growth, _curves, _stages, _about)
+    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
     title = f"mossrepro, {escape(run.folder.name)}"
     return (
@@ -110,10 +110,20 @@ def _growth(run: Run) -> str:
 
 
 def _claims(run: Run) -> str:
+    measured_rows = [row for row in run.rows if row.status != MISSING]
+    left_out = [row for row in run.rows if row.status == MISSING]
+    page = f"<h2>Claims</h2><div class=card>{_claims_table(run, measured_rows)}</div>"
+    if left_out:
+        page += f"<details><summary class=small>{len(left_out)} claims were not run (controls, benches, ablations)"
+        page += f"</summary><div class=card>{_claims_table(run, left_out)}</div></details>"
+    return page + NOTE
+
+
+def _claims_table(run: Run, shown: list[Row]) -> str:
     head = "<th></th><th>claim</th><th class=r>measured</th><th></th>"
     head += "<th class=r>expected</th><th class=r>paper, 8 B</th>"
     rows = []
-    for row in run.rows:
+    for row in shown:
         n = f"n = {row.fact.n}" if row.fact and row.fact.n else ""
         tip = f' title="{escape(row.fact.command)}"' if row.fact and row.fact.command else ""
         rows.append(
@@ -122,7 +132,7 @@ def _claims(run: Run) -> str:
             f"<td class=r>{escape(row.claim.expectation(run.size))}</td>"
             f'<td class="r small">{escape(str(row.claim.paper or ""))}</td></tr>'
         )
-    return f"<h2>Claims</h2><div class=card><table><tr>{head}</tr>{''.join(rows)}</table></div>{NOTE}"
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _gauge(row: Row, size: str) -> str:

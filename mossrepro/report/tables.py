@@ -3,10 +3,11 @@
 from rich import box
 from rich.table import Table
 
-from mossrepro.report.claims import COLOUR, MARK, MISSING
-from mossrepro.report.run_data import Run, environment
+from mossrepro.report.claims import COLOUR, FAILED, MARK, MISSING, PASSED
+from mossrepro.report.run_data import Row, Run, environment
 from mossrepro.training.metrics import Metric
 
+WIDEST = 1_000.0  # an interval this many times as wide as its number says nothing
 INTRODUCTION = (
     "Every row is a fact of one run (`facts/ID.json`: command, commit, hardware). ✓ inside the range that "
     "`configs/claims.yaml` expects, ✗ outside it, – not measured in this run. The paper's column is the nearest thing "
@@ -27,18 +28,25 @@ def measured(fact: Metric | None) -> str:
         return ""
     text = f"{number(fact.value)} {fact.unit}".strip()
     if fact.low is not None and fact.high is not None:
-        text += f" ({number(fact.low)} to {number(fact.high)})"
+        wide = not fact.high - fact.low <= WIDEST * max(abs(fact.value), 1.0)  # true for NaN and infinity, too
+        text += " (interval too wide to say)" if wide else f" ({number(fact.low)} to {number(fact.high)})"
     return text
 
 
+def expected_rows(run: Run) -> list[Row]:
+    """The claims that are judged at this run's size; all that was measured where nothing is expected of it."""
+    judged = [row for row in run.rows if row.status in (PASSED, FAILED)]
+    return judged or [row for row in run.rows if row.fact]
+
+
 def claims_table(run: Run, width: int = 120) -> Table:
-    """The claims as a terminal table; a narrow terminal does without the paper's column."""
+    """The claims that the run's size expects, as a terminal table; a narrow one does without the paper's column."""
     view = Table(title=f"{run.folder}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     view.add_column("")
     view.add_column("claim", ratio=1)
     for name in ("measured", "expected", "paper, 8 B")[: 3 if width >= 110 else 2]:
         view.add_column(name, justify="right", no_wrap=True)
-    for row in run.rows:
+    for row in expected_rows(run):
         cells = [row.claim.name, measured(row.fact), row.claim.expectation(run.size), str(row.claim.paper or "")]
         view.add_row(MARK[row.status], *cells[: len(view.columns) - 1], style=COLOUR[row.status])
     return view

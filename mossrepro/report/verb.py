@@ -9,7 +9,7 @@ from rich.console import Console
 from mossrepro.report import figures
 from mossrepro.report.claims import CLAIMS, MISSING, read_claims
 from mossrepro.report.run_data import read_run
-from mossrepro.report.tables import claims_table, markdown, measured, stage_table
+from mossrepro.report.tables import claims_table, expected_rows, markdown, measured, stage_table
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
@@ -32,6 +32,9 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
         markdown_to.write_text(markdown(run), encoding="utf-8")
     console = Console(soft_wrap=False)
     console.print(claims_table(run, console.width))
+    more = sum(row.fact is not None for row in run.rows) - sum(row.fact is not None for row in expected_rows(run))
+    if more:
+        console.print(f"{more} more numbers: report.html, or Markdown with `mossrepro report --markdown FILE`")
     if run.stages:
         console.print(stage_table(run))
     for row in run.failed:

@@ -208,3 +208,34 @@ def test_the_committed_claims_are_sound():
 def test_numbers_read_well():
     shown = {0.0612: "0.0612", 4.312: "4.31", 83.5: "83.5", 1234.5: "1234", 0.0: "0", None: ""}
     assert {value: tables.number(value) for value in shown} == shown
+
+
+def test_the_terminal_shows_what_the_size_expects_and_where_the_rest_is(run, capsys):
+    render(run)
+    said = capsys.readouterr().out
+    loaded = run_data.read_run(run, "small", claims.read_claims(run.parents[1] / "claims.yaml"))
+    assert {row.status for row in tables.expected_rows(loaded)} <= {PASSED, FAILED}
+    assert "unclaimed" not in said and "1 more numbers: report.html" in said
+    for row in loaded.rows:
+        row.status = SHOWN  # a size of which nothing is expected
+    assert [row.fact is not None for row in tables.expected_rows(loaded)] == [True] * 3
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 7_934_506_882_082.0), (float("-inf"), 1.0), (0.0, float("nan"))])
+def test_no_interval_is_absurd(bounds):
+    shown = tables.measured(Metric("x", "x", 3.0, "x", *bounds))
+    assert shown == "3 x (interval too wide to say)"
+    assert tables.measured(Metric("x", "x", 81.5, "%", 75.5, 86.3)) == "81.5 % (75.5 to 86.3)"
+
+
+def test_sounds_come_before_claims_and_what_was_not_run_is_folded(run):
+    render(run)
+    page = (run / "report.html").read_text()
+    assert page.index("<h2>Listen</h2>") < page.index("<h2>Claims</h2>") < page.index("<h2>Training</h2>")
+    loaded = run_data.read_run(run, "small", [Claim("never", "never run", "%", controls=True)])
+    folded = page_of(loaded)
+    assert folded.index("<details>") < folded.index("never run") < folded.index("</details>")
+
+
+def page_of(loaded) -> str:
+    return page.render(loaded)
