@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test reproduce controls lessons notebooks lint
+.PHONY: help setup test coverage reproduce controls lessons notebooks lint
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,10 @@ $(READY): pyproject.toml requirements/assets.txt
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+coverage: $(READY) ## run the tests and report what they do not reach
+	$(BIN)/python -m pip install --quiet "pytest-cov>=6.0"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov mossrepro --cov-report term:skip-covered
+
 reproduce: $(READY) ## train every part, evaluate, report: runs/$(SIZE)/report.html
 	$(BIN)/mossrepro reproduce --size $(SIZE)
 
@@ -38,5 +42,7 @@ lessons: $(READY) ## execute every lesson in full
 notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
 	$(BIN)/python lessons/build.py
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, its formatter, and notebooks against lessons
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check mossrepro tests
+	$(BIN)/python lessons/build.py --check

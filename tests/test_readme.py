@@ -144,6 +144,9 @@ def test_every_verb_is_listed_and_every_listed_verb_exists():
 
 
 def test_links_lead_somewhere_and_the_results_have_their_place():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", TEXT)
+    headings = {re.sub(r"\W+", "-", line.strip("# ").lower()) for line in TEXT.splitlines() if line.startswith("#")}
+    anchors = set(re.findall(r"\]\(#([^)]+)\)", TEXT))
+    assert anchors <= headings
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", TEXT)
     assert links and all((ROOT / link).exists() for link in links)
     assert len(re.findall(r"^<!-- results -->$.*?^<!-- /results -->$", TEXT, re.M | re.S)) == 1

@@ -69,14 +69,14 @@ class BaselineGraph(StageGraph):
     def kmeans(self) -> Path:
         """k-means on the mel frames of the training clips."""
         corpus = self.codec_corpus()
-        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 2}
+        spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 3}
         return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
 
     def acoustic(self, codebooks: int) -> tuple[Path, Path, Path]:
         """The SEANet rival, its codes of the corpus, and its recogniser."""
         corpus = self.codec_corpus()
         codec = self.fit("acoustic", data__corpus=corpus, model__network__codebooks=codebooks)
-        spec = {"codec": codec.name, "corpus": corpus.name, "version": 2}
+        spec = {"codec": codec.name, "corpus": corpus.name, "version": 3}
         tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
         shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
         return codec, tokens, self.read(shell, tokens)
@@ -273,6 +273,8 @@ def _fit_kmeans(corpus: Path, codes: int, folder: Path) -> None:
     from mossrepro.codec import CodecConfig, SpeechCodec
     from mossrepro.codec.kmeans import fit_mel
 
+    torch.manual_seed(0)  # of the untrained recogniser that comes with it
+
     config = CodecConfig(codes=codes, front="mel")
     empty, frames = SpeechCodec(config), []
     clips = [clip for clip in read_manifest(corpus) if clip.split == "train"]
@@ -303,6 +305,8 @@ def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
 def _acoustic_reader(codec: Path, folder: Path) -> None:
     from mossrepro.codec import CodecConfig
     from mossrepro.codec.acoustic import AcousticCodec
+
+    torch.manual_seed(0)
 
     AcousticCodec.from_pretrained(codec).reader(CodecConfig()).save_pretrained(folder)
 
