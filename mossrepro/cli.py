@@ -1,4 +1,4 @@
-"""The door: one command, a few verbs. Nothing heavy is imported before the verb is known."""
+"""The command line: one command, a few verbs. Nothing heavy is imported before the verb is known."""
 
 import argparse
 import os

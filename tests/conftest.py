@@ -46,3 +46,11 @@ def workplace(run, monkeypatch):
     """The folder in which the smoke run was made, as the working folder of one test."""
     monkeypatch.chdir(run.parents[1])
     return run.parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a small script, its facts and a tokenizer, for tests of the language model."""
+    from lm_toys import write_script_folder
+
+    return write_script_folder(tmp_path_factory.mktemp("script"))

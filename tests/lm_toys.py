@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import numpy as np
-import pytest
 import torch
 
 from mossrepro.data.facts import all_facts
@@ -24,9 +23,7 @@ def small_model(**changes) -> LayerSplitLM:
     return LayerSplitLM(LMConfig(**{**SMALL, **changes}))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("script")
+def write_script_folder(folder):
     facts = all_facts()
     lines = write_script(
         facts,

@@ -1,7 +1,7 @@
 """`mossrepro bench decode`: answering beside `generate` of `transformers`, and with an idle tail beside both tails.
 
 Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt included. Ours is laid out for answering
-(`lm/ready.py`), as `talk` and the measurements have it.
+(`lm/inference.py`), as `talk` and the measurements have it.
 """
 
 import statistics

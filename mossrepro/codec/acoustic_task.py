@@ -20,7 +20,12 @@ class AcousticTask(Task):
     `quantise_after` of the steps, placed by k-means on the latents of those before.
 
     Args:
-        network: the sizes. lr: peak rate; a linear warm-up over `warmup_steps` and a cosine to 2 % shape it.
+        network: shape of the codec.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
+        wave_weight: weight of the mean absolute difference of the waves, beside the spectral loss.
+        commitment_weight: beta of arXiv 1711.00937.
+        quantise_after: share of max_steps after which the codebooks come in.
     """
 
     def __init__(

@@ -83,16 +83,16 @@ class CodecDataModule(StepDataModule):
     """Clips of a corpus with their text; batch `step` is a pure function of (seed, step, rank, world).
 
     Args:
-        size: rung of the ladder; its corpus is synthesised on first use.
+        size: name of a codec corpus that is synthesised on first use.
         corpus: a corpus folder of your own instead.
         batch_seconds: sound per batch and rank, about.
-        valid_clips: clips of the "valid" split that the word error rate is measured on.
+        valid_clips: clips of the "valid" split that phone accuracy is measured on.
         max_seconds: longer training clips are left out.
         delay: seconds by which a phone is asked for after it was spoken.
         augment: vary speed, tilt, gain, noise and leading silence.
         rough: share of the varied clips that are also noisy, in a room or on the telephone (`degrade.roughen`).
-        seed: of order and variation.
-        num_workers: loader processes.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,9 +67,9 @@ class CausalBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (B, T, D), past (2, B, H, P, D/H) keys and values of earlier frames -> (B, T, D), the new past."""
-        batch, frames, dim = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        frames = x.shape[1]
+        qkv = self.qkv(self.attention_norm(x))
+        q, k, v = rearrange(qkv, "b t (three h e) -> three b h t e", three=3, h=self.heads)
         if past is not None:
             k, v = torch.cat([past[0].to(k), k], dim=2), torch.cat([past[1].to(v), v], dim=2)
         mask = windowed_mask(frames, k.shape[2], self.window, x.device)
@@ -76,7 +77,7 @@ class CausalBlock(nn.Module):
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, P + T)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         seen = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v) @ v
-        x = x + self.out(seen.transpose(1, 2).reshape(batch, frames, dim))
+        x = x + self.out(rearrange(seen, "b h t e -> b t (h e)"))
         x = x + self.down(F.gelu(self.up(self.feedforward_norm(x))))
         return x, torch.stack([kept[:, :, max(0, kept.shape[2] - self.window + 1) :] for kept in (k, v)])
 
@@ -95,7 +96,7 @@ class _Average(nn.Module):
     """Four frames side by side (B, T, 4 D) -> their mean (B, T, D)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (POOL, -1)).mean(-2)
+        return reduce(x, "b t (frames d) -> b t d", "mean", frames=POOL)
 
 
 @torch.no_grad()
@@ -201,7 +202,7 @@ class CausalEncoder(nn.Module):
             x, after = layer(x, before)
             past.append(after)
         x = self.pool_norm(x)
-        x = self.pool(x.reshape(x.shape[0], -1, POOL * x.shape[2]))  # (B, T, D)
+        x = self.pool(rearrange(x, "b (t frames) d -> b t (frames d)", frames=POOL))  # (B, T, D)
         for layer, before in zip(self.slow_layers, state.past[len(self.layers) :], strict=True):
             x, after = layer(x, before)
             past.append(after)
@@ -213,4 +214,4 @@ class MelStack(nn.Module):
 
     def forward(self, mel: Tensor, state: EncoderState | None = None, offsets: Tensor | None = None):
         """As `CausalEncoder.forward`; there is nothing to remember and no position to shift."""
-        return mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2), state
+        return rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE), state

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,7 +54,7 @@ class CodecConfig:
     causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
     front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`); "none": can only read codes
     codebooks: int = (
-        1  # codes that make one frame together, in turn: the residual stack of a rival (`eval/acoustic.py`)
+        1  # codes that make one frame together, in turn: the residual stack of a rival (`codec/acoustic.py`)
     )
     recogniser_dim: int = 384
     recogniser_layers: int = 4
@@ -121,7 +122,9 @@ class SpeechCodec(nn.Module):
         )
 
     def prepare_for_inference(self) -> "SpeechCodec":
-        """Itself, encoding faster on a CPU (`ordered.py`); it can no longer be trained, saved, copied or moved."""
+        """Itself, encoding faster on a CPU (`utils/packed_linear.py`); it can no longer be trained, saved, copied or
+        moved.
+        """
         pack_linear_layers(self.encoder)
         return self.eval()
 
@@ -144,7 +147,7 @@ class SpeechCodec(nn.Module):
 
     def phone_logits(self, frames: Tensor) -> Tensor:
         """Quantised frames (B, T, C) -> (B, 4 T, 40): silence and the phones, every 20 ms, each frame on its own."""
-        return self.phones(frames).unflatten(-1, (STEPS, -1)).flatten(1, 2)
+        return rearrange(self.phones(frames), "b t (steps phones) -> b (t steps) phones", steps=STEPS)
 
     @torch.inference_mode()
     def code_phone_probs(self) -> np.ndarray:

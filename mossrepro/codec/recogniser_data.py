@@ -26,9 +26,12 @@ class RecogniserDataModule(StepDataModule):
     `lexicon` holds the corpus's words, those of all splits: it is complete, and large enough to be no help.
 
     Args:
-        corpus: corpus folder. tokens: its token store.
-        batch: clips a step and rank. valid_clips: clips of "valid" that the error rates are measured on.
-        seed: of the order. num_workers: loader processes.
+        corpus: corpus folder.
+        tokens: token store of that corpus.
+        batch: clips per step and rank.
+        valid_clips: clips of the "valid" split that the error rates are measured on.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 The paper trains by speech recognition only (arXiv 2510.00499, section on the speech tokenizer): text, token by token,
 from quantised frames. On two cores that is too slow: with a character CTC head the same encoder still made 20 %
 character errors after ten hours of sound, for it must find the alignment and English spelling at once. So recognition
-is cut in two: here phones, frame by frame, at times from a forced alignment; then (`reader_task.py`) spelling, from
+is cut in two: here phones, frame by frame, at times from a forced alignment; then (`recogniser_task.py`) spelling, from
 the codes alone.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,16 +42,18 @@ class CodecTask(Task):
     A batch holds wave (B, N), lengths (B,) in samples, phones (B, 4 T) with -100 where nothing counts, seed ().
 
     Args:
-        network: the sizes.
+        network: shape of the codec.
         pretrained: import path of a function that gives the encoder's first weights; None: random.
-        lr: peak rate of the new parts; the pretrained parts get `pretrained_lr_scale` of it.
-        warmup_steps: steps of linear warm-up; a cosine to 2 % follows, which ends at the trainer's max_steps.
+        lr: peak learning rate of the new parts.
+        pretrained_lr_scale: what the pretrained parts get of it.
+        warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
         quantise_after: share of max_steps after which the quantiser is switched on.
-        commitment_weight: beta of 1711.00937.
-        teacher: gives the network to be distilled, with `encode`: mel (B, 80, 8 T) -> (B, 4 T, W), for instance
-            `mossrepro.speech.whisper.whisper_teacher`. distil: the weight of that loss, 0 for none.
+        commitment_weight: beta of arXiv 1711.00937.
+        weight_decay: of AdamW.
         objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
-        weight_decay: AdamW's.
+        teacher: import path of a function that gives the network to be distilled, with `encode`: mel (B, 80, 8 T) ->
+            (B, 4 T, W), for instance `mossrepro.speech.whisper.whisper_teacher`.
+        distil: weight of the distillation loss; 0: none.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class CodecTask(Task):
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
         self.commitment_weight = commitment_weight
         self.codec = SpeechCodec(network)
-        self.codec.recogniser.requires_grad_(False)  # spelling comes later, in `reader_task.py`
+        self.codec.recogniser.requires_grad_(False)  # spelling comes later, in `recogniser_task.py`
         self.mel_head = None
         if objective == "mel":
             self.codec.phones.requires_grad_(False)
@@ -130,7 +133,7 @@ class CodecTask(Task):
         if self.mel_head is None:
             logits = self.codec.phone_logits(frames).float()
             return "phones", F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
-        wanted = mel.transpose(1, 2).unflatten(1, (-1, MELS_PER_CODE)).flatten(2)  # (B, T, 8 mels)
+        wanted = rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE)
         return "mel", F.mse_loss(self.mel_head(frames).float()[valid], wanted[valid])
 
     def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +148,7 @@ class CodecTask(Task):
         """What the teacher makes of the four 20 ms of every code, side by side: (B, N) -> (B, T, 4 W)."""
         teacher = self._teacher[0].to(wave.device)
         mel = whisper_mel(F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE)), causal=False)
-        return teacher.encode(mel).unflatten(1, (-1, STEPS)).flatten(2)
+        return rearrange(teacher.encode(mel), "b (t steps) w -> b t (steps w)", steps=STEPS)
 
     def _apart(self, hidden: Tensor, wave: Tensor, valid: Tensor) -> Tensor:
         """1 - cosine of what the encoder knows after code t and what the teacher heard in code t - 1, mean."""

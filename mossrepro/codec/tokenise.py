@@ -69,6 +69,7 @@ class TokeniseDataModule(LightningDataModule):
         store: folder of the token store that is to hold the codes.
         batch_seconds: sound in a batch, padding included.
         splits: which splits to take; None: all.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(

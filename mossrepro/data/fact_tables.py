@@ -1,6 +1,6 @@
 """The facts themselves: our own tables of everyday knowledge, one family a dictionary from subject to answer.
 
-Which of them a backbone really knows is measured, not assumed (`facts.known`). The families at the end are for
+Which of them a backbone really knows is measured, not assumed (`StageGraph.known`). The families at the end are for
 practice only.
 """
 

@@ -1,7 +1,7 @@
 """The script: every line that is spoken for the language model, by whom, and what for.
 
-A script is made from facts and a recipe alone, before any sound exists; synthesis (`speak.py`) and tokenisation
-(`tokens.py`) follow it line by line, and the oracle codes need nothing else.
+A script is made from facts and a recipe alone, before any sound exists; synthesis (`synthesis.py`) and tokenisation
+(`token_store.py`) follow it line by line, and the oracle codes need nothing else.
 """
 
 import json
@@ -72,7 +72,11 @@ class ScriptRecipe:
 
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
-    """All lines in a fixed order. Subjects are heard, answers said in random sentences; no question of B, C, V is."""
+    """All lines in a fixed order.
+
+    Random sentences hold the subjects (spoken by users) and the answers (by the assistant) of all sets; questions are
+    spoken for A and P only, never for B, C and V.
+    """
     said, stated = _sentences(facts, recipe, seed, "assistant_speech"), _statements(facts, recipe, seed)
     short = [line for line in said if len(line.text.split()) < _LONG[0]]
     pairs = zip(short, stated, strict=False) if stated else zip(short, strict=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mossrepro.utils.errors import ConfigError, DataError
 
 META = "store.json"
-PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `training.code_table`
+PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `code_table`
 
 
 class TokenStore:

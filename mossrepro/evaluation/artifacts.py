@@ -101,7 +101,7 @@ class RunArtifacts:
 def ask_questions(
     bench: RunArtifacts, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, text_guidance: bool = False
 ) -> list[Asked]:
-    """Questions to a model, by the codes, the voice and the judge of a run."""
+    """Ask a model the questions `lines`, with the codes, the speech decoder and the judge of a run."""
     voice = bench.speak, bench.judge.transcribe
     return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, text_guidance)
 

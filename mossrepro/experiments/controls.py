@@ -37,7 +37,7 @@ VERSION = 1  # raised when what is asked or counted changes
 
 
 class OracleGraph(StageGraph):
-    """A chain whose language model learns from oracle codes, in `share` of the steps (0: the size's own)."""
+    """A stage graph whose language model learns from oracle codes, in `share` of the steps (0: the size's own)."""
 
     def __init__(self, size: str | Path, share: float = 0.0, *changes: Any) -> None:
         super().__init__(size, *changes)
@@ -48,7 +48,7 @@ class OracleGraph(StageGraph):
 
 
 class ControlGraph(StageGraph):
-    """A chain that starts from another backbone; codec, script and sound are the main chain's own links."""
+    """A stage graph that starts from another backbone; codec, script and sound are the run's own."""
 
     def __init__(self, size: str | Path, kind: str, share: float = 0.0, *changes: Any) -> None:
         super().__init__(size, *changes)
@@ -113,7 +113,10 @@ def _randomise(shape: dict, folder: Path) -> None:
 
 
 def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any) -> None:
-    """Train the controls, the proof first, and record what they answer on C: right answers, the first also its own.
+    """Train the control models and record how they answer the questions of C.
+
+    The counterfactual backbone comes first, because it is the proof; for it both the true answers and those that it was
+    taught are counted.
 
     percent: of the run's steps, 0 for the size's own share. What each answers is a link of the chain, cached like
     everything else. Last comes by how much the run's own answers are better.

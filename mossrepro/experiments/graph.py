@@ -1,7 +1,7 @@
-"""The chain of stages of one size: every link is a folder in the cache, keyed by all that made it.
+"""The graph of stages of one size: every stage gives a folder of the cache, keyed by all that made it.
 
-A finished link costs nothing the second time; an interrupted one continues where it stopped. Fits run in processes of
-their own, through the same door as a user's.
+A finished stage costs nothing the second time; an interrupted one continues where it stopped. Trainings run in
+processes of their own, through the same command line as a user's.
 """
 
 import json
@@ -81,7 +81,7 @@ class StageGraph:
             self.sound.costs, self.sound._counted = self.costs, self._counted
 
     def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
-        """`assets.cached`, with the time it took, all attempts together, kept inside the folder."""
+        """`cache.cached`, with the time it took, all attempts together, kept inside the folder."""
         started = time.monotonic()
 
         def timed(folder: Path) -> None:
@@ -153,7 +153,9 @@ class StageGraph:
     def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
         """A script folder with other facts; a link of that kind.
 
-        Lines about facts that are missing go, and so do sentences that tell one that no speech may tell.
+        Lines about facts that are not in `known` are dropped, and so are random sentences that happen to hold the
+        subject
+        and the answer of a hidden fact (`hidden_pairs`).
         """
         keys, hidden = {fact.key for fact in known}, hidden_pairs(known)
 

@@ -8,7 +8,7 @@ from mossrepro.utils.errors import MossError
 
 
 def run_stage(name: str, arguments: list[str]) -> None:
-    """Run a verb of the door as a stage. MossError if it fails."""
+    """Run a command of `mossrepro` as a stage, in a process of its own. MossError if it fails."""
     code = _run([sys.executable, "-m", "mossrepro", *arguments])
     if code in (130, -2):
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def _gguf_to_hf(tensors: dict[str, Tensor], config: LMConfig) -> dict[str, Tenso
             weight = tensors[f"blk.{i}.{short}.weight"]
             if short in ("attn_q", "attn_k"):
                 pairs = config.head_dim // 2
-                weight = weight.view(-1, pairs, 2, config.dim).transpose(1, 2).reshape(-1, config.dim)
+                weight = rearrange(weight, "(h pairs two) d -> (h two pairs) d", pairs=pairs, two=2)
             out[f"layers.{i}.{name}.weight"] = weight
     return out
 

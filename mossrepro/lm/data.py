@@ -23,7 +23,9 @@ from mossrepro.utils.random import Memo, rng
 IGNORE = -100
 KINDS = ("text", "monologue", "speech")  # of rows that are supervised
 _MOST = 32  # questions of a validation batch
-_TRIES = 4  # documents of every kind that are drawn before any training: some kinds toss for what they are about
+_TRIES = (
+    4  # documents of every kind drawn as a check before training; more than one, since a kind may have several sources
+)
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
@@ -40,12 +42,14 @@ class LMDataModule(StepDataModule):
             as many. What is called a step below is one such batch.
         max_conversation_len: a conversation goes on with further exchanges up to so many rows (0: one exchange a
         document).
-        monologue: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
-        text_lookahead: by so many pieces of text before the voice.
+        monologue: predict the text of spoken replies beside them (the inner monologue, see `Documents`).
+        text_lookahead: tokens by which the monologue is ahead of the voice.
         text_guidance: spoken replies are written first: text guidance, to compare with.
         system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
         max_rows: a document is cut there.
         pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(

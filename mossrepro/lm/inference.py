@@ -2,7 +2,7 @@
 
 Answering reads every weight once a row and does little with it, so the time is that of reading them, and for a tiny
 model that of calling at all. What several layers make of the same input is one product here, queries and keys are
-turned in one go, and on a CPU weights stand in the order that is read fastest (`ordered.py`).
+turned in one go, and on a CPU weights stand in the order that is read fastest (`utils/packed_linear.py`).
 """
 
 import torch

@@ -52,9 +52,17 @@ class MiniBackboneTask(BackboneTask):
     """Pretrains the text half of a small model.
 
     Args:
-        tokenizer: tokenizer.json (see `vocab.mini_tokenizer`).
-        codes, tail_layers: as in `LayerSplitTask`. layers, dim, ffn_dim, heads: shape of the backbone.
-        lr, warmup_steps, weight_decay, seed: as in `LayerSplitTask`.
+        tokenizer: tokenizer.json (see `tokenizer.mini_tokenizer`).
+        codes: codebook size of the speech half that is to come.
+        tail_layers: depth of the split that is to come.
+        layers: layers of the backbone.
+        dim: width of a position.
+        ffn_dim: width inside the feed-forward layers.
+        heads: attention heads.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
+        weight_decay: of AdamW.
+        seed: of the order of samples and of all randomness.
     """
 
     def __init__(

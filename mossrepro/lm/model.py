@@ -40,7 +40,7 @@ class LMConfig:
     dim, ffn_dim: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base
     of
     the rotary positions. modality_pad: the text id of rows that are read by their speech id (16 is SmolLM2's).
-    system_turns: what the model was trained to be told (`vocab.SYSTEM_TURNS`). max_rows: the longest context that the
+    system_turns: what the model was trained to be told (`grid.SYSTEM_TURNS`). max_rows: the longest context that the
     backbone was made for, where that is known; nothing here depends on it.
     """
 

@@ -23,7 +23,7 @@ from mossrepro.utils.layers import Packing
 from mossrepro.utils.private_apis import attached_trainer
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
-_DEPTH = 4  # layers of the split, where nobody says
+_DEPTH = 4  # layers of the split of a text LLM whose configuration does not say
 VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
 
 
@@ -31,7 +31,8 @@ class LayerSplitTask(Task):
     """Next-row prediction on both channels.
 
     loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
-         + monologue_weight * (the same for monologues: what the text head is asked for while a reply is spoken),
+         + monologue_weight * (the same for the inner monologue: the text that a spoken reply says, predicted beside
+         it),
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
     not depend on how the step is cut up. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
@@ -49,10 +50,17 @@ class LayerSplitTask(Task):
             four fifths of the steps on).
         lora: rank of low-rank changes to the trunk, instead of unfreezing it; 0 for none. They are part of the weights
             when the stage is done.
-        lr: peak rate of the text half. speech_lr: of the speech tail and norm.
-        head_lr, embed_lr: of the speech head and embedding, which start from nothing and can take more.
-        warmup_steps: steps of linear warm-up; a cosine to `final` x peak follows.
-        monologue_at: where the text head is asked for monologues: after the "text" tail, or at the end of the "trunk",
+        lr: peak learning rate of the text half.
+        speech_lr: peak learning rate of the speech tail and norm.
+        head_lr: peak learning rate of the speech head, which is new and can take a higher one.
+        embed_lr: peak learning rate of the speech embedding, which is new, too.
+        weight_decay: of AdamW.
+        warmup_steps: steps of linear warm-up; a cosine follows.
+        final: learning rate at the end, as a share of the peak.
+        text_weight: weight of the text loss.
+        speech_weight: weight of the speech loss.
+        monologue_weight: weight of the loss of the inner monologue.
+        monologue_at: which state predicts the monologue: that after the "text" tail, or that at the end of the "trunk",
             where the speech tail begins.
         tail: "copy" or "random" start of the speech tail.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
@@ -60,6 +68,7 @@ class LayerSplitTask(Task):
         code_phone_probs: for Stage 1: a token store that says what its codes sound like; they then start as a spelling
         of that.
             None: they start at random, with the text embedding's statistics.
+        seed: of all that starts at random.
     """
 
     def __init__(

@@ -49,7 +49,9 @@ class Voice:
 
 
 def _roster() -> dict[str, Voice]:
-    """All voices. The numbers of the pseudo-speakers come from a fixed generator: they are names, not chance."""
+    """All voices. Pseudo-speakers are drawn once from a generator with a fixed seed, so they are the same
+    everywhere.
+    """
     voices = [Voice("assistant", "hibari", "assistant")]
     train = {
         "kokoro-alpha": (("jf_alpha", 1.0),),

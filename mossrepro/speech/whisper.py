@@ -1,6 +1,7 @@
 """The first judge: Whisper base in our own PyTorch, read from its CTranslate2 file.
 
-Because the codec starts from Whisper's encoder, this judge is not independent of it; `sphinx.py` holds one that is.
+Because the codec starts from Whisper's encoder, this judge is not independent of it; `speech/sphinx.py` holds one that
+is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,11 +140,11 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
         mixed = F.scaled_dot_product_attention(_heads(self.q(x)), key, value, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(rearrange(mixed, "b h s e -> b s (h e)"))
 
 
 def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (_HEADS, -1)).transpose(1, 2)  # (B, S, 512) -> (B, 8, S, 64)
+    return rearrange(x, "b s (h e) -> b h s e", h=_HEADS)
 
 
 class _Block(nn.Module):

@@ -127,7 +127,7 @@ def _check_start(config: Any) -> None:
 
 
 class _Parsed(MossCLI):
-    """A door that stops after reading its settings."""
+    """The command line up to its settings: they are read and checked, nothing is built."""
 
     def instantiate_classes(self) -> None:
         """Builds nothing."""
@@ -155,7 +155,7 @@ def main(args: list[str], run: bool = True) -> MossCLI:
 
 
 def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
-    """A door with the project's settings; every error a user can mend becomes one line."""
+    """Runs LightningCLI with the project's defaults; every error that a user can mend becomes one line."""
     _quiet()
     args = resolved_arguments(args)
     parser = {"parser_mode": "omegaconf+", "exit_on_error": False}
@@ -198,9 +198,9 @@ def parse(args: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: as `main`.
     """
-    door = _open(_Parsed, args, run=False)
-    door._dump_config()
-    return door.config_dump
+    cli = _open(_Parsed, args, run=False)
+    cli._dump_config()
+    return cli.config_dump
 
 
 def _quiet() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 _SHORT = 512  # keys up to which attention on a CPU is written out in training
@@ -109,10 +110,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Packing | None = None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and n > 1, enable_gqa=gqa)
     if mask is None:
         mask = torch.ones(n, keys, dtype=torch.bool).tril(keys - n)[None, None]
-    scores = q.reshape(b, groups, -1, width) @ k.transpose(2, 3) * width**-0.5
+    together = rearrange(q, "b (g per) n e -> b g (per n) e", g=groups)  # the query heads that share keys
+    scores = together @ k.transpose(2, 3) * width**-0.5
     scores = scores.view(b, groups, -1, n, keys).masked_fill(~mask[:, :, None], -torch.inf)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(v.dtype)
-    return (weights.view(b, groups, -1, keys) @ v).view(b, heads, n, width)
+    mixed = weights.view(b, groups, -1, keys) @ v
+    return rearrange(mixed, "b g (per n) e -> b (g per) n e", n=n)
 
 
 class Attention(nn.Module):

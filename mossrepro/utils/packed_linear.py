@@ -55,7 +55,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(module: nn.Module) -> nn.Module:
-    """`module` itself with `OrderedLinear` in the place of the linear layers that gain by it.
+    """`module` itself with `PackedLinear` in the place of the linear layers that gain by it.
 
     It gives the same but for rounding (in bfloat16, the same).
     """

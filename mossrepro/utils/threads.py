@@ -28,7 +28,7 @@ def thread_count() -> int:
 
 
 def set_threads() -> None:
-    """Let torch compute with as many threads as `cli.threads` says."""
+    """Let torch compute with as many threads as `thread_count` says."""
     import torch
 
     torch.set_num_threads(thread_count())

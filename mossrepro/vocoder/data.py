@@ -40,7 +40,11 @@ class SoundDataModule(StepDataModule):
     """The clips of one speaker in a corpus, read when first needed and kept while memory allows.
 
     Args:
-        corpus: folder of a corpus; speaker: whose clips; batch: rows of a step.
+        corpus: corpus folder.
+        speaker: whose clips are taken.
+        batch: rows per step.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(self, corpus: str, speaker: str = "assistant", batch: int = 16, seed: int = 0, num_workers: int = 0):
@@ -87,6 +91,14 @@ class VocoderDataModule(SoundDataModule):
 
     Mel and pitch are cut from those of the whole clip, so that a piece has no edges of its own. Clips are drawn in
     proportion to their length.
+
+    Args:
+        corpus: corpus folder.
+        speaker: whose clips are taken.
+        batch: pieces per step.
+        frames: mel frames of a piece.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(
@@ -130,6 +142,15 @@ class FlowDataModule(SoundDataModule):
 
     Half of the rows begin with a clip's first code and half inside it. A clip that ends early is followed by others,
     so nothing is wasted on padding; only clips that the token store holds are used.
+
+    Args:
+        corpus: corpus folder.
+        tokens: token store of that corpus.
+        speaker: whose clips are taken.
+        batch: rows per step.
+        length: codes of a row.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from mossrepro.utils.errors import ConfigError, DataError
@@ -119,8 +120,8 @@ class CodeEncoder(nn.Module):
         x = self.embedding(codes) * valid[..., None]
         x = x + F.silu(self.ahead(F.pad(x.transpose(1, 2), (0, self.look_ahead)))).transpose(1, 2)
         x = self.coarse(x, valid)
-        x = self.upsample(x).view(x.shape[0], FRAMES * x.shape[1], -1)
-        return self.norm(self.fine(x, valid.repeat_interleave(FRAMES, 1)))
+        x = rearrange(self.upsample(x), "b t (frames d) -> b (t frames) d", frames=FRAMES)
+        return self.norm(self.fine(x, repeat(valid, "b t -> b (t frames)", frames=FRAMES)))
 
 
 class Estimator(nn.Module):
@@ -149,11 +150,19 @@ class FlowDecoder(nn.Module):
     """codes (B, T) int64 -> log-mel (B, bands, 4T) of `mossrepro.utils.audio.mel24`.
 
     Args:
-        codes: size of the code book; bands: mel bands; dim: width of all blocks, a multiple of 64.
-        blocks, fine_blocks, flow_blocks: transformer layers at 12.5 Hz, at 50 Hz, and in the velocity estimator.
-        chunk: codes that are decoded together (0 = the whole utterance); look_ahead: codes seen beyond them.
-        mel_mean, mel_std: of the training mels; the flow runs on (mel - mean) / std.
-        steps: Euler steps; guidance: classifier-free guidance strength; temperature: scale of the starting noise.
+        codes: size of the codebook.
+        bands: mel bands.
+        dim: width of all blocks, a multiple of 64.
+        blocks: transformer layers at 12.5 Hz.
+        fine_blocks: transformer layers at 50 Hz.
+        flow_blocks: transformer layers of the velocity estimator, at 50 Hz.
+        chunk: codes that are decoded together; 0: the whole utterance.
+        look_ahead: codes that are seen beyond a chunk.
+        mel_mean: mean of the training mels; the flow runs on (mel - mean) / std.
+        mel_std: their standard deviation.
+        steps: Euler steps.
+        guidance: strength of classifier-free guidance.
+        temperature: scale of the starting noise.
     """
 
     mean: Tensor
@@ -219,7 +228,7 @@ class FlowDecoder(nn.Module):
         """
         target = (mel - self.mean) / self.std
         condition = self.encoder(codes, valid)
-        frames = valid.repeat_interleave(FRAMES, 1)
+        frames = repeat(valid, "b t -> b (t frames)", frames=FRAMES)
         weight = frames[:, None].float() / (frames.sum() * self.bands).clamp_min(1)
         coarse_mel = self.coarse_mel(condition).float().transpose(1, 2)
         t = cosine_time(time)[:, None, None]
@@ -244,7 +253,7 @@ class FlowDecoder(nn.Module):
         valid = valid.expand(batch, length)
         condition = self.encoder(codes, valid)
         both = torch.cat([condition, torch.zeros_like(condition)])
-        frames = valid.repeat_interleave(FRAMES, 1).repeat(2, 1)
+        frames = repeat(valid, "b t -> (two b) (t frames)", two=2, frames=FRAMES)
         x = fixed_noise(self.bands, FRAMES * length).to(codes.device) if noise is None else noise
         x = self.temperature * x.expand(batch, -1, -1)
         clock = cosine_time(torch.linspace(0, 1, self.steps + 1, device=codes.device))

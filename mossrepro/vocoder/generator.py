@@ -106,9 +106,14 @@ class Vocoder(nn.Module):
     """mel (B, bands, F) -> wave (B, F * hop).
 
     Args:
-        bands, hop, rate: the mel's number of bands, samples per mel frame, and sampling rate in Hz.
-        dim, blocks: channels and ConvNeXt blocks at the mel's frame rate.
-        fine_dim, fine_blocks: the same after upsampling by `upsample`; the inverse STFT runs at hop / upsample.
+        bands: mel bands.
+        hop: samples per mel frame.
+        rate: sampling rate in Hz.
+        dim: channels at the mel's frame rate.
+        blocks: ConvNeXt blocks at the mel's frame rate.
+        fine_dim: channels after upsampling.
+        fine_blocks: ConvNeXt blocks after upsampling.
+        upsample: factor of the upsampling; the inverse STFT runs at hop / upsample.
         pitch_dim: channels of the pitch head.
     """
 

@@ -1,4 +1,4 @@
-"""How wrong is a waveform: distances between spectrograms at several resolutions, and the adversarial losses."""
+"""How wrong is a waveform: distances between spectrograms at several resolutions."""
 
 import torch
 import torch.nn.functional as F

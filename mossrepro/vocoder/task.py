@@ -49,8 +49,15 @@ class FlowTask(SoundTask):
     mean and the standard deviation that the model normalises with.
 
     Args:
-        codes: size of the code book. dim: of all blocks. code_layers: at 12.5 Hz, where a layer costs a quarter; one
-            more follows at 50 Hz. layers: of the velocity estimator. chunk, look_ahead: in codes, see `FlowDecoder`.
+        codes: size of the codebook.
+        dim: width of all blocks, a multiple of 64.
+        code_layers: transformer layers at 12.5 Hz, where a layer costs a quarter; one more follows at 50 Hz.
+        layers: transformer layers of the velocity estimator, at 50 Hz.
+        chunk: codes that are decoded together.
+        look_ahead: codes that are seen beyond a chunk.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine follows.
+        weight_decay: of AdamW.
         codebook: a token store whose codes start as the codec's own vectors, turned to the model's dim, so that
             codes of one sound start together; None: each starts at random.
         cond_dropout: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's
@@ -114,8 +121,16 @@ class VocoderTask(SoundTask):
     A batch: mel (B, 80, F), wave (B, F * 480), pitch (B, F) in Hz, seed.
 
     Args:
-        dim, layers: of the network at the mel's frame rate; fine_layers: layers after upsampling by `upsample`.
-        pitch_dim: width of the pitch head. mel_weight, phase_weight: of these beside the spectral loss.
+        dim: channels of the network.
+        layers: ConvNeXt blocks at the mel's frame rate.
+        fine_layers: ConvNeXt blocks after upsampling.
+        upsample: factor of the upsampling.
+        pitch_dim: channels of the pitch head.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
+        weight_decay: of AdamW.
+        mel_weight: weight of the mel loss, beside the spectral loss.
+        phase_weight: weight of the phase loss of the voiced part.
     """
 
     def __init__(

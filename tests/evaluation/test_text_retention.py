@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lm_toys import folder  # noqa: F401
 from tokenizers import Tokenizer
 
 from mossrepro.evaluation import text_retention
@@ -15,7 +14,7 @@ from mossrepro.training import metrics
 
 
 @pytest.mark.parametrize("moved", ["", "trunk.0.mlp.up_proj.weight", "text_tail.0.input_layernorm.weight"])
-def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:  # noqa: F811
+def test_the_meter_sees_a_weight_that_moved(folder, tmp_path, moved) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     ids = Grid(tokenizer, 40).ids
@@ -49,7 +48,7 @@ def test_what_comes_out_by_voice_is_a_share_of_what_was_known() -> None:
     assert (kept.id, kept.value, kept.low, kept.high, kept.n) == ("s2t_c_kept", 75.0, 50.0, 90.0, 74)
 
 
-def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:  # noqa: F811
+def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:
     """Asked for what comes next; a model that finds all pieces equally likely is as perplexed as there are pieces."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     size = tokenizer.get_vocab_size()

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from lm_toys import folder, module  # noqa: F401
+from lm_toys import module
 
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 
 
-def test_same_step_same_batch(folder) -> None:  # noqa: F811
+def test_same_step_same_batch(folder) -> None:
     one, other = module(folder), module(folder)
     other.train_batch(9, 0, 1)
     for step in (5, 0):
@@ -21,14 +21,14 @@ def test_same_step_same_batch(folder) -> None:  # noqa: F811
     assert not torch.equal(one.train_batch(0, 0, 1)["grid"], module(folder, seed=1).train_batch(0, 0, 1)["grid"])
 
 
-def test_ranks_share_the_batch(folder) -> None:  # noqa: F811
+def test_ranks_share_the_batch(folder) -> None:
     whole = module(folder).train_batch(3, 0, 1)
     parts = [module(folder).train_batch(3, rank, 2) for rank in (0, 1)]
     for key in ("text_target", "monologue_target", "speech_target"):
         assert sum(int((p[key] >= 0).sum()) for p in parts) == int((whole[key] >= 0).sum())
 
 
-def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F811
+def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:
     with pytest.raises(ConfigError, match="data.mix"):
         module(folder, mix={"text": 0.0})
     with pytest.raises(DataError, match="no word times"):
@@ -43,7 +43,7 @@ def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:  # noqa: F81
         module(folder, script=str(tmp_path / "apart"), mix={"repeat": 1.0})
 
 
-def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noqa: F811
+def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:
     with TokenWriter(tmp_path / "store", 32) as store:
         store.add([("x", np.zeros(3, int))])
     with pytest.raises(DataError, match="codebook of 32, data.codes says 64"):
@@ -63,16 +63,16 @@ def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:  # noq
         module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"))
 
 
-def test_documents_are_cut_at_max_rows(folder) -> None:  # noqa: F811
+def test_documents_are_cut_at_max_rows(folder) -> None:
     assert module(folder, max_rows=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
 
 
-def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:  # noqa: F811
+def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:
     with_, without = (module(folder, mix=mix) for mix in ({"tts": 1.0, "interleaved": 3.0}, {"tts": 1.0}))
     assert torch.equal(with_.train_batch(0, 0, 1)["grid"], without.train_batch(0, 0, 1)["grid"])
 
 
-def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:  # noqa: F811
+def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:
     now, next_ = (
         module(folder, mix={"T2S": 1.0}, monologue=True, text_lookahead=n).train_batch(0, 0, 1) for n in (0, 1)
     )

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lm_toys import folder, module  # noqa: F401
+from lm_toys import module
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import read_script
@@ -18,7 +18,7 @@ from mossrepro.utils.errors import ConfigError
 
 
 @pytest.fixture
-def backbone(folder, tmp_path):  # noqa: F811
+def backbone(folder, tmp_path):
     task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     fit(task, module(folder, mix={"facts": 1.0, "repeat_text": 1.0}), 3)
     task.save_pretrained(tmp_path / "backbone")
@@ -31,7 +31,7 @@ def fit(task, data, steps: int) -> None:
 
 
 @pytest.mark.parametrize("train", ["speech", "all"])
-def test_what_a_stage_changes(backbone, folder, tmp_path, train: str) -> None:  # noqa: F811
+def test_what_a_stage_changes(backbone, folder, tmp_path, train: str) -> None:
     before = from_pretrained(backbone)[0].state_dict()
     task = LayerSplitTask(str(backbone), codes=64, train=train, lr=1e-3)
     fit(task, module(folder), 3)
@@ -44,7 +44,7 @@ def test_what_a_stage_changes(backbone, folder, tmp_path, train: str) -> None:  
 
 
 @pytest.mark.parametrize("name", ["lr", "speech_lr", "head_lr", "embed_lr"])
-def test_every_part_has_a_rate_of_its_own(backbone, folder, tmp_path, name: str) -> None:  # noqa: F811
+def test_every_part_has_a_rate_of_its_own(backbone, folder, tmp_path, name: str) -> None:
     before = from_pretrained(backbone)[0].state_dict()
     rates = {"lr": 0.0, "speech_lr": 0.0, "head_lr": 0.0, "embed_lr": 0.0, name: 1e-3}
     task = LayerSplitTask(str(backbone), codes=64, **rates)
@@ -58,7 +58,7 @@ def test_every_part_has_a_rate_of_its_own(backbone, folder, tmp_path, name: str)
     assert changed == only[name]
 
 
-def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> None:  # noqa: F811
+def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> None:
     data, task = module(folder), LayerSplitTask(str(backbone), codes=64)
     facts = [Fact(*entry) for entry in json.loads((folder / "facts.json").read_text())]
     grid, batches = data.documents.grid, data.val_batches()
@@ -86,14 +86,14 @@ def test_layers_are_checkpointed_and_compiled_where_asked(backbone, asked: bool)
     assert model.checkpointed == asked and {block._compiled_call_impl is not None for block in blocks} == {asked}
 
 
-def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:  # noqa: F811
+def test_text_loss_reaches_the_speech_embedding_through_the_frozen_half(backbone, folder) -> None:
     task = LayerSplitTask(str(backbone), codes=64, train="speech")
     task.losses(module(folder, mix={"asr": 1.0}).train_batch(0, 0, 1))["text"].backward()
     assert task.model.speech_embed.weight.grad.abs().sum() > 0
     assert task.model.trunk[0].mlp.up_proj.weight.grad is None
 
 
-def test_loss_counts_only_supervised_rows(backbone, folder) -> None:  # noqa: F811
+def test_loss_counts_only_supervised_rows(backbone, folder) -> None:
     task = LayerSplitTask(str(backbone), codes=64).eval()
     batch = module(folder, mix={"S2S": 1.0}).train_batch(0, 0, 1)
     out = task.losses(batch)
@@ -106,7 +106,7 @@ def test_loss_counts_only_supervised_rows(backbone, folder) -> None:  # noqa: F8
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
-def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, monkeypatch) -> None:  # noqa: F811
+def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, monkeypatch) -> None:
     task = LayerSplitTask(str(backbone), codes=64, monologue_weight=weight).eval()
     monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=0))
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
@@ -119,7 +119,7 @@ def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, m
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, monkeypatch) -> None:  # noqa: F811
+def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, monkeypatch) -> None:
     task = LayerSplitTask(str(backbone), codes=64)
     monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=7, global_rank=0))
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, mo
         task.training_step(batch, 0)
 
 
-def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folder, tmp_path) -> None:  # noqa: F811
+def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folder, tmp_path) -> None:
     task = LayerSplitTask(str(backbone), codes=64)
     fit(task, module(folder, system_turns="released"), 1)
     task.save_pretrained(tmp_path / "out")
@@ -164,7 +164,7 @@ def test_other_codebook_and_other_words_are_refused(backbone) -> None:
         LayerSplitTask(str(backbone), codes=64, tail="mirror")
 
 
-def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None:  # noqa: F811
+def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None:
     task = LayerSplitTask(str(backbone), codes=64, tail="random")  # a mini backbone: its speech half is untrained
     weights = [tail[0].mlp.up_proj.weight for tail in (task.model.speech_tail, task.model.text_tail)]
     assert not torch.equal(*weights)
@@ -176,7 +176,7 @@ def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None
 
 
 @pytest.mark.parametrize("place", ["text", "trunk"])
-def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:  # noqa: F811
+def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:
     task = LayerSplitTask(str(backbone), codes=64, monologue_at=place).eval()
     batch = module(folder, mix={"T2S": 1.0}, monologue=True).train_batch(0, 0, 1)
     task.losses(batch)["monologue"].backward()

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from lm_toys import folder, module, small_model  # noqa: F401
+from lm_toys import module, small_model
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -14,7 +14,7 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.utils.layers import Packing
 
 
-def a_task(folder, **changes) -> MiniBackboneTask:  # noqa: F811
+def a_task(folder, **changes) -> MiniBackboneTask:
     shape = {"layers": 3, "dim": 32, "ffn_dim": 64} | changes
     return MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, **shape)
 
@@ -41,7 +41,7 @@ def test_packed_documents_are_separate_documents() -> None:
 
 
 @pytest.mark.parametrize("train", ["all", "speech"])
-def test_a_packed_step_is_a_padded_one(folder, train: str) -> None:  # noqa: F811
+def test_a_packed_step_is_a_padded_one(folder, train: str) -> None:
     task = a_task(folder).double()
     task.model.train_only(train)
     mix = {"S2S": 1.0, "asr": 1.0, "tts": 1.0, "text": 1.0}
@@ -58,7 +58,7 @@ def test_a_packed_step_is_a_padded_one(folder, train: str) -> None:  # noqa: F81
             torch.testing.assert_close(others[name], slope, rtol=1e-9, atol=1e-12)
 
 
-def test_ranks_share_a_packed_batch_without_overlap(folder) -> None:  # noqa: F811
+def test_ranks_share_a_packed_batch_without_overlap(folder) -> None:
     data = module(folder, batch=5, pack=True)
     whole, parts = data.train_batch(2, 0, 1), [data.train_batch(2, rank, 2) for rank in range(2)]
     docs = whole["grid"].split(whole["lengths"].tolist(), 1)
@@ -88,7 +88,7 @@ CPP = pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU ne
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, CPP])])
-def test_compiled_layers_are_the_plain_ones(folder, backend: str) -> None:  # noqa: F811
+def test_compiled_layers_are_the_plain_ones(folder, backend: str) -> None:
     task = a_task(folder)
     batches = [module(folder, pack=pack, batch=n).train_batch(n, 0, 1) for pack, n in ((True, 3), (False, 2))]
     expected = [gradients(task, batch) for batch in batches]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from lm_toys import IDS, folder, module, prompts, small_model  # noqa: F401
+from lm_toys import IDS, module, prompts, small_model
 from torch import nn
 
 from mossrepro.data.facts import Fact
@@ -76,7 +76,7 @@ def test_a_split_in_the_middle_is_saved_and_is_no_released_layout(tmp_path) -> N
 
 
 @pytest.fixture
-def backbone(folder, tmp_path):  # noqa: F811
+def backbone(folder, tmp_path):
     task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     task.save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
@@ -163,7 +163,7 @@ def test_layers_thaw_from_the_back() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None:  # noqa: F811
+def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None:
     from codec_toys import train
 
     def fit(out=None, ckpt=None) -> LayerSplitTask:
@@ -182,7 +182,7 @@ def test_a_gradual_stage_resumes_bit_for_bit(backbone, folder, tmp_path) -> None
 
 
 @pytest.mark.parametrize("text_guidance", [False, True])
-def test_text_guidance_writes_what_is_said_before_it_is_said(folder, text_guidance) -> None:  # noqa: F811
+def test_text_guidance_writes_what_is_said_before_it_is_said(folder, text_guidance) -> None:
     data = module(folder, text_guidance=text_guidance)
     documents, grid = data.documents, data.documents.grid
     for kind in ("T2S", "S2S", "tts"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lm_toys import folder, module  # noqa: F401
+from lm_toys import module
 
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
@@ -20,13 +20,13 @@ HERE = Path(__file__).parents[1]
 MIX = {"S2S": 0.4, "tts": 0.2, "text": 0.4}  # single documents: many a rank's batch has no row of one kind
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:  # noqa: F811
+def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Those of an exported model, named as a task names them."""
     return {f"model.{name}": value for name, value in from_pretrained(folder)[0].state_dict().items()}
 
 
 @pytest.fixture(scope="module")
-def start(folder, tmp_path_factory):  # noqa: F811
+def start(folder, tmp_path_factory):
     """A mini backbone with Qwen3's norms on queries and keys."""
     task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     torch.manual_seed(1)
@@ -61,7 +61,7 @@ BOTH = [("ddp", 2), ("tensor", 1), *(pytest.param(*pair, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("strategy", "accumulate"), BOTH)
-def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accumulate) -> None:  # noqa: F811
+def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accumulate) -> None:
     asked = {"task": "lm", "script": str(folder), "start": str(start), "mix": MIX, "accumulate": accumulate}
     asked["pack"] = accumulate == 2
     one = train(tmp_path / "one", **asked)
@@ -71,7 +71,7 @@ def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accu
 
 
 @pytest.mark.parametrize(("first", "then"), [("fsdp2", "auto"), pytest.param("ddp", "fsdp2", marks=pytest.mark.slow)])
-def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start, tmp_path, first, then) -> None:  # noqa: F811
+def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start, tmp_path, first, then) -> None:
     asked = {"task": "lm", "script": str(folder), "start": str(start), "mix": MIX, "train": "speech"}
     whole = train(tmp_path / "whole", **asked, strategy=first, devices=2, at=2)
     kept = torch.load(tmp_path / "whole" / "last.ckpt", weights_only=True)["state_dict"]
@@ -91,12 +91,12 @@ def test_the_codec_learns_on_two_ranks_and_they_stay_alike(tmp_path, task) -> No
     assert bool(state["codec.quantiser.started"])
 
 
-def test_more_ranks_than_documents_are_refused(folder) -> None:  # noqa: F811
+def test_more_ranks_than_documents_are_refused(folder) -> None:
     with pytest.raises(ConfigError, match="batch=4 documents cannot be shared by 5"):
         module(folder).train_batch(0, 0, 5)
 
 
-def test_a_batch_knows_its_share_of_the_step(folder) -> None:  # noqa: F811
+def test_a_batch_knows_its_share_of_the_step(folder) -> None:
     data = module(folder, mix=MIX, monologue=True)
     data.accumulate = 2
     for kind in ("text", "monologue", "speech"):

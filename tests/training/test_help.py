@@ -1,0 +1,30 @@
+"""`mossrepro fit --help` says what every setting is: one argument a line in tasks and data modules."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+from lightning.pytorch import LightningDataModule, LightningModule
+
+import mossrepro
+
+NAMES = [
+    module.name for module in pkgutil.walk_packages(mossrepro.__path__, "mossrepro.") if "__main__" not in module.name
+]
+CLASSES = {
+    one
+    for name in NAMES
+    for one in vars(importlib.import_module(name)).values()
+    if inspect.isclass(one) and issubclass(one, LightningModule | LightningDataModule) and one.__module__ == name
+}
+BASES = {"Task", "SoundTask", "StepDataModule", "BackboneTask"}  # never named in a configuration, or documented above
+
+
+@pytest.mark.parametrize("one", sorted(CLASSES, key=lambda one: one.__name__), ids=lambda one: one.__name__)
+def test_every_argument_has_a_line_of_its_own(one):
+    if one.__name__ in BASES:
+        return
+    lines = [line.strip() for line in (one.__doc__ or "").partition("Args:")[2].splitlines()]
+    for name in list(inspect.signature(one.__init__).parameters)[1:]:
+        assert any(line.startswith(f"{name}: ") and len(line) > len(name) + 8 for line in lines), name
