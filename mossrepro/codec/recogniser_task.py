@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jiwer
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
 from mossrepro.codec.batches import HasLexicon, RecogniserBatch
 from mossrepro.codec.model import SpeechCodec
@@ -51,7 +52,7 @@ class RecogniserTask(Task):
             frame_dropout,
             weight_decay,
         )
-        self._errors = {"per": [0, 0], "wer": [0, 0]}  # (mistakes, phones or words that were said)
+        self.error_rates = nn.ModuleDict({name: MeanMetric() for name in ("per", "wer")})  # over clips and ranks
 
     def training_step(self, batch: RecogniserBatch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of them hidden."""
@@ -85,17 +86,15 @@ class RecogniserTask(Task):
             self._count("wer", batch["text"], [" ".join(lexicon.read(row.numpy())) for row in rows])
 
     def _count(self, name: str, said: list[str], heard: list[str]) -> None:
-        """Add up the mistakes of one batch."""
-        result = jiwer.process_words(said, heard)
-        self._errors[name][0] += result.substitutions + result.deletions + result.insertions
-        self._errors[name][1] += result.substitutions + result.deletions + result.hits
+        """Add the error rate of one batch, weighted by the phones or words that were said."""
+        self.error_rates[name].update(jiwer.wer(said, heard), weight=sum(len(text.split()) for text in said))
 
     def on_validation_epoch_end(self) -> None:
         """Log the error rates over all validation clips."""
-        for name, (wrong, total) in self._errors.items():
-            if total:
-                self.log(f"val/{name}", wrong / total, prog_bar=True)
-            self._errors[name] = [0, 0]
+        for name, rate in self.error_rates.items():
+            if rate.update_called:
+                self.log(f"val/{name}", rate.compute(), prog_bar=True)
+            rate.reset()
 
     def configure_optimizers(self) -> dict:
         """AdamW over the recogniser; the rate is a function of the step alone."""

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
 from mossrepro.codec.batches import CodecBatch
 from mossrepro.codec.encoder import MELS_PER_CODE
@@ -99,7 +100,7 @@ class CodecTask(Task):
         if distil:
             wide = self._teach(torch.zeros(1, SAMPLES_PER_CODE)).shape[-1]
             self.distil_proj = nn.Linear(network.dim, wide)
-        self._right = [0, 0]  # frames with the right phone, frames with any
+        self.phone_accuracy = MeanMetric()  # over spoken frames, clips and ranks
         self._used = torch.zeros(network.codes)
 
     def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
@@ -172,14 +173,13 @@ class CodecTask(Task):
             return
         spoken = batch["phones"] > 0
         best = self.codec.phone_logits(frames).argmax(-1)
-        self._right[0] += int((best == batch["phones"])[spoken].sum())
-        self._right[1] += int(spoken.sum())
+        self.phone_accuracy.update((best == batch["phones"])[spoken].float())
 
     def on_validation_epoch_end(self) -> None:
         """Log the phone accuracy over all validation clips and how the codebook is used."""
         if self.mel_head is None:
-            self.log("val/phone_accuracy", self._right[0] / max(self._right[1], 1), prog_bar=True)
-        self._right = [0, 0]
+            self.log("val/phone_accuracy", self.phone_accuracy.compute(), prog_bar=True)
+            self.phone_accuracy.reset()
         if self._used.any():
             share = self._used / self._used.sum()
             perplexity = torch.special.entr(share).sum().exp()

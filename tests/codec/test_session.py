@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec import model as module
@@ -49,6 +51,14 @@ def test_any_chunking_gives_the_codes_of_the_whole(codec, seed, monkeypatch) -> 
     assert whole.shape[1] == 41 and len(whole.unique()) > 4
     assert torch.equal(stream(codec, wave, chunking(wave.shape[1], seed)), whole)
     assert torch.equal(stream(codec, wave, [wave.shape[1]]), whole)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 6000), max_size=8), st.integers(0, 99))
+def test_no_cut_of_a_stream_changes_a_code(codec, sizes, seed) -> None:
+    codec, wave = codec.double(), sounding(9, seed).double()
+    cuts = [size for i, size in enumerate(sizes) if sum(sizes[: i + 1]) <= wave.shape[1]]
+    assert torch.equal(stream(codec, wave, [*cuts, wave.shape[1] - sum(cuts)]), codec.encode(wave))
 
 
 @pytest.mark.skipif(not packed_linear._can_pack(torch.float32), reason="this processor keeps the plain order")

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mossrepro.data.token_store import TokenStore, TokenWriter, held
 from mossrepro.utils.errors import DataError
@@ -59,3 +61,19 @@ def test_several_writers_make_one_store(tmp_path):
     (tmp_path / "codes-1.u16").write_bytes(b"")
     with pytest.raises(DataError, match="codes-1.u16: is shorter"):
         TokenStore(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(st.text(min_size=1), st.lists(st.integers(0, 1023), max_size=5), max_size=6),
+    st.lists(st.integers(0, 2), min_size=6, max_size=6),
+)
+def test_any_clips_dealt_to_any_writers_come_back(tmp_path_factory, clips, shards):
+    folder = tmp_path_factory.mktemp("store")
+    for shard in range(3):
+        with TokenWriter(folder, 1024, shard) as writer:
+            writer.add(
+                [(name, np.array(c, int)) for (name, c), s in zip(clips.items(), shards, strict=False) if s == shard]
+            )
+    store = TokenStore(folder)
+    assert {name: store[name].tolist() for name in store} == clips and held(folder) == set(clips)
