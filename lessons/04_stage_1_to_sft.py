@@ -52,9 +52,9 @@ chain = OracleGraph(SIZE)
 script = chain.script()
 lines = read_script(script)
 clips = {clip.id: clip for clip in read_manifest(script)}
-for role in ("hear", "say", "ask", "answer"):
+for role in ("user_speech", "assistant_speech", "question", "answer"):
     line = next(line for line in lines if line.role == role)
-    print(f"{role:7} {line.voice:22} {line.text}")
+    print(f"{role:16} {line.voice:22} {line.text}")
     display(Audio(load_clip(script, clips[line.id], 16_000), rate=16_000))
 
 # %% [markdown]

@@ -242,8 +242,8 @@ print(f"paper: 40 instances, {paper * 2 / 1024:.0f} KiB a row in bfloat16")
 # %% [markdown]
 # With the cache, what is left of a row is little arithmetic and much reading: every weight is fetched from memory for
 # two operations. So the order in which weights lie there counts. On a CPU the package lays large ones out once in the
-# order that the processor's library reads fastest (`utils/packed_linear.py`), and makes one product of those that read the same
-# input (`lm/inference.py`: queries, keys and values). The answer stays what it was, but for rounding.
+# order that the processor's library reads fastest (`utils/packed_linear.py`), and makes one product of those that read
+# the same input (`lm/inference.py`: queries, keys and values). The answer stays what it was, but for rounding.
 
 # %%
 display(Code(inspect.getsource(PackedLinear), language="python"))

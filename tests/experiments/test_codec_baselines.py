@@ -24,7 +24,7 @@ def in_process(monkeypatch) -> None:
     def stage(name: str, command: list[str]) -> None:
         assert cli.main(command) == 0, name
 
-    monkeypatch.setattr(chain_module, "_stage", stage)
+    monkeypatch.setattr(chain_module, "run_stage", stage)
 
 
 def record(folder, count: int = 12) -> None:
@@ -67,7 +67,7 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     assert "rival_kmeans_ratio" in found and found["rival_acoustic_minutes"] > 0
     assert (run / "codes.png").stat().st_size > 10_000
     assert "k means" not in capsys.readouterr().err
-    monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr(chain_module, "run_stage", lambda *_: pytest.fail("everything is cached"))
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "kmeans" in printed and "noise at 5 dB" in printed

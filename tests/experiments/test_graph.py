@@ -176,7 +176,7 @@ def test_controls_are_trained_and_measured(run, monkeypatch) -> None:
     facts = {path.stem for path in (run / "facts").glob("control_*.json")}
     assert {"control_random_s2t_c", "control_counterfactual_own_s2s_c"} <= facts
     assert "control_counterfactual_more_own_s2t_c" in facts and (run / "facts" / "oracle_s2t_c.json").is_file()
-    monkeypatch.setattr(chain_module, "_stage", lambda *_: pytest.fail("everything is cached"))
+    monkeypatch.setattr(chain_module, "run_stage", lambda *_: pytest.fail("everything is cached"))
     monkeypatch.setattr(
         "mossrepro.experiments.controls._asked", lambda *_, **__: pytest.fail("what they answered is cached")
     )
@@ -196,7 +196,7 @@ def test_the_oracle_row_is_learnt_from_oracle_codes() -> None:
 def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch, tmp_path) -> None:
     """The steps stand in the key and in the command alike."""
     made = []
-    monkeypatch.setattr(chain_module, "_stage", lambda stage, command: made[-1].append(command))
+    monkeypatch.setattr(chain_module, "run_stage", lambda stage, command: made[-1].append(command))
     for chain in (StageGraph("smoke"), ControlGraph("smoke", "random"), ControlGraph("smoke", "random", 0.8)):
         chain.size.lm.sft.steps = 10
 
