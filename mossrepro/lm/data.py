@@ -21,31 +21,33 @@ from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
 
 IGNORE = -100
-KINDS = ("text", "monologue", "speech")  # of rows that are supervised
-_MOST = 32  # questions of a validation batch
-_TRIES = 4  # documents of every kind that are drawn before any training: some kinds toss for what they are about
+KINDS = ("text", "monologue", "speech")  # the three losses, each with targets of its own
+_VAL_QUESTIONS = 32  # in a validation batch
+# Documents of every kind that are drawn before training, to see that the script has lines for them. Several, because
+# some kinds choose at random between two sources of lines.
+_TRIAL_DRAWS = 4
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
 class LMDataModule(StepDataModule):
-    """Mixes documents by weight.
+    """Draws documents of several kinds at random, by weight, and batches them.
 
     Args:
-        script: folder of a recorded script (see `script.py`), with facts.json.
+        script: folder of a recorded script (`mossrepro data make` prints it), with script.jsonl and facts.json.
         tokens: token store of that script, or "oracle" for codes made from the text.
-        tokenizer: tokenizer.json of the backbone.
-        codes: size of the codebook.
-        mix: kind of document -> weight (kinds: `documents.py`).
-        batch: documents that are read at once, over all ranks; an optimiser step reads `accumulate_grad_batches` times
-            as many. What is called a step below is one such batch.
-        max_conversation_len: a conversation goes on with further exchanges up to so many rows (0: one exchange a
-        document).
-        monologue: the text head is asked for the text of spoken replies while they are said (see `Documents`), and
-        text_lookahead: by so many pieces of text before the voice.
-        text_guidance: spoken replies are written first: text guidance, to compare with.
-        system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
-        max_rows: a document is cut there.
-        pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
+        tokenizer: tokenizer.json of the text backbone.
+        codes: size of the codec's codebook.
+        mix: kind of document -> weight; the weights need not sum to 1. `mossrepro/lm/documents.py` lists the kinds.
+        batch: documents of one batch, over all ranks. An optimiser step has `accumulate_grad_batches` times as many.
+        max_conversation_len: exchanges are added to a conversation up to this many positions; 0 for one exchange.
+        monologue: whether the text head also predicts the text of a spoken reply while it is spoken.
+        text_lookahead: tokens by which that text runs ahead of the speech.
+        text_guidance: whether spoken replies are written out first, as other models do and the paper does not.
+        max_rows: longest document, in positions; longer ones are cut.
+        pack: whether the documents of a batch are laid end to end instead of padded; none attends to another.
+        system_turns: "short", or "released" for the wording of the paper's checkpoint, which wants a larger model.
+        seed: the seed of everything random here.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class LMDataModule(StepDataModule):
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
-            mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
+            mix = {
+                kind: weight for kind, weight in mix.items() if kind != "interleaved"
+            }  # oracle codes have no word times
         if mix.get("repeat") and not self.documents.echoes:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
-        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIES)):
+        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIAL_DRAWS)):
             try:
                 self.documents.draw(kind, rng(seed, "try", kind))
             except DataError as error:
@@ -92,25 +96,25 @@ class LMDataModule(StepDataModule):
         self._counts = Memo(self._count_step, 2)
 
     def _draw_group(self, group: int) -> list[list[Rows]]:
-        """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
+        """The documents of `_GROUP` steps: batches of similar lengths, in random order."""
         random = rng(self.seed, "documents", group)
         kinds = random.choice(len(self.kinds), size=self.batch * _GROUP, p=self.weights)
-        rows = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
-        batches = [rows[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
+        docs = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
+        batches = [docs[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
         return [batches[i] for i in random.permutation(_GROUP)]
 
     def train_dataloader(self) -> DataLoader:
-        """The endless loader; how many batches make an optimiser step is known from here on."""
+        """The endless loader. From here on it is known how many batches make an optimiser step."""
         self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         return super().train_dataloader()
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a row is not supervised.
+        """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a position has no target.
 
-        Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
+        A packed batch has B = 1, and "lengths" (documents,) in positions (`layers.Packing`).
 
-        text_count, monologue_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
-        batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
+        text_count, monologue_count, speech_count (): targets per batch and rank, averaged over all ranks and all
+        batches of the optimiser step. A summed loss divided by it is this batch's part of the mean over the step.
         """
         if world > self.batch:
             raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
@@ -123,7 +127,7 @@ class LMDataModule(StepDataModule):
         return self._group(step // _GROUP)[step % _GROUP]
 
     def _count_step(self, optimiser_step: int) -> np.ndarray:
-        """Supervised rows of all batches of an optimiser step on all ranks, by KINDS: (3,)."""
+        """Targets in all batches of an optimiser step on all ranks, one number for each of KINDS: (3,)."""
         first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
         for i in range(self.accumulate):
             batch = collate(self._documents(first + i), self.documents.grid, self.max_rows)
@@ -131,15 +135,15 @@ class LMDataModule(StepDataModule):
         return counts
 
     def val_batches(self) -> list[dict[str, Tensor]]:
-        """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
+        """The test questions of set V, one batch for each pairing of VALIDATED; none if the script has no questions."""
         if not self.documents.held:
             return []
         documents, grid = self.documents, self.documents.grid
-        return [collate(documents.validation(pairing)[:_MOST], grid, self.max_rows) for pairing in VALIDATED]
+        return [collate(documents.validation(pairing)[:_VAL_QUESTIONS], grid, self.max_rows) for pairing in VALIDATED]
 
 
 def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
-    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
+    """Pad on the right, where causal attention never looks, and shift: the target of position i is position i + 1."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
     text, monologue, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
@@ -160,7 +164,7 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
 
 
 def pack(docs: list[Rows], grid: Grid, max_rows: int) -> dict[str, Tensor]:
-    """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
+    """As `collate`, end to end instead of padded: tensors (1, L, ...), and "lengths" (documents,) in positions."""
     alone = [collate([doc], grid, max_rows) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
     return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
@@ -175,7 +179,7 @@ def open_documents(
     text_lookahead: int = 0,
     text_guidance: bool = False,
 ) -> Documents:
-    """Script, facts, word times and codes of a folder. DataError names what is missing or does not fit."""
+    """The documents of a script's folder and its token store. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
         if not (script / name).is_file():
             raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")
