@@ -1,6 +1,7 @@
-"""What a training step costs, before there is a model: products counted and memory kept, traced with fake tensors.
+"""What a training step will cost: FLOPs and memory, counted by tracing the model with fake tensors.
 
-What is left out: the buffers of libraries, and what an accelerator's own kernels keep less.
+The estimate leaves out the workspaces of libraries. It counts the activations that the CPU kernels keep, so it is too
+high where fused kernels of an accelerator (attention, for instance) keep fewer.
 """
 
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.parallel import check_even
 from mossrepro.utils.private_apis import fake_tensors
 
-_HEARD, _SAID = 0.25, 0.5  # shares of the rows that ask the text head and the speech head, as in the stages here
+_TEXT_SHARE, _SPEECH_SHARE = 0.25, 0.5  # of the positions, how many have a text and a speech target: typical here
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training step of `rows` rows: products in floating-point operations, bytes kept for the way back."""
+    """A training step of `rows` positions: floating-point operations, and bytes kept for the backward pass."""
 
     rows: int
     flops: float
@@ -34,7 +35,7 @@ class Memory:
     gradients: float
     optimiser: float
     kept: float
-    extra: float  # buckets of DDP; layers that FSDP2 holds whole for a moment
+    extra: float  # gradient buckets of DDP; layers that FSDP2 has gathered for the moment
 
     @property
     def total(self) -> float:
@@ -52,7 +53,10 @@ def parts(model: LayerSplitLM) -> dict[str, tuple[int, int]]:
 
 
 def trace(config: LMConfig, train: str, documents: int, rows: int, precision: str, checkpointed: bool) -> Step:
-    """One step on `documents` documents of `rows` rows, with fake tensors."""
+    """One step on `documents` documents of `rows` positions each, traced with fake tensors.
+
+    train: what is trained (`LayerSplitLM.train_only`). checkpointed: with activation checkpointing.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -73,10 +77,10 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
         mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
             hidden = model(grid)
-            asked = {"text": int(_HEARD * documents * rows), "speech": int(_SAID * documents * rows)}
+            targets = {"text": int(_TEXT_SHARE * documents * rows), "speech": int(_SPEECH_SHARE * documents * rows)}
             loss = sum(
                 chunked_cross_entropy(head, getattr(hidden, name).flatten(0, 1)[:n], grid.new_zeros(n))
-                for name, head, n in zip(asked, (model.text_head, model.speech_head), asked.values(), strict=True)
+                for name, head, n in zip(targets, (model.text_head, model.speech_head), targets.values(), strict=True)
             )
         loss.backward()
         flops = counter.get_total_flops()
@@ -84,16 +88,16 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
 
 
 def step(config: LMConfig, train: str, documents: float, rows: int, precision: str, checkpointed: bool) -> Step:
-    """As `trace`, for any number of documents: from one and two, since all but the weights' copies grows alike."""
+    """As `trace`, for any number of documents: extrapolated from one and two, as the cost is linear in their number."""
     one, two = (trace(config, train, n, rows, precision, checkpointed) for n in (1, 2))
     grow = lambda a, b: a + (documents - 1) * (b - a)  # noqa: E731
     return Step(round(documents * rows), grow(one.flops, two.flops), grow(one.kept, two.kept))
 
 
 def sliced(config: LMConfig, across: int) -> LMConfig:
-    """What one of `across` tensor-parallel devices holds of a model, as a model: `memory` and `step` say what it costs.
+    """The shape of what one of `across` tensor-parallel devices holds, as a model of its own for `memory` and `step`.
 
-    ConfigError where heads or hidden units cannot be dealt out evenly.
+    ConfigError where heads or hidden units cannot be divided evenly.
     """
     check_even(config, across)
     names = ("heads", "kv_heads", "ffn_dim")
@@ -101,16 +105,16 @@ def sliced(config: LMConfig, across: int) -> LMConfig:
 
 
 def memory(model: LayerSplitLM, kept: float, precision: str, strategy: str, devices: int) -> Memory:
-    """What lies on one of `devices` devices under "single", "ddp" or "fsdp2"; `kept` as of `step`, for one device.
+    """Memory on each of `devices` devices under "single", "ddp" or "fsdp2"; `kept` is that of `step` for one device.
 
-    With tensor parallel too, `model` is what one device of a group holds (`sliced`), and `devices` are the groups.
+    With tensor parallelism `model` is what one device of a group holds (`sliced`), and `devices` counts the groups.
     """
     width = 2 if precision == "bf16-true" else 4
     whole = width * sum(p.numel() for p in model.parameters())
     trained = width * sum(p.numel() for p in model.parameters() if p.requires_grad)
     share, extra = 1, 0
     if strategy == "ddp":
-        extra = trained  # buckets beside the gradients
+        extra = trained  # its buckets, beside the gradients
     if strategy == "fsdp2":
         share = devices
         layer = width * sum(p.numel() for p in model.trunk[0].parameters())

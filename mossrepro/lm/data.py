@@ -30,10 +30,10 @@ _GROUP = 4  # steps whose documents are drawn together and sorted by length, so 
 
 
 class LMDataModule(StepDataModule):
-    """Mixes documents by weight.
+    """Draws documents of several kinds at random, by weight, and batches them.
 
     Args:
-        script: folder of a recorded script (see `script.py`), with facts.json.
+        script: folder of a recorded script (`mossrepro data make` prints it), with script.jsonl and facts.json.
         tokens: token store of that script, or "oracle" for codes made from the text.
         tokenizer: tokenizer.json of the backbone.
         codes: size of the codebook.
@@ -81,10 +81,12 @@ class LMDataModule(StepDataModule):
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
-            mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes keep no time
+            mix = {
+                kind: weight for kind, weight in mix.items() if kind != "interleaved"
+            }  # oracle codes have no word times
         if mix.get("repeat") and not self.documents.echoes:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
-        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIES)):
+        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIAL_DRAWS)):
             try:
                 self.documents.draw(kind, rng(seed, "try", kind))
             except DataError as error:
@@ -96,25 +98,25 @@ class LMDataModule(StepDataModule):
         self._counts = Memo(self._count_step, 2)
 
     def _draw_group(self, group: int) -> list[list[Rows]]:
-        """The documents of `_GROUP` steps, sorted by length and dealt out in random order."""
+        """The documents of `_GROUP` steps: batches of similar lengths, in random order."""
         random = rng(self.seed, "documents", group)
         kinds = random.choice(len(self.kinds), size=self.batch * _GROUP, p=self.weights)
-        rows = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
-        batches = [rows[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
+        docs = sorted((self.documents.draw(self.kinds[k], random) for k in kinds), key=len)
+        batches = [docs[i * self.batch : (i + 1) * self.batch] for i in range(_GROUP)]
         return [batches[i] for i in random.permutation(_GROUP)]
 
     def train_dataloader(self) -> DataLoader:
-        """The endless loader; how many batches make an optimiser step is known from here on."""
+        """The endless loader. From here on it is known how many batches make an optimiser step."""
         self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         return super().train_dataloader()
 
     def train_batch(self, step: int, rank: int, world: int) -> LMBatch:
         """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a row is not supervised.
 
-        Packed, B is 1, and lengths (documents,) tells where one ends and the next begins (`layers.Packing`).
+        A packed batch has B = 1, and "lengths" (documents,) in positions (`layers.Packing`).
 
-        text_count, monologue_count, speech_count (): supervised rows a batch and rank, the mean over all ranks and all
-        batches of the optimiser step: a sum divided by it is this batch's part of the step's mean.
+        text_count, monologue_count, speech_count (): targets per batch and rank, averaged over all ranks and all
+        batches of the optimiser step. A summed loss divided by it is this batch's part of the mean over the step.
         """
         if world > self.batch:
             raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
@@ -127,7 +129,7 @@ class LMDataModule(StepDataModule):
         return self._group(step // _GROUP)[step % _GROUP]
 
     def _count_step(self, optimiser_step: int) -> np.ndarray:
-        """Supervised rows of all batches of an optimiser step on all ranks, by KINDS: (3,)."""
+        """Targets in all batches of an optimiser step on all ranks, one number for each of KINDS: (3,)."""
         first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
         for i in range(self.accumulate):
             batch = collate(self._documents(first + i), self.documents.grid, self.max_rows)
@@ -139,7 +141,7 @@ class LMDataModule(StepDataModule):
         if not self.documents.held:
             return []
         documents, grid = self.documents, self.documents.grid
-        return [collate(documents.validation(pairing)[:_MOST], grid, self.max_rows) for pairing in VALIDATED]
+        return [collate(documents.validation(pairing)[:_VAL_QUESTIONS], grid, self.max_rows) for pairing in VALIDATED]
 
 
 def collate(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
@@ -179,7 +181,7 @@ def open_documents(
     text_lookahead: int = 0,
     text_guidance: bool = False,
 ) -> Documents:
-    """Script, facts, word times and codes of a folder. DataError names what is missing or does not fit."""
+    """The documents of a script's folder and its token store. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
         if not (script / name).is_file():
             raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")

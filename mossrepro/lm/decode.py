@@ -1,14 +1,14 @@
-"""The decoding automaton: two heads, one mouth (behaviour of the released MOSS-Speech inference code).
+"""Decoding: one sequence, sampled from the text head or the speech head (as the released inference code does).
 
-1. The mode starts from the last prompt row: speech if it is SOSP or a code, else text.
+1. The mode starts from the last position of the prompt: speech if it is SOSP or a code, else text.
 2. In text mode the text head is sampled; SOSP switches to speech. In speech mode the speech head is sampled; EOSP
    switches back to text.
 3. Speech ids behind EOSP are never sampled, EOSP not before `speech.min_length` codes, the modality pad never as text.
 4. In speech mode the text channel is written as modality pad; in text mode the speech channel as speech pad.
 5. <|im_end|> or <|endoftext|> in the text channel ends the reply (it also follows EOSP).
 
-A tail whose head is not asked is not run. What the trunk gave it is kept, and when its turn comes it reads all of that
-in one pass: the keys and values, and so the answer, are the same as if it had run at every row.
+A tail is run only when its head is sampled. The trunk's outputs since its last run are kept until then, and the tail
+processes all of them in one pass: its keys and values, and so the answer, are those of a tail run at every position.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ CHANNELS = ("text", "speech")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to draw an id of one channel: temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep everything.
+    """How to sample one channel: temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every candidate.
 
-    The channel cannot end before `min_length` ids.
+    The channel cannot end before it has `min_length` ids.
     """
 
     temperature: float = 0.0
@@ -41,8 +41,10 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to answer, at most `max_rows` rows long. Sequence i of a batch draws with seed + i: alone, with that seed, it
-    says the same. The channels draw independently.
+    """How to sample an answer of at most `max_rows` positions.
+
+    Sequence i of a batch is sampled with seed + i, so that alone, with that seed, it gives the same answer. The two
+    channels have random streams of their own.
     """
 
     text: SamplingParams = SamplingParams()
@@ -53,7 +55,7 @@ class GenerationConfig:
 
 @dataclass
 class Reply:
-    """One answer: the text ids and the codes it holds, in order of their channels; `ended` is False if rows ran out."""
+    """One answer: its text ids and its codes, each in order; `ended` is False if it was cut off at `max_rows`."""
 
     text: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -61,76 +63,80 @@ class Reply:
 
 
 def sample_token(
-    logits: Tensor, how: SamplingParams, chance: list[torch.Generator], seen: list[list[int]]
+    logits: Tensor, sampling: SamplingParams, chance: list[torch.Generator], seen: list[list[int]]
 ) -> list[int]:
-    """Draw one id a row: logits (B, V), a generator and the ids said so far for each row."""
+    """Sample one id for each sequence: logits (B, V), a generator and the ids so far for each -> B ids."""
     logits = logits.float()
-    if how.repetition_penalty != 1.0:
+    if sampling.repetition_penalty != 1.0:
         for row, ids in enumerate(seen):
             past = torch.tensor(sorted(set(ids)), dtype=torch.long, device=logits.device)
             values = logits[row, past]
-            penalty = how.repetition_penalty
+            penalty = sampling.repetition_penalty
             logits[row, past] = torch.where(values > 0, values / penalty, values * penalty)
-    if how.temperature == 0.0:
+    if sampling.temperature == 0.0:
         return logits.argmax(-1).tolist()
-    probability, order = (logits / how.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-    if how.top_k:
-        probability[:, how.top_k :] = 0.0
+    probability, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        probability[:, sampling.top_k :] = 0.0
         probability = probability / probability.sum(-1, keepdim=True)
     before = probability.cumsum(-1) - probability
-    reached = probability.masked_fill(before > how.top_p, 0.0).cumsum(-1)
+    reached = probability.masked_fill(before > sampling.top_p, 0.0).cumsum(-1)
     drawn = torch.stack([torch.rand((), generator=one) for one in chance]).to(logits)
     place = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
-    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # rounding must not lead beyond what is allowed
+    last = (reached < reached[:, -1:]).sum(-1, keepdim=True)  # rounding must not lead past the last candidate
     return order.gather(-1, torch.minimum(place, last)).squeeze(-1).tolist()
 
 
 class DecodingState:
-    """Modes and replies of a batch. `on_code(i, code)` is called for every code as soon as sequence i has said it."""
+    """Modes and replies of a batch. `on_code(i, code)` is called for every code that sequence i samples, at once."""
 
     def __init__(
         self,
         prompts: list[Rows],
         ids: SpecialIds,
-        how: GenerationConfig,
+        config: GenerationConfig,
         on_code: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.ids, self.how, self.on_code = ids, how, on_code
+        self.ids, self.config, self.on_code = ids, config, on_code
         last = [(int(p.text[-1]), int(p.speech[-1])) for p in prompts]
         self.speaking = [t == ids.sosp or (t == ids.pad and s != ids.eosp) for t, s in last]
         self.replies = [Reply() for _ in prompts]
         self.chance = {
-            channel: [torch.Generator().manual_seed(seed_for(how.seed + i, channel)) for i in range(len(prompts))]
+            channel: [torch.Generator().manual_seed(seed_for(config.seed + i, channel)) for i in range(len(prompts))]
             for channel in CHANNELS
         }
 
     def wanted(self) -> dict[str, list[int]]:
-        """Channel -> the sequences that go on in it; channels without any are left out."""
-        rows = {channel: [] for channel in CHANNELS}
+        """Channel -> the sequences that are sampled from it next; channels without any are left out."""
+        wanted = {channel: [] for channel in CHANNELS}
         for i, reply in enumerate(self.replies):
             if not reply.ended:
-                rows[CHANNELS[self.speaking[i]]].append(i)
-        return {channel: found for channel, found in rows.items() if found}
+                wanted[CHANNELS[self.speaking[i]]].append(i)
+        return {channel: found for channel, found in wanted.items() if found}
 
     def step(self, logits: dict[str, Tensor]) -> Tensor:
-        """Move on by the logits (B, V) of the wanted channels: the next row of every sequence, (B, 2)."""
-        rows = [(self.ids.end, self.ids.speech_pad)] * len(self.replies)
+        """Sample from the logits (B, V) of the wanted channels: text and speech id of every sequence's next position.
+
+        Returns (B, 2) int64. A sequence that has ended gets padding.
+        """
+        following = [(self.ids.end, self.ids.speech_pad)] * len(self.replies)
         for channel, sequences in self.wanted().items():
             allowed = self._allowed(channel, logits[channel][sequences], sequences)
-            said = [getattr(self.replies[i], "codes" if channel == "speech" else "text") for i in sequences]
+            so_far = [getattr(self.replies[i], "codes" if channel == "speech" else "text") for i in sequences]
             chance = [self.chance[channel][i] for i in sequences]
-            for i, id in zip(sequences, sample_token(allowed, getattr(self.how, channel), chance, said), strict=True):
-                rows[i] = self._speak(i, id) if channel == "speech" else self._write(i, id)
-        return torch.tensor(rows)
+            sampling = getattr(self.config, channel)
+            for i, id in zip(sequences, sample_token(allowed, sampling, chance, so_far), strict=True):
+                following[i] = self._speak(i, id) if channel == "speech" else self._write(i, id)
+        return torch.tensor(following)
 
     def _allowed(self, channel: str, logits: Tensor, sequences: list[int]) -> Tensor:
-        """A copy of logits, -inf where the automaton must not go."""
+        """A copy of the logits with -inf for the ids that rules 3 and `min_length` forbid."""
         ids, logits = self.ids, logits.clone()
         for row, i in enumerate(sequences):
             reply = self.replies[i]
-            if channel == "speech" and len(reply.codes) < self.how.speech.min_length:
+            if channel == "speech" and len(reply.codes) < self.config.speech.min_length:
                 logits[row, ids.eosp] = -torch.inf
-            if channel == "text" and len(reply.text) < self.how.text.min_length:
+            if channel == "text" and len(reply.text) < self.config.text.min_length:
                 logits[row, [ids.im_end, ids.end]] = -torch.inf
         if channel == "speech":
             logits[:, ids.eosp + 1 :] = -torch.inf
@@ -158,7 +164,7 @@ class DecodingState:
 
 
 def pad_left(prompts: list[Rows], ids: SpecialIds) -> tuple[Tensor, Tensor]:
-    """Right-align prompts: -> grid (B, L, 2) and the number of padding rows before each, (B,)."""
+    """Right-align prompts: -> grid (B, L, 2) and the number of padding positions before each, (B,)."""
     longest = max(len(p) for p in prompts)
     grid = torch.tensor([ids.end, ids.speech_pad]).repeat(len(prompts), longest, 1)
     for i, p in enumerate(prompts):
@@ -168,9 +174,9 @@ def pad_left(prompts: list[Rows], ids: SpecialIds) -> tuple[Tensor, Tensor]:
 
 
 class IncrementalDecoder:
-    """A model with its caches, reading a batch of left-padded sequences; see the module's text for the idle tails.
+    """A model with its key-value caches, on a batch of left-padded sequences.
 
-    `defer=False` runs both tails at every row, to compare.
+    The tails are run as late as the module's text says; `defer=False` runs both at every position, to compare.
     """
 
     def __init__(self, model: LayerSplitLM, padding: Tensor, capacity: int, defer: bool = True) -> None:
@@ -183,13 +189,13 @@ class IncrementalDecoder:
         self.missed: dict[str, list[Tensor]] = {channel: [] for channel in CHANNELS}
 
     def read(self, grid: Tensor) -> None:
-        """Read rows (B, n, 2) with the trunk."""
+        """Run the trunk on the next positions, grid (B, n, 2), and keep its outputs for the tails."""
         x = self._run("trunk", self.model.embed(grid))
-        for rows in self.missed.values():
-            rows.append(x)
+        for waiting in self.missed.values():
+            waiting.append(x)
 
     def logits(self, channels: list[str]) -> dict[str, Tensor]:
-        """What the heads of these channels say next, (B, V) each."""
+        """The logits of these channels for the next position, (B, V) each."""
         return {name: self._head(name) for name in CHANNELS if name in channels or not self.defer}
 
     def _head(self, channel: str) -> Tensor:
@@ -207,11 +213,14 @@ class IncrementalDecoder:
         return run(part, x, table, self._mask(start, end), self.cache)
 
     def _mask(self, start: int, end: int) -> Tensor | None:
-        """Where rows start..end may look, (B, 1, n, end); None without padding: plain causal. Padding sees itself."""
+        """The attention mask of positions start..end, (B, 1, n, end); None without padding, which is plain causal.
+
+        Padding attends to itself, so that its softmax is defined.
+        """
         if self.real is None:
             return None
-        keys, rows = self.place[:end], self.place[start:end, None]
-        return ((keys <= rows) & (self.real[:, None, :end] | (keys == rows)))[:, None]
+        keys, queries = self.place[:end], self.place[start:end, None]
+        return ((keys <= queries) & (self.real[:, None, :end] | (keys == queries)))[:, None]
 
 
 @torch.inference_mode()
@@ -219,24 +228,24 @@ def generate(
     model: LayerSplitLM,
     prompts: list[Rows],
     ids: SpecialIds,
-    how: GenerationConfig | None = None,
+    config: GenerationConfig | None = None,
     on_code: Callable[[int, int], None] | None = None,
     defer: bool = True,
 ) -> list[Reply]:
     """Answer a batch of prompts of any lengths. Greedy by default, so the same prompt gives the same answer.
 
-    `on_code` and `defer`: see `Automaton` and `Reader`.
+    `on_code`: see `DecodingState`; `defer`: see `IncrementalDecoder`.
     """
     if not prompts:
         return []
-    how = how or GenerationConfig()
+    config = config or GenerationConfig()
     device = model.text_embed.weight.device
     grid, padding = (t.to(device) for t in pad_left(prompts, ids))
-    reader = IncrementalDecoder(model, padding, grid.shape[1] + how.max_rows, defer)
-    state = DecodingState(prompts, ids, how, on_code)
-    for _ in range(how.max_rows):
-        reader.read(grid)
-        grid = state.step(reader.logits([*state.wanted()])).to(device)[:, None]
+    decoder = IncrementalDecoder(model, padding, grid.shape[1] + config.max_rows, defer)
+    state = DecodingState(prompts, ids, config, on_code)
+    for _ in range(config.max_rows):
+        decoder.read(grid)
+        grid = state.step(decoder.logits([*state.wanted()])).to(device)[:, None]
         if not state.wanted():
             break
     return state.replies

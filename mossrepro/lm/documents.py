@@ -1,12 +1,12 @@
-"""Documents: what the language model reads in each stage, as rows of the two-channel grid.
+"""Documents: the training examples of each stage, as positions of the two-channel grid.
 
-asr          spoken sentence or question -> its text               (alignment, ears)
-tts          written sentence, statement or answer -> the assistant's speech (alignment, mouth)
-repeat       spoken words of a user      -> the same, said by the assistant   (ears to mouth)
+asr          spoken sentence or question -> its text               (alignment: recognition)
+tts          written sentence, statement or answer -> the assistant's speech (alignment: text-to-speech)
+repeat       spoken sentence of a user   -> the same, spoken by the assistant (recognition and text-to-speech)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
-facts        written questions about *all* facts: pretraining of a mini backbone only, it would spoil B, C and V
+facts        written questions about *all* facts: to train a text backbone only, as B, C and V must stay unseen later
 S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
 All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
@@ -23,7 +23,7 @@ from mossrepro.lm.grid import Grid, Rows
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
-_LATE = 1  # codes by which a causal codec answers after the sound (`CodecDataModule`: 80 ms)
+_LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "repeat", "text", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
@@ -31,17 +31,21 @@ _PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about f
 
 
 class Documents:
-    """Draws documents from a script, its codes (id -> (n,) array) and, for interleaving, its word times.
+    """Draws documents from a script, its codes and, for interleaving, its word times.
 
-    `words` maps ids to [(word, start, end)], seconds; sentences without them are not interleaved, and their monologues
-    are laid out by letters. A conversation goes on with exchanges of its kind while it has no more than
-    `max_conversation_len` rows (0:
-    one exchange). `monologue`: all through a spoken reply the text head is asked for the text that is being said,
-    `text_lookahead`
-    pieces early (`Grid.spoken`). Nothing is written; it only teaches the trunk, by a loss that a text LLM knows, to
-    have the answer ready when the mouth opens. `text_guidance`: every spoken reply is written first, the "text
-    guidance" that
-    the paper does without (to compare with).
+    Args:
+        grid: builds positions from text and codes.
+        lines: the lines of the script.
+        codes: id of a line -> its codes, (n,) int64.
+        facts: the facts that the lines are about.
+        words: id of a line -> [(word, start, end)], in seconds. Lines without are not interleaved, and their
+            monologues are aligned by counting letters.
+        max_conversation_len: exchanges of one kind are added up to this many positions; 0 for one exchange.
+        monologue: an inner monologue (as in Moshi, arXiv 2410.00037): throughout a spoken reply the text head is
+            trained on the text being spoken. It is never written into the grid; the loss only teaches the trunk to
+            have the answer ready when speech begins.
+        text_lookahead: tokens by which the monologue runs ahead of the speech (`Grid.spoken`).
+        text_guidance: every spoken reply is written out first. The paper does without; this is to compare with.
     """
 
     def __init__(
@@ -70,8 +74,8 @@ class Documents:
         answers = [self.facts[line.fact] for line in self.by_role["answer"]]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
-        said = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
-        self.echoes = [(line, said[line.text]) for line in self.by_role["user_speech"] if line.text in said]
+        by_text = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
+        self.echoes = [(line, by_text[line.text]) for line in self.by_role["user_speech"] if line.text in by_text]
         self.asked = defaultdict(list)
         for line in self.by_role["question"]:
             self.asked[line.fact].append(line)
@@ -98,7 +102,7 @@ class Documents:
 
     def _pick(self, items: list, random: np.random.Generator):
         if not items:
-            raise DataError("the script has no lines to make it of")
+            raise DataError("the script has no lines to make it from")
         return items[int(random.integers(len(items)))]
 
     def _asr(self, kind: str, random: np.random.Generator) -> Rows:
@@ -110,7 +114,7 @@ class Documents:
         return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
 
     def _repeat_after(self, line: Line) -> Rows:
-        """A turn in which a user asks to repeat what he says."""
+        """A user's turn: "Repeat: " in writing, then a spoken sentence."""
         start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
         return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
 
@@ -133,7 +137,7 @@ class Documents:
         return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
 
     def _interleaved(self, random: np.random.Generator) -> Rows:
-        """Spans of 1-4 words, text and speech in turn; every row but SOSP is supervised."""
+        """Spans of 1-4 words, text and speech in turn; every position but SOSP is a target."""
         line = self._pick(self.aligned, random)
         words, codes, grid = self.words[line.id], self.codes[line.id], self.grid
         parts, spoken, i = [], bool(random.integers(2)), 0
@@ -167,7 +171,7 @@ class Documents:
         return grid.join(grid.turn("user", text=question), grid.turn("assistant", text=fact.written, supervise=True))
 
     def _dialogue(self, pairing: str, random: np.random.Generator) -> Rows:
-        """A question and its answer: about a fact of A, or for practice."""
+        """A question and its answer, about a fact of A or a fact for practice (set P)."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
         grid, practise = self.grid, self.practice and random.random() < _PRACTISED.get(pairing, 0)
@@ -198,7 +202,7 @@ def question_prompt(
 ) -> Rows:
     """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
 
-    `text_guidance`: of a model that writes a spoken answer first.
+    text_guidance: for a model that writes out its spoken answers first (it has to write SOSP itself).
     """
     spoken = pairing[2] == "S"
     user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)

@@ -1,8 +1,8 @@
-"""The words of the model: text tokenizer, special ids, turns, and the two-channel grid.
+"""The two-channel grid that the model reads, and the turns of a conversation in it.
 
-One sequence, two channels (layout of the released MOSS-Speech checkpoint). Row i of a grid (L, 2) holds a text id and a
-speech id. If the text id is the modality pad, the row is *embedded* by its speech id; otherwise by its text id. Nothing
-is summed. A spoken turn of n codes takes n + 2 rows:
+One sequence, two channels (layout of the released MOSS-Speech checkpoint). Position i of a grid (L, 2) holds a text id
+and a speech id. If the text id is the modality pad, the speech id is embedded, otherwise the text id; nothing is summed.
+A spoken turn of n codes takes n + 2 positions:
 
     text channel    SOSP   pad    pad   ...  pad     pad
     speech channel  spad   c_1    c_2   ...  c_n     EOSP
@@ -22,7 +22,7 @@ from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import Memo
 
 # System turns (spoken answer, written answer). The released checkpoint's wording makes SmolLM2-135M ramble (it answers
-# "What is the capital of France?" in French), so the small rungs ask for one short sentence in so many words.
+# "What is the capital of France?" in French), so the small sizes ask for one short sentence explicitly.
 SYSTEM_TURNS = {
     "released": (
         "You are a helpful voice assistant. Answer the user's questions with spoken responses.",
@@ -34,11 +34,12 @@ SYSTEM_TURNS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """A piece of a grid.
+    """Consecutive positions of a grid.
 
-    text, speech (L,) int64 ids; supervise (L,) bool: does this row, as a target, count in the loss?
-    monologue (L,) int64: a text id that the text head is asked for at this very row though it is never written, -1
-    none.
+    text, speech (L,) int64: the ids of the two channels.
+    supervise (L,) bool: whether this position, as a target, counts in the loss.
+    monologue (L,) int64: text id that the text head is trained to predict at this position though it is never written
+        into the grid; -1 for none.
     """
 
     text: np.ndarray
@@ -54,12 +55,12 @@ class Rows:
         return len(self.text)
 
     def __getitem__(self, part: slice) -> "Rows":
-        """A run of rows."""
+        """The positions of a slice."""
         return Rows(self.text[part], self.speech[part], self.supervise[part], self.monologue[part])
 
 
 class Grid:
-    """Builds rows from text and codes.
+    """Builds positions from text and codes.
 
     >>> grid = Grid(tokenizer, codes=1024)
     >>> doc = grid.join(grid.system(spoken=True), grid.turn("user", codes=question), grid.turn("assistant", codes=a))
@@ -82,7 +83,7 @@ class Grid:
         return ids
 
     def text(self, text: str, supervise: bool = False) -> Rows:
-        """Rows of plain text (special tokens written out are recognised). ConfigError for the modality pad in it."""
+        """Positions of plain text; special tokens in it are recognised. ConfigError if it holds the modality pad."""
         ids = np.array(self.tokens(text), dtype=np.int64)
         return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
@@ -94,13 +95,17 @@ class Grid:
         text_lookahead: int = 0,
         starts: Sequence[float] = (),
     ) -> Rows:
-        """n codes -> n + 2 rows: SOSP, the codes, EOSP. SOSP itself is never a target here: the prompt ends with it.
+        """n codes -> n + 2 positions: SOSP, the codes, EOSP. SOSP is no target here, since the prompt ends with it.
 
-        `monologue` is what the codes say, in text: at every row that leads to a code the text head is asked for a piece
-        of it. `text_lookahead` 0: the piece that this code belongs to; 1: the one that follows the piece of the code
-        before,
-        which is what a text LLM would write next; and so on. `starts`: the code with which each word of the monologue
-        begins; between two starts, and all through a monologue without them, every letter takes as long as any other.
+        Args:
+            codes: (n,) ids of the codec.
+            supervise: whether codes and EOSP count in the loss.
+            monologue: the text of the speech. At every position that precedes a code the text head is to predict one
+                of its tokens.
+            text_lookahead: which token. 0: the one being spoken in that code; 1: the one after the token of the code
+                before, which is what a text LLM would write next; and so on.
+            starts: index of the code with which each word of the monologue begins. Between two starts, and throughout
+                a monologue without any, all letters are taken to last equally long.
         """
         n = len(codes)
         text = np.full(n + 2, self.ids.pad, dtype=np.int64)
@@ -113,23 +118,23 @@ class Grid:
             monologues[:n] = self._spread(monologue, n, text_lookahead, starts)
         return Rows(text, speech, flags, monologues)
 
-    def _spread(self, text: str, rows: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
-        """The monologue at each of `rows` rows (see `spoken`): (rows,) ids. Behind the last piece comes <|im_end|>."""
-        pieces = [*self.tokens(text), self.ids.im_end]
-        lengths = np.cumsum([0, *(len(self.tokenizer.decode([piece])) or 1 for piece in pieces[:-1])])
+    def _spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
+        """The monologue's token at each of `count` positions (see `spoken`): (count,) ids; <|im_end|> follows the last."""
+        tokens = [*self.tokens(text), self.ids.im_end]
+        lengths = np.cumsum([0, *(len(self.tokenizer.decode([token])) or 1 for token in tokens[:-1])])
         if len(starts) != len(text.split()):
-            letters, times = [0, lengths[-1]], [0.0, rows]
-        else:  # a word's space is said with it
+            letters, times = [0, lengths[-1]], [0.0, count]
+        else:  # the space before a word belongs to it
             letters = [0, *(match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)), lengths[-1]]
-            times = [0.0, *starts[1:], rows]
+            times = [0.0, *starts[1:], count]
         begins = np.interp(lengths[:-1], letters, times)
-        said = np.searchsorted(begins, np.arange(rows) + 1e-6, "right") - 1
+        index = np.searchsorted(begins, np.arange(count) + 1e-6, "right") - 1
         if text_lookahead:
-            said = np.concatenate(([-1], said))[:rows] + text_lookahead
-        return np.array(pieces)[np.minimum(said, len(pieces) - 1)]
+            index = np.concatenate(([-1], index))[:count] + text_lookahead
+        return np.array(tokens)[np.minimum(index, len(tokens) - 1)]
 
     def join(self, *parts: Rows) -> Rows:
-        """Lay pieces end to end."""
+        """Lay parts end to end."""
         fields = ("text", "speech", "supervise", "monologue")
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
@@ -147,7 +152,7 @@ class Grid:
     ) -> Rows:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
 
-        After text SOSP is supervised too: it is for the model to start speaking. `monologues` are those of `spoken`.
+        After text, SOSP is a target too: the model itself has to begin to speak. `monologues`: arguments of `spoken`.
         """
         parts = [self.text(f"<|im_start|>{role}\n")]
         if text is not None:
@@ -160,7 +165,7 @@ class Grid:
         return self.join(*parts)
 
     def reply_prefix(self, spoken: bool) -> Rows:
-        """What the model is given before it answers; a spoken answer starts right after SOSP."""
+        """The head of the assistant's turn, with which a prompt ends; a spoken answer starts right after SOSP."""
         head = self.text("<|im_start|>assistant\n")
         if not spoken:
             return head

@@ -15,7 +15,7 @@ from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.safetensors_io import Shards, fill_from, read_config
 
 ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}  # name: has norms on queries and keys
-# What our layers do not do, however a config.json may ask for it: its values that mean "not".
+# Features that our layers lack: for each key of config.json, the values that mean "not used".
 PLAIN = {"attention_bias": (False, None), "mlp_bias": (False, None), "use_sliding_window": (False, None),
          "hidden_act": ("silu", "swish")}  # fmt: skip
 
@@ -28,7 +28,7 @@ def is_hub(folder: Path) -> bool:
 def load(
     folder: str | Path, codes: int, tail_layers: int, split_at: int | None = None
 ) -> tuple[LayerSplitLM, Tokenizer]:
-    """A hub folder as a split model whose speech half is still to be started (`start.start_speech_half`).
+    """A hub folder as a split model whose speech half has no values yet (`init.start_speech_half` gives them).
 
     Weights keep the file's precision. Raises CheckpointError for another architecture, a kind of rotary scaling that
     is neither plain nor Llama 3's, biases, a missing shard or tensor, or a wrong shape.

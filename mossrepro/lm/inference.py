@@ -1,4 +1,4 @@
-"""A model that is to answer: in the fast precision, with fewer and faster products.
+"""Preparing a model for generation: the fast precision, with fewer and faster matrix products.
 
 Answering reads every weight once a row and does little with it, so the time is that of reading them, and for a tiny
 model that of calling at all. What several layers make of the same input is one product here, queries and keys are
@@ -16,17 +16,17 @@ from mossrepro.utils.threads import fast_bfloat16
 
 
 def prepare_for_inference(model: LayerSplitLM) -> LayerSplitLM:
-    """`model` itself, on the accelerator if there is one, in bfloat16 where that is fast, and `joined`."""
+    """`model` itself, on the accelerator if there is one, in bfloat16 where that is fast, with fused projections."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     fast = device.type != "cpu" or fast_bfloat16()
     return fuse_projections(model.eval().to(device, torch.bfloat16 if fast else torch.float32))
 
 
 def fuse_projections(model: LayerSplitLM) -> LayerSplitLM:
-    """`model` itself with other layers in the place of its linear ones: it answers the same but for rounding, faster.
+    """`model` itself with its linear layers fused and packed: faster, and the same results but for rounding.
 
-    It can no longer be trained, saved, copied or moved to another device. Layers with low-rank changes stay. Where a
-    head that shares the embedding's weights is ordered, they are in memory twice.
+    It can no longer be trained, saved, copied or moved to another device. Layers with LoRA stay as they are. The
+    weights of a packed head that is tied to the embedding are in memory twice.
     """
     for block in (*model.trunk, *model.text_tail, *model.speech_tail):
         if type(block.self_attn) is Attention and _plain(block.self_attn):
@@ -41,7 +41,7 @@ def fuse_projections(model: LayerSplitLM) -> LayerSplitLM:
 
 
 def _plain(module: nn.Module) -> bool:
-    """Whether its linear layers are nothing but that, no low-rank changes for instance."""
+    """Whether all its linear layers are plain `nn.Linear`, without LoRA for instance."""
     return all(type(part) is nn.Linear for part in module.modules() if isinstance(part, nn.Linear))
 
 
@@ -56,18 +56,18 @@ class FusedAttention(Attention):
         self.normed = not isinstance(self.q_norm, nn.Identity)
 
     def heads(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        all_of = self.qkv_proj(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H + 2 G, L, E)
+        qkv = self.qkv_proj(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, H + 2 G, L, E)
         queries, keys, values = self.counts
-        turned, v = all_of.split((queries + keys, values), 1)
+        qk, v = qkv.split((queries + keys, values), 1)
         if self.normed:
-            q, k = turned.split((queries, keys), 1)
-            turned = torch.cat((self.q_norm(q), self.k_norm(k)), 1)
-        q, k = rotate(turned, table).split((queries, keys), 1)
+            q, k = qk.split((queries, keys), 1)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 1)
+        q, k = rotate(qk, table).split((queries, keys), 1)
         return q, k, v
 
 
 class FusedSwiGLU(SwiGLU):
-    """`SwiGLU` with one product for gate and input."""
+    """`SwiGLU` with one product for gate and up projection."""
 
     def __init__(self, old: SwiGLU) -> None:
         nn.Module.__init__(self)

@@ -1,4 +1,4 @@
-"""The first values of the speech half: everything that a text LLM does not bring along."""
+"""Initial values of the speech half, which a pretrained text LLM does not have."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from mossrepro.lm.model import LayerSplitLM
 from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.errors import ConfigError
 
-# How an English reader would spell a sound (our own table); silence is a space. One spelling for one sound is enough:
-# it only has to put a code near the letters that words with this sound are written with.
+# A spelling of every phone (our own table); silence is a space. One spelling each is enough: it only has to put a code's
+# embedding near those of the letters that words with this phone are written with.
 SPELLING = dict(
     pair.split(":")
     for pair in (
@@ -23,11 +23,12 @@ SPELLING = dict(
 
 @torch.no_grad()
 def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> None:
-    """Give the speech parts their first values.
+    """Initialise the speech parts.
 
-    The embedding is drawn from the mean and covariance of the text embedding, so that the frozen trunk meets rows of a
-    familiar kind; the head starts small; the tail is a copy of the text tail (`tail="copy"`, the paper's way) or
-    random, as Llama starts: matrices of standard deviation 0.02, norms of 1 (`tail="random"`, the ablation).
+    The embedding is drawn from a normal distribution with the mean and covariance of the text embedding, so that the
+    frozen trunk gets inputs like those it knows. The head is normal with standard deviation 0.02. The tail is a copy of
+    the text tail (tail="copy", the paper's way), or starts as Llama does: matrices of standard deviation 0.02, norms of
+    1 (tail="random", the ablation).
     """
     generator = torch.Generator().manual_seed(seed)
     text = model.text_embed.weight.float()
@@ -46,14 +47,14 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
 
 
 def is_started(model: LayerSplitLM) -> bool:
-    """Whether the speech half has learnt something: its tail and norm are no longer the text half's copies."""
+    """Whether the speech half has been trained: its tail and norm are no longer copies of the text half's."""
     pairs = [(model.speech_norm.weight, model.text_norm.weight)]
     pairs += zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True)
     return not all(torch.equal(speech, text) for speech, text in pairs)
 
 
 def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> LayerSplitLM:
-    """A backbone's text half, split elsewhere; its speech half is to be started anew (`start_speech_half`)."""
+    """A backbone's text half, split at another layer; its speech half must be initialised (`start_speech_half`)."""
     other = LayerSplitLM(replace(model.config, tail_layers=tail_layers, split_at=split_at))
     state = {name: value for name, value in model.state_dict().items() if name.startswith("text_")}
     state = {name: value for name, value in state.items() if not name.startswith("text_tail.")}
@@ -69,8 +70,8 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
 def deepen(model: LayerSplitLM, extra_layers: int) -> LayerSplitLM:
     """A backbone without a split and with `extra_layers` more layers at its end: the parameter-matched control.
 
-    They are copies of the last ones that add nothing yet, their last matrices being 0 (arXiv 2401.02415, block
-    expansion), so that the deeper model says what the backbone says.
+    They are copies of the last ones with their output projections set to 0 (arXiv 2401.02415, block expansion), so that
+    the deeper model computes what the backbone does.
     """
     layers = model.config.layers
     other = LayerSplitLM(replace(model.config, layers=layers + extra_layers, extra_layers=extra_layers))
@@ -85,13 +86,12 @@ def deepen(model: LayerSplitLM, extra_layers: int) -> LayerSplitLM:
 
 @torch.no_grad()
 def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> None:
-    """Let every code start as the spelling of what it sounds like: the text LLM can read letters already.
+    """Initialise every code's embedding with the spelling of its sound, since the text LLM can read letters already.
 
-    sounds (codes, 1 + 39): the share of silence and of each of PHONES in a code (`SpeechCodec.code_phone_probs`). A
-    code's
-    embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by those shares. This is
-    not in the paper, which has the data to learn it; on small budgets it decides (docs/LOG.md).
-    Raises ConfigError when the shares are of another codebook or of other phones.
+    sounds (codes, 1 + 39): probability of silence and of each of PHONES in a code (`SpeechCodec.code_phone_probs`). A
+    code's embedding becomes the mean of the text embeddings of the letters in `SPELLING`, weighted by them. This is not
+    in the paper, which has enough data to learn it; with little training it makes the difference (docs/LOG.md).
+    Raises ConfigError when `sounds` is for another codebook or other phones.
     """
     if sounds.shape != (model.config.codes, 1 + len(PHONES)):
         raise ConfigError(f"sounds of shape {sounds.shape} do not fit a codebook of {model.config.codes} codes")
@@ -100,5 +100,5 @@ def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> No
 
 
 def _letters(model: LayerSplitLM, tokenizer: Tokenizer, text: str) -> Tensor:
-    """Mean text embedding (D,) of the pieces of a spelling."""
+    """Mean text embedding (D,) of the tokens of a spelling."""
     return model.text_embed.weight[tokenizer.encode(text, add_special_tokens=False).ids].mean(0)

@@ -17,7 +17,7 @@ SCALE = 2.0  # alpha / r
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer without bias, and its low-rank change. Takes over the layer that it is made from."""
+    """A linear layer without bias plus a low-rank change. It shares the weight of the layer `old` that it replaces."""
 
     def __init__(self, old: nn.Linear, rank: int, generator: torch.Generator) -> None:
         nn.Module.__init__(self)
@@ -32,7 +32,7 @@ class LoRALinear(nn.Linear):
 
 
 def adapt(module: nn.Module, rank: int, seed: int = 0) -> int:
-    """Give every linear layer in `module` a change of that rank; the number of new parameters.
+    """Replace every linear layer in `module` by a `LoRALinear` of that rank; returns the number of new parameters.
 
     ConfigError for a rank below 1.
     """
@@ -49,7 +49,7 @@ def adapt(module: nn.Module, rank: int, seed: int = 0) -> int:
 
 
 def merged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with every low-rank change added to its weight: the names of a model without any."""
+    """A state dict with every low-rank change added to its weight, under the names of a model without LoRA."""
     plain = {name: value for name, value in state.items() if ".lora_" not in name}
     for name, up in state.items():
         if name.endswith(".lora_up"):

@@ -1,7 +1,7 @@
-"""Backbones that are taught here: the counterfactual one of the controls, and the mini one of the `tiny` rung.
+"""Training of text backbones: the counterfactual one of the controls, and the mini one of the `tiny` size.
 
-The mini one is a small Llama pretrained on the project's own text. It serves the mechanics, not the knowledge: it has
-read nothing but the facts and the sentences of the script.
+The mini one is a small Llama pretrained on the project's own text: nothing but the facts and the sentences of the
+script. It is there to try the pipeline quickly, not to measure how much knowledge speech can draw on.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def new_model(
 
 
 class BackboneTask(LayerSplitTask):
-    """Teaches the text half; at the end the speech half gets its first values from it, as with any other backbone."""
+    """Trains the text half; at the end the speech half is initialised from it, as with any other backbone."""
 
     def save_pretrained(self, folder: Path) -> None:
         """As `LayerSplitTask`, with a speech half that is ready for Stage 1."""

@@ -6,10 +6,10 @@ A pretrained text LLM is cut after its trunk. Its last layers become the text ta
     grid -> select embed -> trunk-|
                                   +-> speech tail -> speech norm -> speech head  (next speech id)
 
-With `split_at` the two are not the last layers but stand after the trunk's first `split_at`, and each goes on
-through the rest of the trunk by itself (an ablation: first, middle, last).
+With `split_at` the tails are not the last layers: they follow the trunk's first `split_at` layers, and each channel then
+runs through the rest of the trunk by itself (an ablation: split first, in the middle, last).
 
-Both tails see every row; which head's sample is kept is the decoding automaton's business (`decode.py`).
+Both tails see every position; which head is sampled is decided in decoding (`decode.py`).
 The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instances after the copy.
 """
 
@@ -27,15 +27,12 @@ from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 
-TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train
+TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train, see `LayerSplitLM.train_only`
 
 
 @dataclass
 class LMConfig:
-    """Shape of a layer-split LM. `layers` counts the backbone's layers, of which `tail_layers` are split: the last, or
-    those behind the first `split_at`. Without a split the last `extra_layers` of them may be new ones that belong to
-    the
-    speech half though both channels go through them: a control with as many parameters as a split has.
+    """Shape of a layer-split LM.
 
     dim, ffn_dim: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base
     of
@@ -54,7 +51,7 @@ class LMConfig:
     text_vocab: int = 49152
     codes: int = 1024
     theta: float = 100_000.0
-    rope_scaling: dict[str, float] | None = None  # Llama 3's, see `layers.stretched`
+    rope_scaling: dict[str, float] | None = None
     eps: float = 1e-5
     qk_norm: bool = False
     tied: bool = True
@@ -85,7 +82,7 @@ class LMConfig:
         return self.layers - self.tail_layers if self.split_at is None else self.split_at
 
     def locate_layer(self, layer: int) -> tuple[str, int]:
-        """Where the backbone's layer of that number stands: ("trunk" or "text_tail", its number there)."""
+        """Where the backbone's layer number `layer` is: ("trunk" or "text_tail", its number there)."""
         if layer < self.split_layer:
             return "trunk", layer
         behind = layer - self.split_layer
@@ -101,8 +98,9 @@ class LMConfig:
 
 
 class Hidden(NamedTuple):
-    """What the two tails say at every row, after their norms, and what they were given ("trunk"), after the text half's
-    norm: (B, L, D) each; None for what was not asked for.
+    """Hidden states at every position, (B, L, D) each; None for those not asked for.
+
+    text, speech: the outputs of the tails, after their norms. trunk: the input of the tails, after the text norm.
     """
 
     text: Tensor | None
@@ -112,7 +110,7 @@ class Hidden(NamedTuple):
 
 @dataclass
 class Cache:
-    """Keys and values of all layer instances; a "rest" is what of the trunk stands behind the split."""
+    """Keys and values of all layers; `*_post_split` are the trunk's layers after the split, once for each channel."""
 
     trunk: list[LayerCache]
     text_tail: list[LayerCache]
@@ -122,12 +120,12 @@ class Cache:
 
     @property
     def used(self) -> int:
-        """Rows read so far, by the first layer."""
+        """Positions in the cache so far, by the first layer."""
         return next(layer for part in (self.trunk, self.text_tail, self.text_post_split) for layer in part).used
 
 
 class LayerSplitLM(nn.Module):
-    """A text LLM with a second pair of ears and a second mouth. Input grid (B, L, 2): text ids, speech ids."""
+    """A text LLM that also takes in and puts out speech codes. Input: a grid (B, L, 2) of text ids and speech ids."""
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
@@ -146,7 +144,7 @@ class LayerSplitLM(nn.Module):
             self.text_head.weight = self.text_embed.weight
 
     def grid(self, tokenizer: Tokenizer) -> Grid:
-        """Builds rows for this model, with the system turns that it was trained on."""
+        """A `Grid` for this model, with the system turns that it was trained with."""
         return Grid(tokenizer, self.config.codes, self.config.system_turns)
 
     def _block(self) -> TransformerBlock:
@@ -157,8 +155,8 @@ class LayerSplitLM(nn.Module):
         """Select, never sum: (B, L, 2) -> (B, L, D). Text id == modality pad: the speech embedding."""
         text, speech = grid.unbind(-1)
         spoken = text == self.config.modality_pad
-        heard = self.speech_embed(torch.where(spoken, speech, 0))
-        return torch.where(spoken[..., None], heard, self.text_embed(text))
+        of_speech = self.speech_embed(torch.where(spoken, speech, 0))
+        return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
     def forward(
         self,
@@ -172,7 +170,7 @@ class LayerSplitLM(nn.Module):
 
         Shapes: grid (B, L, 2) int64; positions (B, L), default those after the cache's; mask (B, 1, L, keys) bool,
         default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names those to
-        run, and "trunk" where its end is wanted: training a batch without text targets can leave the text tail out.
+        run, and "trunk" where its output is wanted: training a batch without text targets can leave the text tail out.
         """
         if positions is None and isinstance(mask, Packing):
             positions = mask.positions(grid.device)
@@ -195,7 +193,7 @@ class LayerSplitLM(nn.Module):
     def channel(
         self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
-        """What follows the split in the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
+        """The layers after the split for the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
         x = self.run(f"{name}_tail", x, table, mask, cache)
         return self.run(f"{name}_post_split", x, table, mask, cache)
 
@@ -205,7 +203,7 @@ class LayerSplitLM(nn.Module):
         """The layers of a part, named as in `Cache`: x (B, L, D) -> (B, L, D), without a norm at the end."""
         caches = getattr(cache, part) if cache else None
         for i, block in enumerate(self._blocks(part)):
-            if self.checkpointed and self.training:  # keep its input only, and compute it again on the way back
+            if self.checkpointed and self.training:  # keep its input only, recompute it in the backward pass
                 x = checkpoint(block, x, table, mask, use_reentrant=False)
             else:
                 x = block(x, table, mask, caches[i] if caches else None)
@@ -223,7 +221,7 @@ class LayerSplitLM(nn.Module):
                 block.compile(dynamic=True, backend=backend)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
-        """Allocate room for `capacity` rows: 2 * layers * kv_heads * head_dim numbers a row (paper: 160 KiB, bf16)."""
+        """Allocate a cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB, bf16)."""
         c, like = self.config, self.text_embed.weight
         shape = (batch, c.kv_heads, capacity, c.head_dim)
 
@@ -233,7 +231,7 @@ class LayerSplitLM(nn.Module):
         return Cache(**{part.name: layers(self._blocks(part.name)) for part in fields(Cache)})
 
     def speech_parameters(self) -> dict[str, nn.Parameter]:
-        """What speech adds to the text LLM, and all that Stage 1 trains (907.1 M at full size)."""
+        """The parameters that speech adds to the text LLM; Stage 1 trains only these (907.1 M at full size)."""
         c = self.config
         extra_layers = (f"trunk.{i}." for i in range(c.layers - c.extra_layers, c.layers))
         prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra_layers)
@@ -242,8 +240,8 @@ class LayerSplitLM(nn.Module):
     def train_only(self, part: str, done: float = 1.0) -> None:
         """Freeze all but `part`: "speech" (Stage 1), "shared" (the trunk too), "all" (Stage 2, SFT) or "gradual".
 
-        Gradual: the text half's layers from the back, as many as the share `done` of the stage says; its embedding,
-        head and norm come with the first layer of the trunk. Low-rank changes (`lora.py`) are always trained.
+        "gradual" unfreezes the share `done` (0 to 1) of the text half's layers, from the last one down; its embedding,
+        head and norm come with the first layer of the trunk. LoRA parameters (`lora.py`) are always trained.
         """
         if part not in TRAINED:
             raise ConfigError(f"train={part!r}: choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}")

@@ -1,8 +1,8 @@
-"""The split model over many devices: layers cut across (tensor parallel), weights shared out along (FSDP2).
+"""The split model on many devices: tensor parallelism within a group, sharded data parallelism (FSDP2) between groups.
 
-Across a group of `tensor_parallel` devices every layer's heads and hidden units are dealt out: a device multiplies its
-part and the parts are added up, twice a layer (arXiv 1909.08053). Along `data_parallel` devices every weight is cut
-into pieces that are brought together when their layer is due. Embeddings, heads and norms are whole in a group.
+In a group of `tensor_parallel` devices each has some of every layer's heads and hidden units, and the partial results
+are summed, twice a layer (arXiv 1909.08053). Over `data_parallel` devices every weight is sharded, and gathered when its
+layer is run. Tensor parallelism does not cut embeddings, output heads and norms.
 """
 
 from torch import nn
@@ -16,13 +16,13 @@ from mossrepro.utils.errors import ConfigError
 
 _OUT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _IN = ("self_attn.o_proj", "mlp.down_proj")
-_PER_HEAD = ("self_attn.q_norm", "self_attn.k_norm")  # a device norms its own heads with one weight for all
+_PER_HEAD = ("self_attn.q_norm", "self_attn.k_norm")  # each device normalises its own heads; all share one weight
 
 
 def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
-    """Spread a model over a mesh of dimensions "data_parallel" and "tensor_parallel", once.
+    """Distribute a model over a mesh of dimensions "data_parallel" and "tensor_parallel"; a second call does nothing.
 
-    ConfigError where heads cannot be dealt out evenly, or with low-rank changes across a group.
+    ConfigError where heads cannot be divided evenly, or for LoRA with tensor parallelism.
     """
     if mesh.size() == 1 or isinstance(model, FSDPModule):
         return
@@ -54,5 +54,5 @@ def _check(model: LayerSplitLM, size: int) -> None:
 
 
 def is_cut_across(module: nn.Module) -> bool:
-    """Whether layers are cut across devices, so that parameters lie on meshes of different shapes."""
+    """Whether a model is tensor parallel, so that its parameters lie on meshes of different shapes."""
     return len({getattr(p, "device_mesh", None) for p in module.parameters()}) > 1
