@@ -22,8 +22,8 @@ from mossrepro.utils.random import Memo, rng
 
 IGNORE = -100
 KINDS = ("text", "monologue", "speech")  # of rows that are supervised
-_MOST = 32  # questions of a validation batch
-_TRIES = (
+_VAL_QUESTIONS = 32  # questions of a validation batch
+_TRIAL_DRAWS = (
     4  # documents of every kind drawn as a check before training; more than one, since a kind may have several sources
 )
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
