@@ -74,12 +74,12 @@ class Assistant:
         with torch.inference_mode():
             return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
 
-    def reply(self, prompts: list[Rows], how: GenerationConfig | None = None) -> list[Reply]:
+    def reply(self, prompts: list[Rows], config: GenerationConfig | None = None) -> list[Reply]:
         """The language model's replies to prepared prompts."""
-        return generate(self.model, prompts, self.grid.ids, how)
+        return generate(self.model, prompts, self.grid.ids, config)
 
     def answer(
-        self, question: str | Path | np.ndarray, spoken: bool = True, how: GenerationConfig | None = None
+        self, question: str | Path | np.ndarray, spoken: bool = True, config: GenerationConfig | None = None
     ) -> Answer:
         """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
         given = isinstance(question, np.ndarray)
@@ -88,7 +88,7 @@ class Assistant:
         grid = self.grid
         user = grid.turn("user", codes=self.listen(audio.trim(wave, SAMPLE_RATE)))
         prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
-        reply = self.reply([prompt], how)[0]
+        reply = self.reply([prompt], config)[0]
         text = self.tokenizer.decode(reply.text).strip()
         if not reply.codes:
             return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text)

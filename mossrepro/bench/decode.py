@@ -62,11 +62,11 @@ def _against_generate(
 ) -> None:
     """Text, beside the same weights in a Llama of `transformers`."""
     prompt, ids = _prompt(model, spoken=False), _ids(model)
-    how = GenerationConfig(text=SamplingParams(min_length=rows), max_rows=rows)
+    config = GenerationConfig(text=SamplingParams(min_length=rows), max_rows=rows)
     said: dict[str, list[int]] = {}
 
     def mine() -> None:
-        said["mine"] = generate(model, [prompt], ids, how)[0].text
+        said["mine"] = generate(model, [prompt], ids, config)[0].text
 
     def others() -> None:
         grid = torch.from_numpy(prompt.text)[None]
@@ -85,10 +85,10 @@ def _against_generate(
 def _against_two_tails(bench: SpeedReport, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
     """Speech with an idle text tail, beside both tails at every row."""
     ids, prompt = _ids(model), _prompt(model, spoken=True)
-    how, said = GenerationConfig(speech=SamplingParams(min_length=rows), max_rows=rows), {}
+    config, said = GenerationConfig(speech=SamplingParams(min_length=rows), max_rows=rows), {}
 
     def run(defer: bool) -> None:
-        said[defer] = generate(model, [prompt], ids, how, defer=defer)[0].codes
+        said[defer] = generate(model, [prompt], ids, config, defer=defer)[0].codes
 
     times = race({"mine": lambda: run(True), "theirs": lambda: run(False)}, rounds)
     if said[True] != said[False]:

@@ -99,11 +99,16 @@ class RunArtifacts:
 
 
 def ask_questions(
-    bench: RunArtifacts, model: LayerSplitLM, grid: Grid, lines: list[Line], pairing: str, text_guidance: bool = False
+    artifacts: RunArtifacts,
+    model: LayerSplitLM,
+    grid: Grid,
+    lines: list[Line],
+    pairing: str,
+    text_guidance: bool = False,
 ) -> list[Asked]:
     """Ask a model the questions `lines`, with the codes, the speech decoder and the judge of a run."""
-    voice = bench.speak, bench.judge.transcribe
-    return ask(model, grid, lines, bench.known, bench.codes, pairing, *voice, text_guidance)
+    voice = artifacts.speak, artifacts.judge.transcribe
+    return ask(model, grid, lines, artifacts.known, artifacts.codes, pairing, *voice, text_guidance)
 
 
 def has_text_guidance(stage: Path) -> bool:

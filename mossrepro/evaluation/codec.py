@@ -84,7 +84,7 @@ class CodecBenchmark:
         manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
         self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
         self.test = Clips(self.corpus, [c for c in self.manifest if c.split == "test"], self._phones)
-        self.strangers = self.test.where(lambda clip: clip.speaker != "assistant")
+        self.unseen_speakers = self.test.where(lambda clip: clip.speaker != "assistant")
         self.assistant = self.test.where(lambda clip: clip.speaker == "assistant")
 
     @cached_property
@@ -128,35 +128,37 @@ class CodecBenchmark:
         metrics.record(self.out, metrics.Metric(id, f"{tokenizer.title}: {what}", value, unit, **more))
 
 
-def measure(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+def measure(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """Everything that can be measured of one tokenizer."""
-    note = lambda *fact, **more: contest.record(tokenizer, *fact, **more)  # noqa: E731
+    note = lambda *fact, **more: benchmark.record(tokenizer, *fact, **more)  # noqa: E731
     note("bits", "bits a second", tokenizer.bits, "bit/s")
     if tokenizer.minutes is not None:
         note("minutes", "training", tokenizer.minutes, "min")
     note("streams", "streams (1 yes, 0 no)", float(tokenizer.streams))
-    tokenizer.encode(contest.test.waves[0])  # the first call allocates
+    tokenizer.encode(benchmark.test.waves[0])  # the first call allocates
     started = time.perf_counter()
-    codes = [tokenizer.encode(wave) for wave in contest.test.waves]
-    seconds = sum(len(wave) for wave in contest.test.waves) / SAMPLE_RATE
+    codes = [tokenizer.encode(wave) for wave in benchmark.test.waves]
+    seconds = sum(len(wave) for wave in benchmark.test.waves) / SAMPLE_RATE
     note("speed", "encoding, whole clips", seconds / (time.perf_counter() - started), "x real time", n=len(codes))
-    by_clip = dict(zip((clip.id for clip in contest.test.clips), codes, strict=True))
+    by_clip = dict(zip((clip.id for clip in benchmark.test.clips), codes, strict=True))
     if tokenizer.store:
-        usage(contest, tokenizer)
+        usage(benchmark, tokenizer)
     if tokenizer.recogniser:
-        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
-            words(contest, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
-        meaning(contest, tokenizer, codes)
-        prosody_left(contest, tokenizer, codes)
+        for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
+            words(benchmark, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
+        meaning(benchmark, tokenizer, codes)
+        prosody_left(benchmark, tokenizer, codes)
     if tokenizer.decode:
-        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
+        for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
             waves = tokenizer.decode([by_clip[clip.id] for clip in clips.clips])
-            sound(contest, tokenizer, name, clips, waves)
+            sound(benchmark, tokenizer, name, clips, waves)
 
 
-def words(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, codes: Sequence[np.ndarray]) -> float:
+def words(
+    benchmark: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, codes: Sequence[np.ndarray]
+) -> float:
     """Record word and phone error rates of the recogniser on codes; returns the first, in per cent."""
-    lexicon = contest.human_lexicon if clips is contest.human else contest.lexicon
+    lexicon = benchmark.human_lexicon if clips is benchmark.human else benchmark.lexicon
     texts = [lexicon.spelt(text) for text in clips.texts]
     heard = [lexicon.spelt(tokenizer.recogniser.transcribe(row, lexicon)[0]) for row in codes]
     phones = [tokenizer.recogniser.transcribe(row)[0] for row in codes]
@@ -165,7 +167,7 @@ def words(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips
         wrong, low, high = error_rate(spoken, found)
         bounds = {"low": low, "high": high, "interval": "bootstrap over clips, 95 %"}
         n = sum(len(text.split()) for text in spoken)
-        contest.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", wrong, "%", n=n, **bounds)
+        benchmark.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", wrong, "%", n=n, **bounds)
     return wrong
 
 
@@ -179,41 +181,41 @@ def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) ->
     return tuple(float(100 * value) for value in (wrong.sum() / counts.sum(), low, high))
 
 
-def usage(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+def usage(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """Share of codes in use and their perplexity, over the whole corpus; of several books the first."""
     codes = np.concatenate([tokenizer.store[name][:: tokenizer.codebooks] for name in tokenizer.store])
     counts = np.bincount(codes, minlength=tokenizer.store.vocabulary // tokenizer.codebooks)
     found = units.describe(counts[:, None])
-    contest.record(tokenizer, "used", "codes in use", 100 * found.used, "%", n=len(codes))
-    contest.record(tokenizer, "perplexity", "perplexity of the codes", found.perplexity, "", n=len(codes))
+    benchmark.record(tokenizer, "used", "codes in use", 100 * found.used, "%", n=len(codes))
+    benchmark.record(tokenizer, "perplexity", "perplexity of the codes", found.perplexity, "", n=len(codes))
 
 
-def meaning(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
+def meaning(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
     """Phone purity and mutual information at the best delay, and how far voices spread; of several books the first."""
     first = [row[:: tokenizer.codebooks] for row in codes]
     size = tokenizer.recogniser.config.codes // tokenizer.codebooks
     found = []
     for delay in DELAYS:
         spoken = []
-        for clip, wave in zip(contest.test.clips, contest.test.waves, strict=True):
+        for clip, wave in zip(benchmark.test.clips, benchmark.test.waves, strict=True):
             span = speech_span(wave)
-            spoken.append(phone_frames(contest.test.phones.get(clip.id) or [], len(wave), span, span, delay))
+            spoken.append(phone_frames(benchmark.test.phones.get(clip.id) or [], len(wave), span, span, delay))
         found.append(units.describe(units.contingency(zip(first, spoken, strict=True), size, 1 + len(PHONES))))
     best = max(found, key=lambda one: one.pnmi)
-    contest.record(tokenizer, "purity", "phone purity", 100 * best.phone_purity, "%")
-    contest.record(tokenizer, "pnmi", "share of the phones' entropy that a code tells", 100 * best.pnmi, "%")
-    same, different = units.spread(contest.test.texts, first)
-    contest.record(tokenizer, "spread", "edit distance of one text in two voices", same)
-    contest.record(tokenizer, "spread_texts", "edit distance of two texts", different)
+    benchmark.record(tokenizer, "purity", "phone purity", 100 * best.phone_purity, "%")
+    benchmark.record(tokenizer, "pnmi", "share of the phones' entropy that a code tells", 100 * best.pnmi, "%")
+    same, different = units.spread(benchmark.test.texts, first)
+    benchmark.record(tokenizer, "spread", "edit distance of one text in two voices", same)
+    benchmark.record(tokenizer, "spread_texts", "edit distance of two texts", different)
 
 
-def prosody_left(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
+def prosody_left(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
     """R squared of linear probes for pitch and loudness, fitted on training clips, on the test clips."""
-    train, found = contest.probed
+    train, found = benchmark.probed
     rows = [tokenizer.store[clip.id] for clip in train] + list(codes)
     with torch.inference_mode():
         frames = [tokenizer.recogniser.frames(torch.from_numpy(row)[None])[0].numpy() for row in rows]
-    speakers = [clip.speaker for clip in [*train, *contest.test.clips]]
+    speakers = [clip.speaker for clip in [*train, *benchmark.test.clips]]
     pitch, energy = [one.pitch for one in found], [one.energy for one in found]
     for name, what, targets in (
         ("pitch", "variance of pitch that the codes explain", pitch),
@@ -221,17 +223,19 @@ def prosody_left(contest: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[
         ("energy", "variance of loudness that the codes explain", energy),
     ):
         share = prosody.explained(frames, targets, [i >= len(train) for i in range(len(rows))])
-        contest.record(tokenizer, name, what, 100 * share, "%", n=len(codes))
+        benchmark.record(tokenizer, name, what, 100 * share, "%", n=len(codes))
 
 
-def sound(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]) -> None:
+def sound(
+    benchmark: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]
+) -> None:
     """What comes back from the codes: words (by Whisper), intelligibility, quality, voice, naturalness."""
     back = [wave[: len(old)] for wave, old in zip(waves, clips.waves, strict=True)]
     pairs = [(old[: len(new)], new) for old, new in zip(clips.waves, back, strict=True)]
-    heard = 100 * jiwer.wer(clips.texts, [normalise(text) or "-" for text in contest.judge.transcribe(back)])
+    heard = 100 * jiwer.wer(clips.texts, [normalise(text) or "-" for text in benchmark.judge.transcribe(back)])
     found = [("back_wer", "word error rate by Whisper", heard, "%", len(back))]
     for key, what, values in (
-        ("similarity", "speaker similarity", similarity(contest.speaker, *zip(*pairs, strict=True))),
+        ("similarity", "speaker similarity", similarity(benchmark.speaker, *zip(*pairs, strict=True))),
         ("stoi", "STOI", _stoi(pairs)),
         ("pesq", "PESQ (wide band)", _pesq(pairs)),
         ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED])),
@@ -239,7 +243,7 @@ def sound(contest: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips
         if values:
             found.append((key, what, float(np.mean(values)), "", len(values)))
     for key, what, value, unit, n in found:
-        contest.record(tokenizer, f"{key}_{name}", f"after resynthesis, {name}: {what}", value, unit, n=n)
+        benchmark.record(tokenizer, f"{key}_{name}", f"after resynthesis, {name}: {what}", value, unit, n=n)
 
 
 def _stoi(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
@@ -263,12 +267,12 @@ def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     return scores
 
 
-def streamed(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
+def streamed(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """How many codes of the test clips become others when the sound comes in chunks of 80 ms (float32); and how many
     of these where the two nearest codes are not equally near, by 1e-4.
     """
     codec, differ, clear, total = tokenizer.recogniser, 0, 0, 0
-    for wave in contest.test.waves:
+    for wave in benchmark.test.waves:
         session, sound = codec.listen(), torch.from_numpy(wave)[None]
         codes = torch.cat([*(session.push(part) for part in sound.split(SAMPLES_PER_CODE, 1)), session.close()], 1)
         other = codes != codec.encode(sound)
@@ -279,23 +283,23 @@ def streamed(contest: CodecBenchmark, tokenizer: Tokenizer) -> None:
         clear += int((other & (near[..., 1] - near[..., 0] >= 1e-4)).sum())
         total += other.numel()
     what = "codes that differ when the sound comes in chunks of 80 ms"
-    contest.record(tokenizer, "stream_differs", what, float(differ), "codes", n=total)
-    contest.record(tokenizer, "stream_differs_clear", f"{what}, no near tie", float(clear), "codes", n=total)
+    benchmark.record(tokenizer, "stream_differs", what, float(differ), "codes", n=total)
+    benchmark.record(tokenizer, "stream_differs_clear", f"{what}, no near tie", float(clear), "codes", n=total)
 
 
-def robustness(contest: CodecBenchmark, tokenizer: Tokenizer) -> str:
+def robustness(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> str:
     """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name.
 
     The worst is a fact too.
     """
     found = {}
     for name, change in CONDITIONS.items():
-        waves = [change(w, rng(0, name, i)) for i, w in enumerate(contest.strangers.waves)]
+        waves = [change(w, rng(0, name, i)) for i, w in enumerate(benchmark.unseen_speakers.waves)]
         codes = [tokenizer.encode(wave) for wave in waves]
-        found[name] = words(contest, tokenizer, name, contest.strangers, codes)
-    if contest.human:
-        codes = [tokenizer.encode(wave) for wave in contest.human.waves]
-        found["recorded speech"] = words(contest, tokenizer, "recorded speech", contest.human, codes)
+        found[name] = words(benchmark, tokenizer, name, benchmark.unseen_speakers, codes)
+    if benchmark.human:
+        codes = [tokenizer.encode(wave) for wave in benchmark.human.waves]
+        found["recorded speech"] = words(benchmark, tokenizer, "recorded speech", benchmark.human, codes)
     worst = max(found, key=found.get)
-    contest.record(tokenizer, "wer_worst", f"word error rate, the worst condition: {worst}", found[worst], "%")
+    benchmark.record(tokenizer, "wer_worst", f"word error rate, the worst condition: {worst}", found[worst], "%")
     return worst

@@ -34,18 +34,18 @@ def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES)
     from mossrepro.evaluation.text_retention import measure_text_retention
 
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
-    bench, console = RunArtifacts(parts, out), Console(stderr=True)
+    artifacts, console = RunArtifacts(parts, out), Console(stderr=True)
     steps: dict[str, Callable[[RunArtifacts], None]] = {"codec": codec, "vocoder": vocoder, "lm": language_model}
     steps["text"] = measure_text_retention
     for name in which:
         started = time.monotonic()
-        steps[name](bench)
+        steps[name](artifacts)
         console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
 
 
-def codec(bench: RunArtifacts) -> None:
+def codec(artifacts: RunArtifacts) -> None:
     """What the recogniser, which sees only the codes, makes of random words: unseen sentences, held-out voices."""
-    size = json.loads((bench.parts["codec"] / "spec.json").read_text())["numbers"]["size.codec_corpus"]
+    size = json.loads((artifacts.parts["codec"] / "spec.json").read_text())["numbers"]["size.codec_corpus"]
     corpus = codec_corpus(size)
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]
@@ -54,35 +54,37 @@ def codec(bench: RunArtifacts) -> None:
         clips = [clip for clip in test if (clip.speaker != "assistant") == held_out]
         what = f"unseen sentences{' and voices' if held_out else ', the assistant'}"
         waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
-        codes = [bench.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
+        codes = [artifacts.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
         used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
         words = sum(len(text.split()) for text in texts)
         title = f"codec: word error rate, {what}, one of {len(lexicon.words)} words as likely as another"
-        heard = [bench.codec.transcribe(row, lexicon)[0] for row in codes]
-        bench.record(metrics.Metric(f"codec_wer{end}", title, 100 * word_error_rate(texts, heard), "%", n=words))
+        heard = [artifacts.codec.transcribe(row, lexicon)[0] for row in codes]
+        artifacts.record(metrics.Metric(f"codec_wer{end}", title, 100 * word_error_rate(texts, heard), "%", n=words))
         said = [" ".join(phone for phone, _, _ in spoken[clip.id]) for clip in clips]
-        errors = 100 * jiwer.wer(said, [bench.codec.transcribe(row)[0] for row in codes])
+        errors = 100 * jiwer.wer(said, [artifacts.codec.transcribe(row)[0] for row in codes])
         phones = sum(len(row.split()) for row in said)
-        bench.record(metrics.Metric(f"codec_per{end}", f"codec: phone error rate, {what}", errors, "%", n=phones))
-        judged = bench.judge.transcribe(waves)
+        artifacts.record(metrics.Metric(f"codec_per{end}", f"codec: phone error rate, {what}", errors, "%", n=phones))
+        judged = artifacts.judge.transcribe(waves)
         whole = f"Whisper base, whole and unquantised: word error rate, {what}"
-        bench.record(metrics.Metric(f"codec_wer{end}_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words))
-    bench.record(metrics.Metric("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
+        artifacts.record(
+            metrics.Metric(f"codec_wer{end}_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words)
+        )
+    artifacts.record(metrics.Metric("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
 
 
-def vocoder(bench: RunArtifacts) -> None:
+def vocoder(artifacts: RunArtifacts) -> None:
     """The judge's ceiling and floor on the synthesiser's answers, and how much survives wave -> codes -> wave."""
-    lines = [line for line in bench.lines if line.role == "answer" and line.set != "P"]
-    asked = [bench.known[line.fact] for line in lines]
-    waves = [bench.wave(line.id) for line in lines]
-    truth = [said(f, heard) for f, heard in zip(asked, bench.judge.transcribe(waves), strict=True)]
-    again = bench.speak([bench.codes[line.id] for line in lines])
-    heard = bench.judge.transcribe(again)
+    lines = [line for line in artifacts.lines if line.role == "answer" and line.set != "P"]
+    asked = [artifacts.known[line.fact] for line in lines]
+    waves = [artifacts.wave(line.id) for line in lines]
+    truth = [said(f, heard) for f, heard in zip(asked, artifacts.judge.transcribe(waves), strict=True)]
+    again = artifacts.speak([artifacts.codes[line.id] for line in lines])
+    heard = artifacts.judge.transcribe(again)
     kept = [said(f, text) for f, text in zip(asked, heard, strict=True)]
-    ceiling = bench.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
-    value = bench.share("resynthesis_heard", "the judge on answers resynthesised from their codes", kept)
-    bench.record(
+    ceiling = artifacts.share("judge_ceiling", "the judge on the synthesiser's own answers", truth)
+    value = artifacts.share("resynthesis_heard", "the judge on answers resynthesised from their codes", kept)
+    artifacts.record(
         metrics.Metric(
             "resynthesis",
             "wave → codes → wave, share of the ceiling",
@@ -91,12 +93,14 @@ def vocoder(bench: RunArtifacts) -> None:
             n=len(kept),
         )
     )
-    bench.share("judge_floor", "the judge hears the right answer though a wrong one was said", _deceived(bench, asked))
-    bench.mos("synthesiser_mos", "predicted MOS of the synthesiser's own answers (DistillMOS)", waves)
-    bench.mos("resynthesis_mos", "predicted MOS of answers resynthesised from their codes (DistillMOS)", again)
+    artifacts.share(
+        "judge_floor", "the judge hears the right answer though a wrong one was said", _deceived(artifacts, asked)
+    )
+    artifacts.mos("synthesiser_mos", "predicted MOS of the synthesiser's own answers (DistillMOS)", waves)
+    artifacts.mos("resynthesis_mos", "predicted MOS of answers resynthesised from their codes (DistillMOS)", again)
 
 
-def _deceived(bench: RunArtifacts, asked: list[Fact]) -> list[bool]:
+def _deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
     """Every second sentence with another answer of its family, from its codes: does the judge hear what it expects?
 
     A judge that knows English could write "The capital of Japan is Tokyo" whatever the last word sounds like.
@@ -108,39 +112,41 @@ def _deceived(bench: RunArtifacts, asked: list[Fact]) -> list[bool]:
     codes = []
     for _, told in wrong:
         wave, rate = voices.say(told.written, "assistant")
-        codes.append(bench.codec.encode(torch.from_numpy(audio.resample(wave, rate, SAMPLE_RATE))[None])[0])
-    heard = bench.judge.transcribe(bench.speak(codes))
+        codes.append(artifacts.codec.encode(torch.from_numpy(audio.resample(wave, rate, SAMPLE_RATE))[None])[0])
+    heard = artifacts.judge.transcribe(artifacts.speak(codes))
     return [said(fact, text) for (fact, _), text in zip(wrong, heard, strict=True)]
 
 
-def language_model(bench: RunArtifacts) -> None:
+def language_model(artifacts: RunArtifacts) -> None:
     """The four pairings on A, B, V, C after SFT."""
-    model, tokenizer = checkpoint.from_pretrained(bench.parts["sft"])
+    model, tokenizer = checkpoint.from_pretrained(artifacts.parts["sft"])
     model = prepare_for_inference(model)
-    grid, text_guidance = model.grid(tokenizer), has_text_guidance(bench.parts["sft"])
+    grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
     index = []
     for name in "ABVC":
-        lines = [line for line in bench.lines if line.role == "test" and line.set == name]
-        baseline = spoken_qa.chance(lines, bench.known)
-        bench.record(metrics.Metric(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines)))
+        lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
+        baseline = spoken_qa.chance(lines, artifacts.known)
+        artifacts.record(
+            metrics.Metric(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines))
+        )
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
-            asked = ask_questions(bench, model, grid, lines, pairing, text_guidance)
-            bench.record(spoken_qa.score(name, pairing, asked))
+            asked = ask_questions(artifacts, model, grid, lines, pairing, text_guidance)
+            artifacts.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
-                bench.record(spoken_qa.gain(name, pairing, asked, baseline))
+                artifacts.record(spoken_qa.gain(name, pairing, asked, baseline))
             if pairing == "S2S" and name == "A":
                 waves = [one.wave for one in asked if one.wave is not None]
-                bench.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
+                artifacts.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
             if pairing == "S2S":
-                index += [_keep_sound(bench, one) for one in asked[:SHOWN] if one.wave is not None]
-    (bench.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+                index += [_keep_sound(artifacts, one) for one in asked[:SHOWN] if one.wave is not None]
+    (artifacts.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def _keep_sound(bench: RunArtifacts, one: Asked) -> dict:
+def _keep_sound(artifacts: RunArtifacts, one: Asked) -> dict:
     """Write question and answer as wav files; the entry for wav/index.json."""
     names = [f"{one.line.id}-{part}.wav" for part in ("question", "answer")]
-    audio.save(bench.out / "wav" / names[0], bench.wave(one.line.id), SAMPLE_RATE)
-    wave, rate = bench.speaker.speak(one.reply.codes)
-    audio.save(bench.out / "wav" / names[1], wave, rate)
+    audio.save(artifacts.out / "wav" / names[0], artifacts.wave(one.line.id), SAMPLE_RATE)
+    wave, rate = artifacts.speaker.speak(one.reply.codes)
+    audio.save(artifacts.out / "wav" / names[1], wave, rate)
     entry = {"question": names[0], "answer": names[1], "question_text": one.line.text, "reference": one.fact.written}
     return {**entry, "heard": one.heard, "set": one.fact.set}

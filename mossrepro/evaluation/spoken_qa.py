@@ -53,14 +53,14 @@ def ask(
     first; it is
     judged by what it says all the same.
     """
-    how, out = GenerationConfig(max_rows=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
+    config, out = GenerationConfig(max_rows=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
     for i in range(0, len(lines), BATCH):
         part = lines[i : i + BATCH]
         prompts = [
             question_prompt(grid, pairing, line.text, codes[line.id] if pairing[0] == "S" else None, text_guidance)
             for line in part
         ]
-        for line, reply in zip(part, generate(model, prompts, grid.ids, how), strict=True):
+        for line, reply in zip(part, generate(model, prompts, grid.ids, config), strict=True):
             heard = grid.tokenizer.decode(reply.text) if pairing[2] == "T" else ""
             out.append(Asked(line, facts[line.fact], reply, heard, False))
     if pairing[2] == "S":

@@ -24,29 +24,29 @@ WINDOW, WINDOWS = 512, 6  # pieces that are read together, and how often
 STAGES = {"before": "before any speech", "stage1": "after Stage 1", "stage2": "after Stage 2", "sft": "after SFT"}
 
 
-def measure_text_retention(bench: RunArtifacts) -> None:
+def measure_text_retention(artifacts: RunArtifacts) -> None:
     """Text logits (Stage 1 must not change one), text answers on C and perplexity, before speech and after stages."""
     found: dict[str, float] = {}
     for stage, when in STAGES.items():
-        model, tokenizer = _open(bench, stage)
+        model, tokenizer = _open(artifacts, stage)
         model.eval()
         if stage == "before":
             first = model
         if stage == "stage1":
-            _text_change(bench, first, model, model.grid(tokenizer))
+            _text_change(artifacts, first, model, model.grid(tokenizer))
         value, n = perplexity(model, tokenizer)
         title = f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {when}"
-        bench.record(metrics.Metric(f"perplexity_{stage}", title, value, "", n=n))
+        artifacts.record(metrics.Metric(f"perplexity_{stage}", title, value, "", n=n))
         if stage in ("before", "stage2"):  # Stage 1 changes no logit, SFT's answers are asked with the other pairings
-            score = _text_answers(bench, model, tokenizer)
+            score = _text_answers(artifacts, model, tokenizer)
             score.id, score.name = f"t2t_c_{stage}", f"text → text on C {when}"
-            bench.record(score)
+            artifacts.record(score)
             found[stage] = score.value
-    answers = metrics.read_metrics(bench.out)
+    answers = metrics.read_metrics(artifacts.out)
     lost = found["before"] - answers["t2t_c"].value
-    bench.record(metrics.Metric("t2t_c_lost", "text → text on C: points lost by the training", lost, "points"))
+    artifacts.record(metrics.Metric("t2t_c_lost", "text → text on C: points lost by the training", lost, "points"))
     for pairing in ("s2t", "s2s"):
-        bench.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
+        artifacts.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
 
 
 def _by_voice(answers: metrics.Metric, before: float) -> metrics.Metric:
@@ -59,39 +59,39 @@ def _by_voice(answers: metrics.Metric, before: float) -> metrics.Metric:
     return metrics.Metric(f"{answers.id}_kept", title, share[0], "%", *share[1:], answers.interval, answers.n)
 
 
-def _open(bench: RunArtifacts, stage: str) -> tuple[LayerSplitLM, Tokenizer]:
+def _open(artifacts: RunArtifacts, stage: str) -> tuple[LayerSplitLM, Tokenizer]:
     """The model after a stage; "before": the untouched backbone, in the same shape."""
     if stage != "before":
-        return checkpoint.from_pretrained(bench.parts[stage])
-    staged, tokenizer = checkpoint.from_pretrained(bench.parts["stage1"])
+        return checkpoint.from_pretrained(artifacts.parts[stage])
+    staged, tokenizer = checkpoint.from_pretrained(artifacts.parts["stage1"])
     c = staged.config
-    model = open_start(bench.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra_layers)[0]
+    model = open_start(artifacts.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra_layers)[0]
     model.config = replace(model.config, system_turns=c.system_turns)  # asked as the stages are
     return model, tokenizer
 
 
-def _questions(bench: RunArtifacts) -> list:
-    return [line for line in bench.lines if line.role == "test" and line.set == "C"]
+def _questions(artifacts: RunArtifacts) -> list:
+    return [line for line in artifacts.lines if line.role == "test" and line.set == "C"]
 
 
 @torch.inference_mode()
-def _text_change(bench: RunArtifacts, first: LayerSplitLM, staged: LayerSplitLM, grid: Grid) -> None:
+def _text_change(artifacts: RunArtifacts, first: LayerSplitLM, staged: LayerSplitLM, grid: Grid) -> None:
     """The largest change of any text logit by Stage 1 on questions of C (must be 0)."""
-    lines, change = _questions(bench)[:16], 0.0
+    lines, change = _questions(artifacts)[:16], 0.0
     for line in lines:
         rows = grid.join(grid.system(False), grid.turn("user", text=line.text), grid.reply_prefix(False))
         x = torch.from_numpy(np.stack([rows.text, rows.speech], -1))[None]
         logits = [m.text_head(m(x, tails=("text",)).text) for m in (first, staged)]
         change = max(change, float((logits[0] - logits[1]).abs().max()))
     title = "largest change of a text logit by Stage 1"
-    bench.record(metrics.Metric("stage1_text_change", title, change, "", n=len(lines)))
+    artifacts.record(metrics.Metric("stage1_text_change", title, change, "", n=len(lines)))
 
 
-def _text_answers(bench: RunArtifacts, model: LayerSplitLM, tokenizer: Tokenizer) -> metrics.Metric:
+def _text_answers(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Tokenizer) -> metrics.Metric:
     """Written answers to the written questions of C."""
     grid = model.grid(tokenizer)
     return spoken_qa.score(
-        "C", "T2T", ask_questions(bench, prepare_for_inference(deepcopy(model)), grid, _questions(bench), "T2T")
+        "C", "T2T", ask_questions(artifacts, prepare_for_inference(deepcopy(model)), grid, _questions(artifacts), "T2T")
     )
 
 

@@ -5,7 +5,7 @@ the recipe ("baseline"): compare the rows with each other, not with the run. `le
 run's steps, `length_100` the run itself: how far knowledge has come by then. `facts_25`: SFT speaks about 25 % of the
 facts of set A, in as many steps. Codec, data and sound are the run's own.
 
-Everything is a link of the chain: cached, resumable; a stage that a variant does not change is shared.
+Everything is a link of the graph: cached, resumable; a stage that a variant does not change is shared.
 """
 
 import argparse
@@ -57,7 +57,7 @@ VERSION = 1  # raised when what is asked or counted changes
 
 
 class VariantGraph(StageGraph):
-    """A chain whose language model is one of VARIANTS, or the recipe itself."""
+    """A graph whose language model is one of VARIANTS, or the recipe itself."""
 
     def __init__(self, size: str | Path, name: str) -> None:
         super().__init__(size)
@@ -95,25 +95,25 @@ def ablate(size: str, run: Path, names: Sequence[str]) -> None:
     """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
     from mossrepro.evaluation.artifacts import RunArtifacts
 
-    chains = [VariantGraph(size, name) for name in (BASELINE, *names)]
+    graphs = [VariantGraph(size, name) for name in (BASELINE, *names)]
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
     parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
     used = {name: Path(folder).name for name, folder in parts.items()}
-    for i, chain in enumerate(chains, 1):
-        console.print(f"[bold]{i}/{len(chains)} {chain.name}[/bold]")
-        model = chain.language_model("sft")
-        spec = {"variant": chain.name, "model": model.name, "parts": used, "version": VERSION}
+    for i, graph in enumerate(graphs, 1):
+        console.print(f"[bold]{i}/{len(graphs)} {graph.name}[/bold]")
+        model = graph.language_model("sft")
+        spec = {"variant": graph.name, "model": model.name, "parts": used, "version": VERSION}
 
-        def build(folder: Path, name: str = chain.name, model: Path = model) -> None:
+        def build(folder: Path, name: str = graph.name, model: Path = model) -> None:
             _ask(name, model, RunArtifacts(parts, folder))
 
-        measured = chain.link("evaluation", "ablation", spec, build)
+        measured = graph.link("evaluation", "ablation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
     Console().print(table(metrics.read_metrics(run)))
 
 
-def _ask(name: str, folder: Path, bench: "RunArtifacts") -> None:
+def _ask(name: str, folder: Path, artifacts: "RunArtifacts") -> None:
     """The questions of ASKED, and the losses of V that the last stage ended with."""
     from mossrepro.evaluation import spoken_qa
     from mossrepro.evaluation.artifacts import ask_questions, has_text_guidance
@@ -123,15 +123,15 @@ def _ask(name: str, folder: Path, bench: "RunArtifacts") -> None:
     model, tokenizer = checkpoint.from_pretrained(folder)
     model, grid = prepare_for_inference(model), model.grid(tokenizer)
     for pairing, which in ASKED:
-        lines = [line for line in bench.lines if line.role == "test" and line.set == which]
+        lines = [line for line in artifacts.lines if line.role == "test" and line.set == which]
         fact = spoken_qa.score(
-            which, pairing, ask_questions(bench, model, grid, lines, pairing, has_text_guidance(folder))
+            which, pairing, ask_questions(artifacts, model, grid, lines, pairing, has_text_guidance(folder))
         )
         fact.id, fact.name = f"ablation_{name}_{fact.id}", f"{name}: {fact.name}"
-        bench.record(fact)
+        artifacts.record(fact)
     for pairing, loss in _losses(folder).items():
         title = f"{name}: loss of answers on V, {spoken_qa.HEADLINE[pairing]}"
-        bench.record(metrics.Metric(f"ablation_{name}_loss_{pairing.lower()}", title, loss, "nats a row"))
+        artifacts.record(metrics.Metric(f"ablation_{name}_loss_{pairing.lower()}", title, loss, "nats a row"))
 
 
 def _losses(folder: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@
     adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
 
 Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet rivals from nothing. All but
-EnCodec get the same recogniser on their codes. Everything is a link of the chain: cached, resumable.
+EnCodec get the same recogniser on their codes. Everything is a link of the graph: cached, resumable.
 """
 
 import argparse
@@ -50,7 +50,7 @@ FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
 class BaselineGraph(StageGraph):
-    """The chain of a size with its rivals beside it."""
+    """The graph of a size with its rivals beside it."""
 
     def reconstruction(self) -> Path:
         """Our network after another objective."""
@@ -114,33 +114,33 @@ def finite_levels(codes: int) -> tuple[int, ...]:
     return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
 
 
-def contestants(chain: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
+def contestants(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
     """Everybody, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
     from mossrepro.evaluation import tokenizers
     from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
     late = [tokenizers.encodec(encodec)] if encodec else []
-    ours = chain.codec()
-    speaker = SpeechDecoder.from_pretrained(chain.flow(), chain.vocoder())
-    corpus = chain.codec_corpus()
-    found = [tokenizers.semantic("ours", "our codec", chain.recogniser(), chain.tokenise(corpus, ours), speaker)]
+    ours = graph.codec()
+    speaker = SpeechDecoder.from_pretrained(graph.flow(), graph.vocoder())
+    corpus = graph.codec_corpus()
+    found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
     same_bits = [
-        ("reconstruction", "our codec, trained by reconstruction", chain.reconstruction),
-        ("kmeans", "k-means on mel", chain.kmeans),
+        ("reconstruction", "our codec, trained by reconstruction", graph.reconstruction),
+        ("kmeans", "k-means on mel", graph.kmeans),
     ]
     if ablations:
         same_bits += [
-            ("finite", "our codec with finite scalar quantisation", chain.finite),
-            ("distilled", "our codec, drawn to Whisper's features too", chain.distilled),
+            ("finite", "our codec with finite scalar quantisation", graph.finite),
+            ("distilled", "our codec, drawn to Whisper's features too", graph.distilled),
         ]
     for name, title, train in same_bits:
         codec = train()
-        tokens = chain.tokenise(corpus, codec)
-        found.append(tokenizers.semantic(name, title, chain.read(codec, tokens), tokens))
+        tokens = graph.tokenise(corpus, codec)
+        found.append(tokenizers.semantic(name, title, graph.read(codec, tokens), tokens))
         found[-1].minutes = _minutes(codec)
     for name, codebooks in ACOUSTIC.items():
-        codec, tokens, reader = chain.acoustic(codebooks)
+        codec, tokens, reader = graph.acoustic(codebooks)
         title = f"SEANet codec, {codebooks} codebook{'s' if codebooks > 1 else ''}"
         found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
         found[-1].minutes = _minutes(codec)
@@ -155,42 +155,42 @@ def _minutes(link: Path) -> float | None:
 
 def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False) -> None:
     """Train what is missing, measure everybody (cached), and put the facts and the picture into the run's folder."""
-    chain = BaselineGraph(size)
+    graph = BaselineGraph(size)
     console = Console(stderr=True)
-    rivals, recorded = contestants(chain, encodec, ablations), chain.human()
-    adapted = chain.adapted(recorded) if recorded else None
+    rivals, recorded = contestants(graph, encodec, ablations), graph.human()
+    adapted = graph.adapted(recorded) if recorded else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in rivals]}
-    spec |= {"readers": [chain.recogniser().name, chain.flow().name, chain.vocoder().name], "version": VERSION}
+    spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
     spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
 
     def measure(folder: Path) -> None:
         from mossrepro.evaluation import codec, tokenizers
         from mossrepro.evaluation.code_picture import draw
 
-        contest = codec.CodecBenchmark(chain.codec_corpus(), folder, recorded)
-        for name, clips in (("strangers", contest.strangers), ("assistant", contest.assistant)):
-            codec.sound(contest, codec.ORIGINAL, name, clips, clips.waves)
+        benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded)
+        for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
+            codec.sound(benchmark, codec.ORIGINAL, name, clips, clips.waves)
         for rival in rivals:
             console.print(f"  measuring {rival.title}")
-            codec.measure(contest, rival)
+            codec.measure(benchmark, rival)
         _ratios(folder)
-        codec.streamed(contest, rivals[0])
-        worst = codec.robustness(contest, rivals[0])
+        codec.streamed(benchmark, rivals[0])
+        worst = codec.robustness(benchmark, rivals[0])
         console.print(f"  robustness: the worst condition is {worst}")
         if adapted:
             late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
-            _adaptation(contest, codec, late)
-        shown, wave = contest.assistant.clips[0], contest.assistant.waves[0]
+            _adaptation(benchmark, codec, late)
+        shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
-        draw(figure, wave, contest.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
+        draw(figure, wave, benchmark.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
         figure.savefig(folder / "codes.png", dpi=130)
 
-    measured = chain.link("evaluation", "codec-comparison", spec, measure)
+    measured = graph.link("evaluation", "codec-comparison", spec, measure)
     (run / "facts").mkdir(parents=True, exist_ok=True)
     for path in (measured / "facts").glob("*.json"):
         shutil.copy(path, run / "facts")
     shutil.copy(measured / "codes.png", run)
-    sounding = {name: str(chain.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
+    sounding = {name: str(graph.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
     (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
     found = metrics.read_metrics(run)
     Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
@@ -206,13 +206,13 @@ def _ratios(folder: Path) -> None:
         metrics.record(folder, metrics.Metric(f"rival_{name}_ratio", title, ratio, "x"))
 
 
-def _adaptation(contest, codec, late: "Tokenizer") -> None:
+def _adaptation(benchmark, codec, late: "Tokenizer") -> None:
     """Recorded speech of a speaker who is in the training now, other sentences: relative fall of the WER."""
-    codes = [late.encode(wave) for wave in contest.human.waves]
-    after = codec.words(contest, late, "recorded speech", contest.human, codes)
-    before = metrics.read_metrics(contest.out)["rival_ours_wer_recorded_speech"].value
+    codes = [late.encode(wave) for wave in benchmark.human.waves]
+    after = codec.words(benchmark, late, "recorded speech", benchmark.human, codes)
+    before = metrics.read_metrics(benchmark.out)["rival_ours_wer_recorded_speech"].value
     title = "recorded speech: relative fall of the word error rate with its speaker in training"
-    metrics.record(contest.out, metrics.Metric("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
+    metrics.record(benchmark.out, metrics.Metric("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
 
 
 BACK = {"back_wer": "WER", "similarity": "voice", "stoi": "STOI", "pesq": "PESQ", "mos": "MOS"}

@@ -118,7 +118,7 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     The counterfactual backbone comes first, because it is the proof; for it both the true answers and those that it was
     taught are counted.
 
-    percent: of the run's steps, 0 for the size's own share. What each answers is a link of the chain, cached like
+    percent: of the run's steps, 0 for the size's own share. What each answers is a link of the graph, cached like
     everything else. Last comes by how much the run's own answers are better.
     """
     from mossrepro.evaluation.artifacts import RunArtifacts
@@ -130,14 +130,14 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
         ("random", ControlGraph(size, "random", percent / 100, *changes), _ask_random),
         ("oracle", OracleGraph(size, percent / 100, *changes), _ask_oracle),
     ]
-    for name, chain, ask in rows:
-        model = chain.language_model("sft")
+    for name, graph, ask in rows:
+        model = graph.language_model("sft")
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
-        measured = chain.link("evaluation", "control-evaluation", spec, build)
+        measured = graph.link("evaluation", "control-evaluation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
         if name != "oracle":
-            _record_margins(run, name, round(100 * chain.share))
+            _record_margins(run, name, round(100 * graph.share))
 
 
 def _record_margins(run: Path, control: str, percent: int) -> None:
@@ -152,40 +152,42 @@ def _record_margins(run: Path, control: str, percent: int) -> None:
         metrics.record(run, metrics.Metric(id, title, gap, "points", low, high, "square and add, 95 %", theirs.n))
 
 
-def _ask_counterfactual(model: Path, bench: "RunArtifacts") -> None:
+def _ask_counterfactual(model: Path, artifacts: "RunArtifacts") -> None:
     """Both its own answers and the true ones, from the same replies, and how much more often the former come."""
-    changed = {fact.key: fact for fact in counterfactual(list(bench.known.values()))}
-    for pairing, asked in _asked(model, bench, PAIRINGS):
+    changed = {fact.key: fact for fact in counterfactual(list(artifacts.known.values()))}
+    for pairing, asked in _asked(model, artifacts, PAIRINGS):
         own = spoken_qa.judged(asked, pairing, changed)
         for name, title, rows in (("", "", asked), ("_own", ", its own answers", own)):
-            _record(bench, f"control_counterfactual{name}", f"counterfactual backbone{title}", pairing, rows)
-        bench.record(spoken_qa.difference(f"control_counterfactual_more_own_{pairing.lower()}_c", pairing, own, asked))
+            _record(artifacts, f"control_counterfactual{name}", f"counterfactual backbone{title}", pairing, rows)
+        artifacts.record(
+            spoken_qa.difference(f"control_counterfactual_more_own_{pairing.lower()}_c", pairing, own, asked)
+        )
 
 
-def _ask_random(model: Path, bench: "RunArtifacts") -> None:
-    for pairing, asked in _asked(model, bench, PAIRINGS):
-        _record(bench, "control_random", "random backbone", pairing, asked)
+def _ask_random(model: Path, artifacts: "RunArtifacts") -> None:
+    for pairing, asked in _asked(model, artifacts, PAIRINGS):
+        _record(artifacts, "control_random", "random backbone", pairing, asked)
 
 
-def _ask_oracle(model: Path, bench: "RunArtifacts") -> None:
-    for pairing, asked in _asked(model, bench, ("T2T", "S2T"), oracle=True):
-        _record(bench, "oracle", "oracle codes", pairing, asked)
+def _ask_oracle(model: Path, artifacts: "RunArtifacts") -> None:
+    for pairing, asked in _asked(model, artifacts, ("T2T", "S2T"), oracle=True):
+        _record(artifacts, "oracle", "oracle codes", pairing, asked)
 
 
 def _asked(
-    folder: Path, bench: "RunArtifacts", pairings: tuple[str, ...], oracle: bool = False
+    folder: Path, artifacts: "RunArtifacts", pairings: tuple[str, ...], oracle: bool = False
 ) -> Iterator[tuple[str, list[spoken_qa.Asked]]]:
     """What a model answers to the questions of C."""
     model, tokenizer = checkpoint.from_pretrained(folder)
     model, grid = prepare_for_inference(model), model.grid(tokenizer)
-    lines = [line for line in bench.lines if line.role == "test" and line.set == "C"]
-    codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else bench.codes
+    lines = [line for line in artifacts.lines if line.role == "test" and line.set == "C"]
+    codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else artifacts.codes
     for pairing in pairings:
-        voice = (bench.speak, bench.judge.transcribe) if pairing[2] == "S" else (None, None)
-        yield pairing, spoken_qa.ask(model, grid, lines, bench.known, codes, pairing, *voice)
+        voice = (artifacts.speak, artifacts.judge.transcribe) if pairing[2] == "S" else (None, None)
+        yield pairing, spoken_qa.ask(model, grid, lines, artifacts.known, codes, pairing, *voice)
 
 
-def _record(bench: "RunArtifacts", id: str, title: str, pairing: str, asked: list[spoken_qa.Asked]) -> None:
+def _record(artifacts: "RunArtifacts", id: str, title: str, pairing: str, asked: list[spoken_qa.Asked]) -> None:
     fact = spoken_qa.score("C", pairing, asked)
     fact.id, fact.name = f"{id}_{fact.id}", f"{title}: {fact.name}"
-    bench.record(fact)
+    artifacts.record(fact)

@@ -36,14 +36,14 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
 
     model, tokenizer = open_start(start, 1024, 1, "copy", 0)
     fuse_projections(model.eval())
-    grid, how = Grid(tokenizer, 1024), GenerationConfig(max_rows=12)
+    grid, config = Grid(tokenizer, 1024), GenerationConfig(max_rows=12)
     known = list(candidates)
     for unseen in (False, True):
         right = []
         for i in track(range(0, len(known), 48), "asking the backbone", transient=True):
             part = known[i : i + 48]
             prompts = [question_prompt(grid, "T2T", fact.question(0, unseen)) for fact in part]
-            replies = generate(model, prompts, grid.ids, how)
+            replies = generate(model, prompts, grid.ids, config)
             right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
         known = right
     (folder / "known.json").write_text(json.dumps([(fact.family, fact.subject) for fact in known]))

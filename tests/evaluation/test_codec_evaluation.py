@@ -28,7 +28,7 @@ class Deaf:
         return ["" if row[0] == 7 else "be" if lexicon else "B IY"]
 
 
-def contest(tmp_path, **more) -> SimpleNamespace:
+def benchmark(tmp_path, **more) -> SimpleNamespace:
     spec = {"lexicon": Lexicon(WORDS), "human_lexicon": Lexicon({"tea": [["T", "IY"]]}), "human": None, "out": tmp_path}
     made = SimpleNamespace(**spec | more)
     made.record = lambda *a, **k: CodecBenchmark.record(made, *a, **k)
@@ -40,7 +40,7 @@ def tokenizer(**more) -> SimpleNamespace:
 
 
 def test_words_that_sound_alike_are_no_errors_and_unknown_phones_do_not_count(tmp_path) -> None:
-    board, spoken = contest(tmp_path), clips("bee", "tea", "be")
+    board, spoken = benchmark(tmp_path), clips("bee", "tea", "be")
     spoken.phones.pop("c1")
     codes = [np.array([1]), np.array([1]), np.array([7])]
     wrong = codec.words(board, tokenizer(), "toys", spoken, codes)
@@ -52,9 +52,9 @@ def test_words_that_sound_alike_are_no_errors_and_unknown_phones_do_not_count(tm
 
 def test_recorded_speech_is_read_with_its_own_words(tmp_path) -> None:
     recorded = clips("tea")
-    board = contest(tmp_path, human=recorded)
+    board = benchmark(tmp_path, human=recorded)
     assert codec.words(board, tokenizer(), "x", recorded, [np.array([1])]) == 100
-    board = contest(tmp_path, human=recorded, human_lexicon=Lexicon(WORDS))
+    board = benchmark(tmp_path, human=recorded, human_lexicon=Lexicon(WORDS))
     assert codec.words(board, tokenizer(), "x", clips("bee"), [np.array([1])]) == 0
 
 
@@ -87,7 +87,7 @@ def test_who_is_measured_on_what(tmp_path, known) -> None:
     corpora(tmp_path / "corpus")
     board = CodecBenchmark(tmp_path / "corpus", tmp_path, tmp_path / "corpus")
     assert [clip.id for clip in board.assistant.clips] == ["test-assistant-two"]
-    assert [clip.id for clip in board.strangers.clips] == ["test-stranger-two", "test-stranger-one"]
+    assert [clip.id for clip in board.unseen_speakers.clips] == ["test-stranger-two", "test-stranger-one"]
     assert [clip.id for clip in board.human.clips] == ["test-assistant-two", "test-stranger-two"]  # "one" is trained on
     train, prosody = board.probed
     assert {clip.split for clip in train} == {"train"} and len(prosody) == len(train) + 3
@@ -97,7 +97,7 @@ def test_who_is_measured_on_what(tmp_path, known) -> None:
 def test_the_probe_is_measured_on_test_clips_only(tmp_path, monkeypatch) -> None:
     train = [Clip("t", "x", 1, 1.0, "one", "a", "train")]
     nothing = SimpleNamespace(pitch=np.zeros(1), energy=np.zeros(1))
-    board = contest(tmp_path, probed=(train, [nothing, nothing]), test=clips("two"))
+    board = benchmark(tmp_path, probed=(train, [nothing, nothing]), test=clips("two"))
     seen = []
     monkeypatch.setattr(codec.prosody, "explained", lambda frames, targets, held_out: seen.append(held_out) or 0.5)
     reader = SimpleNamespace(frames=lambda row: row[..., None])
@@ -106,7 +106,7 @@ def test_the_probe_is_measured_on_test_clips_only(tmp_path, monkeypatch) -> None
 
 
 def test_the_worst_condition_is_named_and_kept(tmp_path, monkeypatch) -> None:
-    board = contest(tmp_path, strangers=clips("be"), human=clips("be"), human_lexicon=Lexicon(WORDS))
+    board = benchmark(tmp_path, unseen_speakers=clips("be"), human=clips("be"), human_lexicon=Lexicon(WORDS))
     quiet = {"fine": lambda wave, random: wave, "odd": lambda wave, random: wave + 1}
     monkeypatch.setattr(codec, "CONDITIONS", quiet)
     toy = tokenizer(encode=lambda wave: np.array([7 if wave[0] else 1]))
@@ -120,7 +120,7 @@ def test_what_comes_back_is_compared_with_what_went_in(tmp_path, monkeypatch) ->
     wave = (np.sin(2 * np.pi * 300 * time) * np.sin(2 * np.pi * 3 * time)).astype(np.float32)
     recorded = clips("one two")
     recorded.waves = [wave]
-    board = contest(
+    board = benchmark(
         tmp_path,
         judge=SimpleNamespace(transcribe=lambda waves: ["one"] * len(waves)),
         speaker=SimpleNamespace(embed=lambda one: np.eye(2)[int(one[100] != wave[100])]),
@@ -136,7 +136,7 @@ def test_what_comes_back_is_compared_with_what_went_in(tmp_path, monkeypatch) ->
 
 
 def test_ratios_and_adaptation_point_the_right_way(tmp_path) -> None:
-    board = contest(tmp_path, human=clips("be", "be"), human_lexicon=Lexicon(WORDS))
+    board = benchmark(tmp_path, human=clips("be", "be"), human_lexicon=Lexicon(WORDS))
     rows = {"ours_wer_strangers": 10, "kmeans_wer_strangers": 30, "reconstruction_wer_strangers": 20,
             "acoustic_wer_strangers": 40, "ours_wer_recorded_speech": 80}  # fmt: skip
     for name, value in rows.items():
