@@ -1,7 +1,7 @@
 """The two-channel grid that the model reads, and the turns of a conversation in it.
 
 One sequence, two channels (layout of the released MOSS-Speech checkpoint). Position i of a grid (L, 2) holds a text id
-and a speech id. If the text id is the modality pad, the speech id is embedded, otherwise the text id; nothing is summed.
+and a speech id. If the text id is the modality pad, the speech id is embedded, else the text id. Nothing is summed.
 A spoken turn of n codes takes n + 2 positions:
 
     text channel    SOSP   pad    pad   ...  pad     pad
@@ -119,7 +119,7 @@ class Grid:
         return Rows(text, speech, flags, monologues)
 
     def _spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
-        """The monologue's token at each of `count` positions (see `spoken`): (count,) ids; <|im_end|> follows the last."""
+        """The monologue's token at each of `count` positions (see `spoken`): (count,) ids; <|im_end|> at the end."""
         tokens = [*self.tokens(text), self.ids.im_end]
         lengths = np.cumsum([0, *(len(self.tokenizer.decode([token])) or 1 for token in tokens[:-1])])
         if len(starts) != len(text.split()):

@@ -6,8 +6,8 @@ A pretrained text LLM is cut after its trunk. Its last layers become the text ta
     grid -> select embed -> trunk-|
                                   +-> speech tail -> speech norm -> speech head  (next speech id)
 
-With `split_at` the tails are not the last layers: they follow the trunk's first `split_at` layers, and each channel then
-runs through the rest of the trunk by itself (an ablation: split first, in the middle, last).
+With `split_at` the tails are not the last layers: they follow the trunk's first `split_at` layers, and each channel
+then runs through the rest of the trunk by itself (an ablation: split first, in the middle, last).
 
 Both tails see every position; which head is sampled is decided in decoding (`decode.py`).
 The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instances after the copy.
@@ -209,7 +209,7 @@ class LayerSplitLM(nn.Module):
     def channel(
         self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
-        """The layers after the split for the channel "text" or "speech": its tail and the rest of the trunk, no norm."""
+        """The layers after the split for channel "text" or "speech": its tail and the rest of the trunk, no norm."""
         x = self.run(f"{name}_tail", x, table, mask, cache)
         return self.run(f"{name}_post_split", x, table, mask, cache)
 
@@ -237,7 +237,7 @@ class LayerSplitLM(nn.Module):
                 block.compile(dynamic=True, backend=backend)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
-        """Allocate a cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB, bf16)."""
+        """A cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB in bf16)."""
         c, like = self.config, self.text_embed.weight
         shape = (batch, c.kv_heads, capacity, c.head_dim)
 

@@ -1,8 +1,8 @@
 """The split model on many devices: tensor parallelism within a group, sharded data parallelism (FSDP2) between groups.
 
 In a group of `tensor_parallel` devices each has some of every layer's heads and hidden units, and the partial results
-are summed, twice a layer (arXiv 1909.08053). Over `data_parallel` devices every weight is sharded, and gathered when its
-layer is run. Tensor parallelism does not cut embeddings, output heads and norms.
+are summed, twice a layer (arXiv 1909.08053). Over `data_parallel` devices every weight is sharded, and gathered when
+its layer is run. Tensor parallelism does not cut embeddings, output heads and norms.
 """
 
 from torch import nn

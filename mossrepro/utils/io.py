@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes to."""
+"""Atomic writing of files, and folders that only one process at a time writes to."""
 
 import contextlib
 import errno
@@ -58,7 +58,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never train into one folder; waits for one that is about to stop.
+    """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
 
     Raises:
         CheckpointError: another process still holds it after `seconds`.

@@ -1,4 +1,4 @@
-"""How many threads compute, and what the processor is good at."""
+"""Number of computing threads, and whether the processor has fast bfloat16."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def thread_count() -> int:
 
 
 def set_threads() -> None:
-    """Let torch compute with as many threads as `cli.threads` says."""
+    """Let torch compute with `thread_count()` threads."""
     import torch
 
     torch.set_num_threads(thread_count())
