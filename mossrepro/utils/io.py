@@ -65,13 +65,13 @@ def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / ".lock", "w") as file:
-        deadline, told = time.monotonic() + seconds, False
+        deadline, announced = time.monotonic() + seconds, False
         while not _try_lock(file):
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{folder}: another process is training into it")
-            if not told:
+            if not announced:
                 print(f"mossrepro fit: waiting for another process that trains into {folder}", file=sys.stderr)
-                told = True
+                announced = True
             time.sleep(0.1)
         yield
 

@@ -31,8 +31,8 @@ class RMSNorm(nn.Module):
 def stretched(rates: Tensor, scaling: dict[str, float]) -> Tensor:
     """Llama 3's rotary scaling (arXiv 2407.21783, context extension): slow rotations are divided by `factor`.
 
-    rates (E/2,) in radians per position. Wavelengths shorter than original_max_position_embeddings / high_freq_factor stay, those
-    longer than original_max_position_embeddings / low_freq_factor are stretched, and what lies between is blended.
+    rates (E/2,) in radians per position. Wavelengths shorter than original_max_position_embeddings / high_freq_factor
+    stay, those longer than original_max_position_embeddings / low_freq_factor are stretched, the others blended.
     """
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] * rates / (2 * math.pi)  # within the original context
