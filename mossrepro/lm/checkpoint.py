@@ -1,4 +1,4 @@
-"""Weights in and out: a GGUF backbone, and our own safetensors folders."""
+"""Reading and writing weights: a GGUF backbone, and our own safetensors folders."""
 
 import dataclasses
 from pathlib import Path
@@ -30,7 +30,7 @@ _GGUF_LAYER_NAMES = {
 
 
 def load_gguf(path: Path, codes: int, tail_layers: int, split_at: int | None = None) -> tuple[LayerSplitLM, Tokenizer]:
-    """Split a Llama-family GGUF (SmolLM2): the text half holds the file's weights, the speech half starts anew.
+    """Split a Llama-family GGUF (SmolLM2): the text half holds the file's weights, the speech half is untrained.
 
     Q4_1/Q8_0 blocks are dequantised to float32. Raises CheckpointError for another architecture.
     """
@@ -63,7 +63,10 @@ def load_gguf(path: Path, codes: int, tail_layers: int, split_at: int | None = N
 
 
 def _gguf_to_hf(tensors: dict[str, Tensor], config: LMConfig) -> dict[str, Tensor]:
-    """Rename to Hugging Face's names and undo the GGUF order of q and k rows (rotary pairs side by side)."""
+    """Rename to Hugging Face's names and undo the GGUF order of q and k rows.
+
+    Rotary pairs are neighbours in GGUF; here the first elements of all pairs come before the second ones.
+    """
     out = {"embed_tokens.weight": tensors["token_embd.weight"], "norm.weight": tensors["output_norm.weight"]}
     if "output.weight" in tensors:
         out["lm_head.weight"] = tensors["output.weight"]
@@ -94,7 +97,7 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
 
 
 def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write model.safetensors, config.json and tokenizer.json; the weights appear whole or not at all."""
+    """Write model.safetensors, config.json and tokenizer.json; the weights are written atomically, LoRA merged in."""
     state = lora.merged(model.state_dict())
     if model.config.tied:
         del state["text_head.weight"]

@@ -1,8 +1,9 @@
-"""`mossrepro plan`: what a stage of the language model will need, before anything is trained.
+"""`mossrepro plan`: memory and time that a stage of the language model will need, before anything is trained.
 
     mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml -c configs/experiment/paper_lm.yaml --devices 64
 
-The model is built without memory, and a training step is traced with fake tensors (`lm/cost.py`).
+The model is built on the meta device, and a training step is traced with fake tensors (`lm/cost.py`). "Rows" in the
+tables are positions of the grid.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from mossrepro.utils.errors import ConfigError
 
 CODES_PER_HOUR = 45_000  # 12.5 a second
 GIB = 2**30
-MAX_ROWS = 256  # where `LMDataModule` cuts a document if nobody says otherwise
+MAX_ROWS = 256  # the default of `LMDataModule.max_rows`
 
 
 def read(files: list[Path]) -> DictConfig:
-    """A stage's YAML and its overlays, from left to right.
+    """A stage's YAML and its overlays; later files override earlier ones.
 
-    ConfigError for a file that is missing or no LM stage, and for low-rank changes, which are not counted here.
+    ConfigError for a file that is missing or not an LM stage, and for LoRA, which is not counted here.
     """
     try:
         config = OmegaConf.create(read_config(*files))
@@ -44,7 +45,7 @@ def read(files: list[Path]) -> DictConfig:
 
 
 def shape(config: DictConfig) -> LMConfig:
-    """The model that a stage trains at a size."""
+    """The shape of the model that a stage trains."""
     b, heads, extra_layers = (
         config.size.backbone,
         config.size.backbone.heads,
@@ -68,7 +69,7 @@ def shape(config: DictConfig) -> LMConfig:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The verb: tables on the terminal."""
+    """The subcommand: prints the tables."""
     if min(args.devices, args.hours, args.tflops, args.tensor) <= 0:
         raise ConfigError("--devices, --tensor, --hours and --tflops must be above 0")
     groups, rest = divmod(args.devices, args.tensor)
@@ -86,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
     documents, precision = data.batch / groups, config.trainer.get("precision", "32-true")
     costs = {flag: step(lm, settings.train, documents, rows, precision, flag) for flag in (False, True)}
     console.print(_memory_table(_unmade(lm, config), costs, groups, args.tensor, precision))
-    _say_time(console, config, costs[settings.get("checkpointed", False)], args)
+    _print_time(console, config, costs[settings.get("checkpointed", False)], args)
     return 0
 
 
@@ -111,8 +112,9 @@ def _parts_table(model: LayerSplitLM) -> Table:
 
 
 def _memory_table(model: LayerSplitLM, costs: dict[bool, Step], groups: int, across: int, precision: str) -> Table:
-    """`model` is what a device of a tensor-parallel group of `across` holds; `costs`: of its step, without and with
-    activation checkpointing.
+    """A row for each strategy, without and with activation checkpointing (the keys of `costs`).
+
+    `model` and `costs` are those of one device in a tensor-parallel group of `across`.
     """
     devices = groups * across
     grouped = f", {across} to a layer" if across > 1 else ""
@@ -133,11 +135,11 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
 
 
-def _say_time(console: Console, config: DictConfig, cost: Step, args: argparse.Namespace) -> None:
-    """Operations a row, and days at the speed that each device sustains."""
+def _print_time(console: Console, config: DictConfig, cost: Step, args: argparse.Namespace) -> None:
+    """FLOPs per position, and the time it takes at `--tflops` sustained by each device."""
     a_row, speed = args.tensor * cost.flops / cost.rows, args.devices * args.tflops * 1e12
-    together = config.trainer.get("accumulate_grad_batches", 1)
-    steps, a_step = config.trainer.max_steps, cost.rows * together * args.devices // args.tensor
+    accumulated = config.trainer.get("accumulate_grad_batches", 1)
+    steps, a_step = config.trainer.max_steps, cost.rows * accumulated * args.devices // args.tensor
     rows = steps * a_step
     lines = [f"{a_row / 1e9:.3g} GFLOP a row, both ways, {steps:,} steps of {a_step:,} rows"]
     wanted = {f"these {steps:,} steps": rows, f"{args.hours:,g} h of speech, once": args.hours * CODES_PER_HOUR}

@@ -1,4 +1,4 @@
-"""The released checkpoint's layout (fnlp/MOSS-Speech; names and shapes as ports of its weights give them): in and out.
+"""The released checkpoint's layout (fnlp/MOSS-Speech; names and shapes as in ports of its weights): read and write.
 
     ours                              released
     text_embed, speech_embed          model.embed_tokens, model.audio_embed
@@ -7,7 +7,7 @@
     text_norm, speech_norm            model.text_norm, model.audio_norm
     text_head, speech_head            text_lm_head, audio_lm_head
 
-At full size 446 tensors: 6 and 40 layers of 11.
+At full size 446 tensors: 40 layers of 11, and the 6 others.
 """
 
 import json
@@ -86,7 +86,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
         raise CheckpointError(f"{folder / 'config.json'}: has no {error}") from error
     except TypeError as error:
         raise CheckpointError(f"{folder / 'config.json'}: a size is not a number ({error})") from error
-    for key in FIXED:  # of these the model has only one reading, and the ids are the tokenizer's
+    for key in FIXED:  # our model supports one value of each, and the ids are the tokenizer's
         if plain.get(key, expected[key]) != expected[key]:
             raise CheckpointError(f"{folder / 'config.json'}: {key}={plain[key]!r}, this model has {expected[key]!r}")
     with torch.device("meta"):
@@ -101,7 +101,7 @@ def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
 
 
 def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
-    """The released config.json, its field names and its ids."""
+    """Our config and tokenizer as the contents of the released config.json."""
     ids = SpecialIds.of(tokenizer, config.codes)
     return {
         "architectures": [ARCHITECTURE],

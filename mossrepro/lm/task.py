@@ -28,7 +28,7 @@ VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in thei
 
 
 class LayerSplitTask(Task):
-    """Next-row prediction on both channels.
+    """Next-token prediction on both channels.
 
     loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
          + monologue_weight * (the same for the inner monologue: the text that a spoken reply says, predicted beside
@@ -39,8 +39,24 @@ class LayerSplitTask(Task):
     Args:
         init_from: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
             layout, or the folder of an earlier stage or of a mini backbone.
-        codes: codebook size; must equal that of `init_from` if that is a finished stage.
-        tail_layers: depth of the split; 0 for no split, None for that of `init_from`, or 4 for a text LLM.
+        codes: size of the codec's codebook; must equal that of `init_from` if that is a finished stage.
+        tail_layers: depth of the split, in layers; 0 for no split, None for that of `init_from` (4 for a text LLM).
+        train: what is trained: "speech" (Stage 1; the text half stays bit-identical), "all" (Stage 2, SFT), "shared"
+            (speech and trunk, but not the text tail, embedding and head) or "gradual" (speech and the text half layer
+            by layer from the last one down, all of it after four fifths of the steps).
+        lr: peak learning rate of the text half.
+        speech_lr: peak learning rate of the speech tail and norm, and of LoRA.
+        head_lr: peak learning rate of the speech head, which starts untrained and so takes a higher one.
+        embed_lr: peak learning rate of the speech embedding, which starts untrained too.
+        weight_decay: of AdamW, for all parameters.
+        warmup_steps: optimiser steps of linear warm-up; a cosine decay to `final` follows.
+        final: learning rate at the last step, as a fraction of the peak.
+        text_weight: weight of the text loss.
+        speech_weight: weight of the loss on codes.
+        monologue_weight: weight of the loss on monologues.
+        monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail, or
+            "trunk", the input of the speech tail.
+        tail: initial speech tail: "copy" of the text tail or "random".
         split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
         extra_layers: with tail_layers 0: so many new layers behind the backbone, a control with as many parameters as
         a split
@@ -145,7 +161,7 @@ class LayerSplitTask(Task):
         self.model.config = replace(config, system_turns=grid.system_turns)
 
     def on_train_start(self) -> None:
-        """ConfigError for a gradual unfreezing on several ranks, which agree once on what has gradients."""
+        """ConfigError for gradual unfreezing on several ranks: DDP must know at the start what has gradients."""
         if self.train_part == "gradual" and self.trainer.world_size > 1:
             raise ConfigError("train=gradual runs on one device")
 
@@ -168,12 +184,13 @@ class LayerSplitTask(Task):
         hidden = model(batch["grid"], mask=packing, tails=tuple(places))
         out = {}
         for kind, (place, head) in kinds.items():
-            rows = wanted[kind]
-            out[f"n_{kind}"] = rows.sum()
+            positions = wanted[kind]  # (B, L) bool
+            out[f"n_{kind}"] = positions.sum()
             if place not in places:
-                out[kind] = rows.new_zeros((), dtype=torch.float32)
+                out[kind] = positions.new_zeros((), dtype=torch.float32)
                 continue
-            out[kind] = chunked_cross_entropy(head, getattr(hidden, place)[rows], batch[f"{kind}_target"][rows])
+            hidden_at, targets = getattr(hidden, place)[positions], batch[f"{kind}_target"][positions]
+            out[kind] = chunked_cross_entropy(head, hidden_at, targets)  # (n, D) and (n,)
         if "speech" not in places:
             out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
         if "text" not in places:
@@ -181,7 +198,7 @@ class LayerSplitTask(Task):
         return out
 
     def _idle(self, *parts: str) -> Tensor:
-        """0, with a gradient of 0 for parts that had nothing to do: AdamW moves them on as it does on several ranks."""
+        """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""
         idle = [p for part in parts for p in getattr(self.model, part).parameters() if p.requires_grad]
         return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
@@ -202,7 +219,7 @@ class LayerSplitTask(Task):
     def _culprits(self, batch: LMBatch) -> str:
         """The documents of a batch whose loss alone is not finite, by number and by how their text ends."""
         found, documents = [], separate(batch)
-        if self.trainer.world_size > 1:  # the other ranks would have to read along
+        if self.trainer.world_size > 1:  # a forward pass needs all ranks, and the others are not here
             return f"one of {len(documents)} documents"
         for i, document in enumerate(documents):
             out = self.losses(document)
@@ -221,24 +238,23 @@ class LayerSplitTask(Task):
         self.log(f"val/{pairing}", loss, batch_size=len(batch["grid"]), add_dataloader_idx=False)
 
     def configure_model(self) -> None:
-        """Under `ModelParallelStrategy`: spread the model over its devices (`parallel.py`)."""
+        """Under `ModelParallelStrategy`: shard the model over its devices (`parallel.py`)."""
         if self.device_mesh:
             shard(self.model, self.device_mesh)
-            self.strict_loading = not self._frozen()  # that strategy asks no hook before it loads
+            self.strict_loading = not self._frozen()  # that strategy loads before `on_load_checkpoint` can fill in
 
     def _frozen(self) -> set[str]:
-        """Names of the weights that no step of this stage changes; none where a stage thaws."""
+        """Names of the weights that no step of this stage changes; none with train="gradual"."""
         if self.train_part == "gradual":
             return set()
         named = self.model.named_parameters(remove_duplicate=False)
         return {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A resume file holds the trained share (what is frozen comes from `init_from` again), and names in AdamW's
-        state.
+        """Leave frozen weights out of the resume file (`init_from` has them), and key AdamW's state by names.
 
-        Numbers, an optimiser's own way, would be read by `ModelParallelStrategy` in the order of the model's
-        parameters, which is not that of the groups here.
+        Optimisers number their parameters in the order of their groups. `ModelParallelStrategy` would take the numbers
+        for the order of the model's parameters, which is another one.
         """
         for name in self._frozen():
             checkpoint["state_dict"].pop(name, None)
@@ -254,7 +270,7 @@ class LayerSplitTask(Task):
             state.update({name: own[name] for name in self._frozen() if name not in state})
 
     def configure_optimizers(self) -> dict:
-        """AdamW over all parameters: frozen ones have no gradient, are skipped, and keep their bits."""
+        """AdamW over all parameters: frozen ones have no gradient, so it skips them and they stay bit-identical."""
         speech = self.model.speech_parameters()
         groups: dict[str, list] = {kind: [] for kind in self.rates}
         own = {"speech_embed.weight": "embed", "speech_head.weight": "head"}
@@ -265,7 +281,7 @@ class LayerSplitTask(Task):
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
             weight_decay=self.weight_decay,
-            fused=not is_cut_across(self.model),  # PyTorch's fused step wants one mesh
+            fused=not is_cut_across(self.model),  # PyTorch's fused step needs all on one mesh
         )
         return self.scheduled(optimiser, self.warmup_steps, self.final)
 
@@ -275,9 +291,9 @@ class LayerSplitTask(Task):
 
 
 def name_states(state: dict[str, Any], names: list[str]) -> None:
-    """Turn an optimiser's numbers of parameters, as its `state_dict` has them, into names.
+    """Replace the parameter numbers in an optimiser's `state_dict` by `names`, in place.
 
-    Nothing to do where they are names already, or on a rank that holds no state.
+    Does nothing where they are names already, or on a rank that holds no state.
     """
     numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
     if not numbers or not all(isinstance(number, int) for number in numbers):
@@ -289,10 +305,10 @@ def name_states(state: dict[str, Any], names: list[str]) -> None:
 
 def separate(batch: LMBatch) -> list[LMBatch]:
     """The documents of a batch of `LMDataModule`, padded or packed, as batches of one."""
-    rows = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
+    fields = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
     if "lengths" not in batch:
-        return [{name: value[i : i + 1] for name, value in rows.items()} for i in range(len(batch["grid"]))]
-    parts = {name: value.split(batch["lengths"].tolist(), 1) for name, value in rows.items()}
+        return [{name: value[i : i + 1] for name, value in fields.items()} for i in range(len(batch["grid"]))]
+    parts = {name: value.split(batch["lengths"].tolist(), 1) for name, value in fields.items()}
     return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
 
 
@@ -307,10 +323,10 @@ def open_start(
 ) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
-    In bfloat16 most steps of a small learning rate would round to nothing. ConfigError if the codebook differs, or for
-    a random tail, another split or more layers where speech has been trained.
+    In bfloat16 most updates at a small learning rate would round to zero. ConfigError if the codebook size differs, or
+    if the speech half has been trained and a random tail, another split or more layers are asked for.
     """
-    depth = _DEPTH if tail_layers is None else tail_layers
+    depth = _DEFAULT_TAIL_LAYERS if tail_layers is None else tail_layers
     if init_from == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)
         fresh = True

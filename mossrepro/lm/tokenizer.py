@@ -1,4 +1,4 @@
-"""Text tokenizers, and the special ids that play a role in the grid."""
+"""Text tokenizers, and the special ids of the grid."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,12 @@ from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.gguf import GGUFFile
 
 _CONTROL = 3  # GGUF's token type of special tokens
-SPARE_SPEECH_ROWS = 128  # EOSP and 127 unused rows behind the codes, as in the released checkpoint
+SPARE_SPEECH_ROWS = 128  # rows of the embedding after the codes: EOSP and 127 unused, as in the released checkpoint
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids with a role in the grid; `eosp` and `speech_pad` are speech ids, the others text ids."""
+    """Special ids of the grid; `eosp` and `speech_pad` are speech ids, the others text ids."""
 
     im_start: int
     im_end: int
@@ -26,9 +26,9 @@ class SpecialIds:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, codes: int) -> "SpecialIds":
-        """Look the roles up in a tokenizer; `codes` is the codec's codebook size (EOSP follows the last code).
+        """Look them up in a tokenizer; `codes` is the codec's codebook size (EOSP follows the last code).
 
-        Raises ConfigError for a tokenizer without them.
+        ConfigError for a tokenizer without them.
         """
         names = (
             ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|object_ref_start|>", "<|reserved_pad|>")

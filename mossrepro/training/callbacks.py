@@ -1,7 +1,7 @@
-"""Checkpoints that survive a full disk, Ctrl-C and SIGKILL, and the files a finished fit leaves behind.
+"""Callbacks: checkpoints that survive a full disk, Ctrl-C and SIGKILL, and the files that a fit writes.
 
 A checkpoint is written to a temporary file in the same folder, flushed to the disk and renamed: at every moment
-`ckpt/last.ckpt` is a whole one. It is written only between optimiser steps, which is where resuming is exact.
+`ckpt/last.ckpt` is complete. It is written only between optimiser steps, where resuming is exact.
 """
 
 import json
@@ -47,11 +47,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class AtomicCheckpoint(Callback):
-    """Keeps `folder/last.ckpt` fresh: every `every_n_steps` optimiser steps, every `every_minutes`, and on a signal.
+    """Writes `folder/last.ckpt` every `every_n_steps` optimiser steps, every `every_minutes`, and on a signal.
+
+    0 turns either interval off.
 
     After SIGINT or SIGTERM the running optimiser step is finished, saved, and the fit ends with `Interrupted`; a second
     Ctrl-C stops at once without saving. The same happens in a fit that `mossrepro reproduce` started (it sets
-    $MOSSREPRO_CHILD) when that process is killed: an orphan would train beside its successor.
+    $MOSSREPRO_CHILD) when that process is killed, since an orphan would go on training beside the restarted fit.
     """
 
     def __init__(self, folder: str | Path, every_n_steps: int = 0, every_minutes: float = 2.0) -> None:
@@ -68,7 +70,7 @@ class AtomicCheckpoint(Callback):
             set_checkpoint_io(trainer, AtomicCheckpointIO())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock and listens for SIGINT and SIGTERM (possible in the main thread only)."""
+        """Starts the clock and handles SIGINT and SIGTERM (possible in the main thread only)."""
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -90,18 +92,18 @@ class AtomicCheckpoint(Callback):
             raise Interrupted(f"stopped at step {trainer.global_step}; the same command continues from {self.path}")
 
     def _decide(self, trainer: Trainer) -> tuple[bool, bool]:
-        """(stop, save), the same on every rank: clocks and signals are rank 0's."""
+        """(stop, save), the same on every rank: the clock and the signals of rank 0 count."""
         due = self.every_n_steps and trainer.global_step - self._saved_step >= self.every_n_steps
         late = self.every_minutes and time.monotonic() - self._saved_at >= 60 * self.every_minutes
         orphan = self._parent and os.getppid() != self._parent
         return trainer.strategy.broadcast((bool(self._signal or orphan), bool(due or late)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals back, also after an error."""
+        """Restores the signal handlers, also after an error."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back."""
+        """Restores the signal handlers."""
         self._restore()
 
     def _restore(self) -> None:
@@ -111,7 +113,7 @@ class AtomicCheckpoint(Callback):
 
 
 class Export(Callback):
-    """On the end of a fit: `save_pretrained(folder)`, then `folder/done.json`, then the resume file is removed."""
+    """At the end of a fit: `save_pretrained(folder)`, then `folder/done.json`, then the resume file is removed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -122,7 +124,7 @@ class Export(Callback):
         self._start = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the weights; `done.json` comes last, so that its presence means the folder is whole."""
+        """Writes the weights; `done.json` comes last, so that its presence means the folder is complete."""
         gathered(pl_module)
         if not trainer.is_global_zero:
             return
@@ -138,8 +140,8 @@ class Export(Callback):
 class ProgressFile(Callback):
     """Appends one JSON line per `every_n_steps` optimiser steps to `path`: step, seconds, and every logged number.
 
-    Numbers of a validation ("val...") stand in lines of their own, at the step that they were measured at. A resumed
-    fit first drops the lines it is about to write again, so that curves have no loops in them.
+    Validation metrics ("val...") have lines of their own, at the step of the validation. A resumed fit first drops the
+    lines of steps that it will repeat, so that every step is in the file once.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 10) -> None:
@@ -148,7 +150,7 @@ class ProgressFile(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the file at the step the fit starts from."""
+        """Drops the lines after the step that the fit starts from, and goes on counting seconds from the last one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= trainer.global_step]
@@ -165,12 +167,12 @@ class ProgressFile(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation numbers get a line of their own at the step they belong to."""
+        """Writes the validation metrics in a line of their own."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self._append(trainer, trainer.global_step, validated=True)
 
     def _append(self, trainer: Trainer, step: int, validated: bool) -> None:
-        found = trainer.callback_metrics.items()  # Lightning keeps the last of each, however old
+        found = trainer.callback_metrics.items()  # Lightning keeps the last value of each, however old
         numbers = {key: round(float(value), 6) for key, value in found if key.startswith("val") == validated}
         row = {"step": step, "seconds": round(time.monotonic() - self._start, 1), **numbers}
         with open(self.path, "a") as file:
@@ -179,9 +181,9 @@ class ProgressFile(Callback):
 
 
 def gathered(module: nn.Module) -> None:
-    """Give rank 0, on its CPU, the whole of what was sharded (FSDP2). All ranks must call it, after the training.
+    """Gather sharded parameters (FSDP2) on rank 0's CPU, in place. All ranks must call it, after training.
 
-    One tensor at a time is whole on the others and on a GPU, which need not hold the model.
+    Other ranks and the GPUs hold one whole tensor at a time, so the model need not fit there.
     """
     whole: dict[int, nn.Parameter] = {}  # tied weights stay one
     for part in module.modules():

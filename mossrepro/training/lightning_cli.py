@@ -1,9 +1,9 @@
-"""`fit validate test predict`: LightningCLI with one dial.
+"""`fit validate test predict`: LightningCLI with one choice of scale, `size`.
 
     mossrepro fit -c configs/codec.yaml -c configs/size/small.yaml --output runs/codec [--trainer.max_steps 10 ...]
 
 A stage's YAML names the classes and takes its numbers from `${size...}`; an overlay of `configs/size/` fills `size`
-(`mossrepro.training.sizes.Size`). Keys nobody knows are refused while parsing.
+(`mossrepro.training.sizes.Size`). Unknown keys are refused while parsing.
 """
 
 import argparse
@@ -44,18 +44,18 @@ TRAINER_DEFAULTS = {
     "check_val_every_n_epoch": None,
     "val_check_interval": 500,
 }
-FIXED_ON_RESUME = ("model", "data", "seed_everything")  # all that decides the weights, but for the length
+FIXED_ON_RESUME = ("model", "data", "seed_everything")  # all that determines the weights, except the trainer's flags
 
 
 class MossCLI(LightningCLI):
     """LightningCLI plus `--size`, `--output`, `--save_minutes` and `--save_steps`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with contextlib.ExitStack() as self._held:  # the lock on the output folder, as long as the verb runs
+        with contextlib.ExitStack() as self._held:  # holds the lock on the output folder while the command runs
             super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the project's own flags to every verb."""
+        """Adds the project's own flags to every subcommand."""
         parser.add_class_arguments(Size, "size")
         parser.add_argument(
             "--output", type=str | None, default=None, help="Folder for the weights, metrics and resume file of a fit."
@@ -68,9 +68,9 @@ class MossCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a size without its text model.
+        """Refuses a size without its text model, and replaces "bf16-mixed" by float32 where bfloat16 is emulated.
 
-        On processors that only emulate bfloat16, "bf16-mixed" would be slower than what it replaces: float32 is used.
+        On such processors it would be slower than float32.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         _check_start(config)
@@ -80,10 +80,10 @@ class MossCLI(LightningCLI):
             trainer["precision"] = "32-true"
 
     def before_fit(self) -> None:
-        """Hangs the output callbacks on the trainer and continues from `output/ckpt/last.ckpt` when it is there."""
+        """Adds the output callbacks to the trainer and resumes from `output/ckpt/last.ckpt` if it exists."""
         config = self.config["fit"]
         bars = [i for i, callback in enumerate(self.trainer.callbacks) if type(callback) is RichProgressBar]
-        for i in bars:  # none with `--trainer.enable_progress_bar false`, and a user's own stays
+        for i in bars:  # none with `--trainer.enable_progress_bar false`; other bars stay
             self.trainer.callbacks[i] = StepBar()
         if config.get("output") is None:
             print("mossrepro fit: no --output, nothing will be saved", file=sys.stderr)
@@ -117,10 +117,10 @@ class MossCLI(LightningCLI):
 
 
 def _check_start(config: Any) -> None:
-    """ConfigError for a size whose text model is a folder of the hub, where nobody said which."""
+    """ConfigError for a size whose text model comes from the hub, if `init_from` does not name its folder."""
     size, model = config.get("size"), config.get("model") or {}
-    asked = (model.get("init_args") or {}).get("init_from")
-    if size and size["backbone"]["source"] == "hub" and asked == "smollm2":
+    init_from = (model.get("init_args") or {}).get("init_from")
+    if size and size["backbone"]["source"] == "hub" and init_from == "smollm2":
         shape = f"{size['backbone']['layers']} layers of dim {size['backbone']['dim']}"
         what = f"size {size['name']} is of a text model with {shape}, not of SmolLM2"
         raise ConfigError(f"{what}; give --model.init_args.init_from FOLDER, as the hub has it")
@@ -145,10 +145,12 @@ def first_difference(a: Any, b: Any, key: str = "") -> str | None:
 
 
 def main(args: list[str], run: bool = True) -> MossCLI:
-    """Runs one of the four verbs in this process; `run=False` only builds trainer, model and data (no verb in `args`).
+    """Runs one of the four subcommands in this process; `run=False` only builds trainer, model and data.
+
+    With `run=False` there is no subcommand in `args`.
 
     Raises:
-        ConfigError: a key nobody knows, a missing number or a value of the wrong type.
+        ConfigError: an unknown key, a missing number or a value of the wrong type.
         CheckpointError: a checkpoint that does not fit the model.
     """
     return _open(MossCLI, args, run)
@@ -193,7 +195,7 @@ def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
 
 
 def parse(args: list[str]) -> dict[str, Any]:
-    """The settings that `args` (without a verb) stand for, checked and with every `${...}` filled in; builds nothing.
+    """The configuration of `args` (without a subcommand), checked and with every `${...}` resolved; builds nothing.
 
     Raises:
         ConfigError: as `main`.

@@ -18,13 +18,13 @@ from mossrepro.utils.random import seed_for
 
 
 class _Steps(IterableDataset):
-    """An endless stream of batches; worker w of W builds every W-th one and the loader deals them out in order."""
+    """An endless stream of batches; worker w of W builds every W-th one, and the loader yields them in order."""
 
     def __init__(self, module: "StepDataModule", start: Callable[[], int], rank: int, world: int) -> None:
         self.module, self.start, self.rank, self.world = module, start, rank, world
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers that are spawned get the position as a number and leave the trainer behind."""
+        """Spawned workers get the position as a number, and no trainer, which cannot be pickled."""
         module = copy.copy(self.module)
         module.trainer = None
         return {**self.__dict__, "module": module, "start": _Constant(self.start())}
@@ -49,14 +49,16 @@ class _Constant:
 
 
 class StepDataModule(LightningDataModule):
-    """Base of every training data module: write `train_batch`, and resumed equals uninterrupted, bit for bit.
+    """Base of every training data module: a resumed fit equals an uninterrupted one, bit for bit.
+
+    A subclass defines `train_batch`.
 
     One fit is one endless epoch that `trainer.max_steps` ends. Checkpoints must be written at the end of a batch
     (as `mossrepro.training.callbacks.AtomicCheckpoint` does): the position counts the batches handed to the model.
 
     Args:
-        seed: the seed of all choices, augmentation and noise.
-        num_workers: loader processes; the batches are the same for every value.
+        seed: the seed of everything random: selection, augmentation, noise.
+        num_workers: loader processes; the batches are the same for every number.
     """
 
     def __init__(self, seed: int = 0, num_workers: int = 0) -> None:
@@ -66,7 +68,7 @@ class StepDataModule(LightningDataModule):
         self._resume: int | None = None  # a position read from a checkpoint, used once
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """The batch of one step on one of `world` ranks; all randomness from `order.rng(self.seed, step, ...)`."""
+        """The batch of one step on one of `world` ranks; all randomness from `random.rng(self.seed, step, ...)`."""
         raise NotImplementedError(f"{type(self).__name__} must define train_batch")
 
     def val_batches(self) -> list[dict[str, Tensor]]:
@@ -92,7 +94,8 @@ class StepDataModule(LightningDataModule):
         self._start = self.position() if self._resume is None else self._resume
         self._counted, self._resume = self._loop_count(), None
         shares = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {"rank": 0, "num_replicas": 1}
-        steps = _Steps(self, self.position, shares["rank"], shares["num_replicas"])  # one batch for a group's devices
+        # devices of a tensor-parallel group share a rank, and so a batch
+        steps = _Steps(self, self.position, shares["rank"], shares["num_replicas"])
         return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -104,7 +107,7 @@ class StepDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None) if batches else []
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
-        """Moves everything but the seed, which is read on the CPU and would make a GPU wait."""
+        """Moves everything but the seed: it is read on the CPU, and fetching it back would stall a GPU."""
         seed = batch.get("seed")
         rest = {key: value for key, value in batch.items() if key != "seed"}
         moved = super().transfer_batch_to_device(rest, device, dataloader_idx)

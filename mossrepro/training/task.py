@@ -1,5 +1,4 @@
-"""What trainings share: the learning rate's course, clipping for fused optimisers, what a store tells of its codes,
-what a processor is good at."""
+"""What all training tasks share: the learning-rate schedule, and gradient clipping for fused optimisers."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 
 def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) -> float:
-    """Factor on the learning rate: linear up over `warmup_steps` steps, then a cosine down to `last` at `total`."""
+    """Factor on the learning rate: linear warm-up over `warmup_steps`, then a cosine down to `last` at step `total`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
@@ -20,10 +19,10 @@ def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) ->
 
 
 class Task(LightningModule):
-    """A LightningModule with the house's schedule and clipping; each training adds its losses and its AdamW."""
+    """Base of the training tasks: schedule and clipping; a subclass adds its losses and its optimiser."""
 
     def scheduled(self, optimiser: torch.optim.Optimizer, warmup_steps: int, last: float = 0.02) -> dict[str, Any]:
-        """The answer of `configure_optimizers`: the rate is a function of the step and of trainer.max_steps alone."""
+        """What `configure_optimizers` returns. The factor depends on the step and on trainer.max_steps alone."""
         total = self.trainer.max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: warm_cosine(step, warmup_steps, total, last)
@@ -36,21 +35,21 @@ class Task(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm ourselves: Lightning refuses to under mixed precision when the optimiser is a fused one.
+        """Clip the gradient norm ourselves: under mixed precision Lightning refuses to with a fused optimiser.
 
-        The reason, scaled float16 gradients, does not exist in bfloat16; the fused step is seven times as fast.
+        Its reason is that float16 gradients are scaled; bfloat16 ones are not. The fused step is seven times as fast.
         """
         if gradient_clip_val:
             self.log("train/gradient_norm", clip_gradients(self.parameters(), gradient_clip_val))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale gradients to a norm of `most` at most, wherever they lie; returns the norm before."""
+    """Scale gradients in place to a total norm of at most `most`, on any device mesh; returns the norm before."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if len({getattr(gradient, "device_mesh", None) for gradient in gradients}) == 1:
         norm = nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    else:  # PyTorch's own wants all on one mesh
+    else:  # PyTorch's own function needs all on one mesh
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
         norm = torch.linalg.vector_norm(torch.stack([n.full_tensor() if isinstance(n, DTensor) else n for n in norms]))
     scale = (most / (norm + 1e-6)).clamp(max=1.0)

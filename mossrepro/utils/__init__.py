@@ -1,1 +1,1 @@
-"""Small tools that know nothing of speech models: files, random numbers, threads, audio, layers."""
+"""Utilities that do not depend on the models: files, random numbers, threads, audio, transformer layers."""

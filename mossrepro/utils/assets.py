@@ -1,7 +1,7 @@
-"""The embedded assets: real pretrained parts that travel inside ordinary Python packages, and the cache.
+"""Assets: pretrained models and voices that are distributed inside ordinary Python packages.
 
 An asset is looked up in the cache, then in the installed data package (found by name, never imported), then at the
-Hugging Face hub when `huggingface_hub` is there. Its SHA-256 is checked before anybody reads it.
+Hugging Face hub if `huggingface_hub` is installed. Its SHA-256 is checked before it is used.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mossrepro.utils.errors import AssetError
 
 @dataclass(frozen=True)
 class Asset:
-    """One file, or one file cut into parts, that lives in data packages.
+    """One file, possibly cut into parts, that data packages contain.
 
-    `files` are "module/path" strings inside the packages; several of them are parts to be joined in order.
+    `files` are "module/path" strings inside the packages; several of them are parts to be concatenated in order.
     `hub` is (repository, file name) of the identical file at the hub, where there is one.
     """
 
     name: str
     packages: tuple[str, ...]  # pip requirements, "name==version"
     files: tuple[str, ...]
-    sha256: str  # of the whole (joined) file
+    sha256: str  # of the whole file
     licence: str
     source: str
     filename: str
@@ -136,9 +136,9 @@ ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
 
 
 def get(name: str) -> Path:
-    """Path of the verified file of an asset; parts are joined into the cache.
+    """Path of the verified file of an asset; parts are concatenated into the cache.
 
-    Raises AssetError (unknown name, nothing installed, wrong hash): one line that says what to do.
+    Raises AssetError (unknown name, not installed, wrong hash): one line that says what to do.
     """
     if name not in ASSETS:
         raise AssetError(f"unknown asset {name!r}; known: {', '.join(ASSETS)}")
@@ -192,7 +192,7 @@ def _join(asset: Asset, parts: list[Path], target: Path) -> Path:
 
 
 def _download(asset: Asset, target: Path) -> Path:
-    """The last resort: the identical file from the hub, where the asset has an address there."""
+    """Fetch the identical file from the hub, if the asset is there."""
     missing = f"asset {asset.name!r} is not installed: {asset.pip}"
     if asset.hub is None or importlib.util.find_spec("huggingface_hub") is None:
         raise AssetError(missing)

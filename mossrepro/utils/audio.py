@@ -1,4 +1,4 @@
-"""Sound files in and out, resampling, and the two mel spectrograms: 16 kHz for hearing, 24 kHz for speaking."""
+"""Sound files, resampling, and the two mel spectrograms: 16 kHz for the codec, 24 kHz for the vocoder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from mossrepro.utils.errors import AudioError
 
-SILENCE = 1e-4  # a peak below -80 dB: nothing that can be heard
-QUIET = 0.01  # share of the loudest sample: -40 dB, the breath before a sentence
+SILENCE = 1e-4  # peak amplitude below which a file counts as silent: -80 dB of full scale
+QUIET = 0.01  # amplitude below which ends are trimmed, relative to the peak: -40 dB, such as a breath
 SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
 VOICE_SAMPLE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
 MELS = 80
@@ -73,9 +73,9 @@ def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:
 
 
 def trim(wave: np.ndarray, rate: int, margin: float = 0.08) -> np.ndarray:
-    """Cut the ends of mono samples (n,) that stay below -40 dB of the loudest, but for `margin` seconds.
+    """Cut off the ends of mono samples (n,) that stay below -40 dB of the peak, except for `margin` seconds.
 
-    A second of silence is 12 codes that somebody has to read, count and say again.
+    A second of silence would be 12 codes that models are trained on for nothing.
     """
     loud = np.flatnonzero(np.abs(wave) > QUIET * np.abs(wave).max(initial=0.0))
     kept = round(margin * rate)
@@ -88,7 +88,7 @@ def whisper_mel(wave: Tensor, causal: bool = True, bands: int = MELS) -> Tensor:
     log10 of slaney bands (80; large-v3 has 128), clamped to (maximum - 8), then (x + 4) / 4.
     causal: frame t sees the 400 samples that end at (t + 1) * 160 and the maximum is a running one, so that a stream
     gives the same numbers (MOSS-Speech makes its codec encoder causal, arXiv 2510.00499, speech tokenizer).
-    causal=False: centred frames and the maximum of the whole row, Whisper's own features.
+    causal=False: centred frames and the maximum of the whole recording, Whisper's own features.
     """
     if causal:
         return streaming_mel(wave, bands=bands)[0]
@@ -97,7 +97,7 @@ def whisper_mel(wave: Tensor, causal: bool = True, bands: int = MELS) -> Tensor:
 
 
 class MelState(NamedTuple):
-    """What a stream of causal features remembers: the last 240 samples (B, 240), the loudest band so far (B, 1, 1)."""
+    """State of a stream of causal features: the last 240 samples (B, 240), the loudest band so far (B, 1, 1)."""
 
     tail: Tensor
     loudest: Tensor
@@ -125,12 +125,12 @@ def _log_bands(padded: Tensor, bands: int) -> Tensor:
 
 
 def _levelled(log: Tensor, top: Tensor) -> Tensor:
-    """Nothing is more than 80 dB below the loudest, `top`."""
+    """Clamp to at most 80 dB below the loudest band, `top`, and scale as Whisper does."""
     return (torch.maximum(log, top - 8.0) + 4.0) / 4.0
 
 
 def mel24(wave: Tensor) -> Tensor:
-    """Log-mel of the voice: (B, N) at 24 kHz -> (B, 80, N // 480), natural logarithm, floor 1e-5.
+    """Log-mel for the vocoder: (B, N) at 24 kHz -> (B, 80, N // 480), natural logarithm, floor 1e-5.
 
     n_fft = window = 1920, hop 480 (50 frames a second, 4 per code), bands 0-8 kHz as in MOSS-Speech's decoder;
     reflected (n_fft - hop) / 2 samples at both ends, so that frame t is centred on its own 480 samples.

@@ -1,4 +1,4 @@
-"""The content-addressed cache: whatever is expensive is a folder named by the hash of what made it."""
+"""A content-addressed cache: every expensive result is a folder named by the hash of its specification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def home() -> Path:
-    """Folder of everything expensive: `$MOSSREPRO_HOME`, by default ~/.cache/mossrepro."""
+    """The cache folder: `$MOSSREPRO_HOME`, by default ~/.cache/mossrepro."""
     return Path(os.environ.get("MOSSREPRO_HOME") or Path.home() / ".cache" / "mossrepro").expanduser()
 
 
@@ -23,11 +23,11 @@ def digest(obj: Any) -> str:
 
 
 def cached(kind: str, spec: dict[str, Any], build: Callable[[Path], None]) -> Path:
-    """Folder `home()/kind/digest(spec)`, made by `build` when it is not there yet.
+    """Folder `home()/kind/digest(spec)`, made by `build` if it does not exist yet.
 
-    `build` writes into `{digest}.partial`, which survives an interruption, so that a builder may resume what it finds
-    there. Then spec.json is added and the folder is renamed: it exists whole or not at all. Two processes that want
-    the same folder take turns.
+    `build` writes into `{digest}.partial`, which survives an interruption, so that a builder may resume from what it
+    finds there. Then spec.json is added and the folder is renamed: it is complete or does not exist. Of two processes
+    that want the same folder one waits for the other.
     """
     name = digest(spec)
     final = home() / kind / name

@@ -1,11 +1,11 @@
-"""Errors that are a user's to mend: each is one clear line that names the thing and the cure.
+"""Errors that a user can correct: one line each, which names what is wrong and what to do.
 
 The command line prints them without a traceback and exits with code 2.
 """
 
 
 class MossError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can correct."""
 
 
 class AudioError(MossError):

@@ -1,7 +1,7 @@
 """Reads GGUF files: metadata, and tensors as float32.
 
-The `gguf` package's own reader makes several NumPy views for every piece of the vocabulary, which costs seconds; here
-the metadata is unpacked in one pass and only the dequantisation is left to the package. Layout: the GGUF specification
+The `gguf` package's own reader makes several NumPy views for every token of the vocabulary, which takes seconds; here
+the metadata is unpacked in one pass, and the package only dequantises. Layout: the GGUF specification
 of the ggml project, versions 2 and 3, little-endian.
 """
 
@@ -18,7 +18,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class GGUFFile:
-    """An open file: `metadata` maps keys to plain values (arrays to lists); `tensors()` dequantises.
+    """A GGUF file: `metadata` maps keys to plain values (arrays to lists); `tensors()` dequantises.
 
     Raises CheckpointError if the file is not a GGUF file, or ends too early.
     """
@@ -79,7 +79,7 @@ class GGUFFile:
         return values
 
     def _tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Name, shape (slowest axis first), kind of quantisation, place in the data part."""
+        """Name, shape (slowest axis first), type of quantisation, offset in the data section in bytes."""
         name = self._string()
         shape = [self._number("Q") for _ in range(self._number("I"))]
         return name, tuple(reversed(shape)), self._number("I"), self._number("Q")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes to."""
+"""Atomic writing of files, and folders that only one process at a time writes to."""
 
 import contextlib
 import errno
@@ -58,20 +58,20 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never train into one folder; waits for one that is about to stop.
+    """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
 
     Raises:
         CheckpointError: another process still holds it after `seconds`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / ".lock", "w") as file:
-        deadline, told = time.monotonic() + seconds, False
+        deadline, announced = time.monotonic() + seconds, False
         while not _try_lock(file):
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{folder}: another process is training into it")
-            if not told:
+            if not announced:
                 print(f"mossrepro fit: waiting for another process that trains into {folder}", file=sys.stderr)
-                told = True
+                announced = True
             time.sleep(0.1)
         yield
 

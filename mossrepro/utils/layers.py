@@ -1,9 +1,9 @@
 """Transformer parts shared by every model here: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-The layer is the one of Llama and Qwen3 (the paper's backbone): pre-norm attention and SwiGLU, no biases. Parameter
-names equal those of the Hugging Face checkpoints, so that weights load without a table of translations.
+The layer is the one of Llama and Qwen3 (the paper's backbone): pre-norm attention and SwiGLU, no biases. Parameters
+have the names of the Hugging Face checkpoints, so that weights load without renaming.
 
-B batch, L rows, D model width, H query heads, G key-value heads, E width of one head.
+B batch, L positions, D model width, H query heads, G key-value heads, E width of one head.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-_SHORT = 512  # keys up to which attention on a CPU is written out in training
+_SHORT = 512  # keys up to which training on a CPU uses plain matrix products, not the fused attention kernel
 
 
 class RMSNorm(nn.Module):
@@ -32,8 +32,8 @@ class RMSNorm(nn.Module):
 def stretched(rates: Tensor, scaling: dict[str, float]) -> Tensor:
     """Llama 3's rotary scaling (arXiv 2407.21783, context extension): slow rotations are divided by `factor`.
 
-    rates (E/2,) in radians a row. Waves shorter than original_max_position_embeddings / high_freq_factor stay, those
-    longer than original_max_position_embeddings / low_freq_factor are stretched, and what lies between is blended.
+    rates (E/2,) in radians per position. Wavelengths shorter than original_max_position_embeddings / high_freq_factor
+    stay, those longer than original_max_position_embeddings / low_freq_factor are stretched, the others blended.
     """
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] * rates / (2 * math.pi)  # within the original context
@@ -60,14 +60,14 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass
 class LayerCache:
-    """Keys and values of one layer, allocated once: (B, G, capacity, E) each; the first `used` rows are filled."""
+    """Keys and values of one layer, allocated once: (B, G, capacity, E) each; the first `used` positions are filled."""
 
     keys: Tensor
     values: Tensor
     used: int = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, G, n, E) behind what is there; return everything stored so far, (B, G, used, E) each."""
+        """Store k, v (B, G, n, E) after what is there; return everything stored so far, (B, G, used, E) each."""
         more = k.shape[2]
         self.keys.narrow(2, self.used, more).copy_(k)
         self.values.narrow(2, self.used, more).copy_(v)
@@ -77,7 +77,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Packing:
-    """Documents laid end to end in one sequence: `lengths` in rows, their sum is L. Stands in the place of a mask."""
+    """Documents laid end to end in one sequence: `lengths` in positions, their sum is L. Used in place of a mask."""
 
     lengths: tuple[int, ...]
 
@@ -88,7 +88,7 @@ class Packing:
 
 @torch.compiler.disable  # a graph would be compiled for every set of lengths
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
-    """Plain causal attention inside every document: as many products as rows need, and no mask of (L, L)."""
+    """Plain causal attention inside every document, one document at a time, so that no (L, L) mask is made."""
     parts = zip(*(t.split(packing.lengths, 2) for t in (q, k, v)), strict=True)
     return torch.cat([attend(*part) for part in parts], 2)
 
@@ -96,14 +96,14 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Packing | None = None) -> Tensor:
     """softmax(q k' / sqrt(E)) v: q (B, H, L, E), k and v (B, G, keys, E), `mask` as in `Attention.forward`.
 
-    Short rows that a CPU trains on are written out, with all query heads of a group in one product: the backward pass
-    of PyTorch's fused kernel takes 2.5 times as long there (bfloat16, 124 rows; docs/LOG.md).
+    Short sequences in training on a CPU take plain matrix products, with all query heads of a group in one: the
+    backward pass of PyTorch's fused kernel takes 2.5 times as long there (bfloat16, 124 positions; docs/LOG.md).
     """
     if isinstance(mask, Packing):
         return attend_packed(q, k, v, mask)
     b, heads, n, width = q.shape
     groups, keys = k.shape[1:3]
-    if mask is None and 1 < n < keys:  # PyTorch's "causal" would take the rows for the first of the keys
+    if mask is None and 1 < n < keys:  # is_causal would align the queries with the first keys, not the last
         mask = torch.ones(n, keys, dtype=torch.bool, device=q.device).tril(keys - n)[None, None]
     if q.device.type != "cpu" or not q.requires_grad or keys > _SHORT:
         gqa = heads != groups
@@ -138,9 +138,9 @@ class Attention(nn.Module):
         mask: Tensor | Packing | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a row may look.
+        """x (B, L, D) -> (B, L, D). `mask` (B, 1, L, keys) is True where a query may attend to a key.
 
-        None is plain causal, the rows being the last of the keys; a `Packing` is that inside every document (B = 1).
+        None is causal, the queries being at the last L keys; a `Packing` is causal inside every document (B = 1).
         """
         q, k, v = self.heads(x, table)
         if cache is not None:
@@ -148,8 +148,8 @@ class Attention(nn.Module):
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(*x.shape[:2], -1))
 
     def heads(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, L, E), keys and values (B, G, L, E), turned by their positions."""
-        shape = (*x.shape[:2], -1, self.head_dim)  # all heads, or this device's where layers are cut across several
+        """Queries (B, H, L, E) and keys (B, G, L, E), rotated by their positions, and values (B, G, L, E)."""
+        shape = (*x.shape[:2], -1, self.head_dim)  # all heads, or this device's under tensor parallelism
         q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)
         k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)
         v = self.v_proj(x).view(shape).transpose(1, 2)

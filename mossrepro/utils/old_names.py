@@ -1,4 +1,4 @@
-"""Names that files of version 0.1 use where today's code has others: such files are still read."""
+"""Names in files of version 0.1 that have changed since, so that such files can still be read."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ PARTS = {"reader": "recogniser"}
 
 
 def renamed(plain: dict[str, Any], table: dict[str, str]) -> dict[str, Any]:
-    """A mapping with the old keys of `table` in their new names; keys that end in a dot stand for all that begin so."""
+    """A mapping with the old keys of `table` renamed; a key of `table` that ends in a dot is a prefix."""
     out = {}
     for key, value in plain.items():
         prefix = next((old for old in table if old.endswith(".") and key.startswith(old)), None)

@@ -1,10 +1,10 @@
-"""Linear layers for inference on a CPU: weights in the order that the processor's library of products reads fastest.
+"""Linear layers for inference on a CPU, with weights packed in the memory layout of oneDNN.
 
-`nn.Linear` keeps the plain order. On the AMD processor that was measured, one row of float32 then goes through weights
-at a third of the memory's speed, and many rows at half the speed of oneDNN. In oneDNN's own order, in which weights are
-put once, products of one row are 1.4 to 3.4 times as fast at the sizes of these models; in bfloat16, those of 256 rows
-1.1 to 1.3 times (docs/LOG.md). PyTorch's compiler does the same when it freezes a model. Processors without AVX512, on
-which nothing is gained, keep the plain order.
+`nn.Linear` keeps the plain row-major layout. On the AMD processor that was measured, a float32 product with one input
+row then reads weights at a third of the memory bandwidth, and one with many rows runs at half the speed of oneDNN. With
+weights packed once into oneDNN's blocked layout, products of one row are 1.4 to 3.4 times as fast at the sizes of these
+models; in bfloat16, products of 256 rows 1.1 to 1.3 times (docs/LOG.md). PyTorch's compiler does the same when it
+freezes a model. Processors without AVX512 gain nothing and keep the plain layout.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from mossrepro.utils.errors import MossError
 from mossrepro.utils.private_apis import pack_weight, packed_product
 
-_WORTH = 1 << 17  # weights from which the other order is faster; one row of float32 times 128 x 768 is slower
+_WORTH = 1 << 17  # number of weights from which packing is faster; one float32 row times 128 x 768 is slower packed
 
 
 class PackedLinear(nn.Module):
-    """Linear layers on the same input in one product: (..., D) -> (..., the sum of their widths).
+    """Linear layers on the same input, fused into one product: (..., D) -> (..., sum of their output widths).
 
-    All of them have a bias or none has. Where the other order brings nothing (`better`) it is a plain product. It has
-    no gradient, and cannot be saved, copied or moved: MossError.
+    All of them have a bias or none has. Where packing does not pay (`worth_packing`) the weights stay plain. There is
+    no gradient, and the layer cannot be saved, copied or moved: MossError.
     """
 
     def __init__(self, *layers: nn.Linear) -> None:
@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
 def pack_linear_layers(module: nn.Module) -> nn.Module:
     """`module` itself with `PackedLinear` in the place of the linear layers that gain by it.
 
-    It gives the same but for rounding (in bfloat16, the same).
+    Results are the same but for rounding (in bfloat16, the same).
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""The order of everything random: a counter-based generator that any worker can jump into, and what it remembers.
+"""Reproducible random numbers: a counter-based generator that can start at any step, and a small memo.
 
 A number depends only on (seed, counters), never on what was drawn before it, so that a run can continue at step
 100,000 without replaying the first 99,999, with any number of loader workers and on any machine.
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def _key(seed: int, counters: tuple[int | str, ...]) -> int:
-    """128 bits that name the stream; `repr` keeps 1 and "1" apart, the separator keeps (1, 23) and (12, 3) apart."""
+    """The 128-bit key of a stream; `repr` keeps 1 and "1" apart, the separator keeps (1, 23) and (12, 3) apart."""
     text = "\x1f".join([repr(int(seed)), *(repr(c if isinstance(c, str) else int(c)) for c in counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
@@ -28,12 +28,12 @@ def rng(seed: int, *counters: int | str) -> np.random.Generator:
 
 
 def seed_for(seed: int, *counters: int | str) -> int:
-    """An integer in [0, 2**63) for the stream (seed, counters), fit for `torch.Generator.manual_seed`."""
+    """An integer in [0, 2**63) for the stream (seed, counters), to give to `torch.Generator.manual_seed`."""
     return _key(seed, counters) >> 65
 
 
 class Memo(Generic[T]):
-    """A function of one argument with its newest `size` answers. Unlike functools.lru_cache it can be pickled."""
+    """A function of one argument that keeps its newest `size` results. Unlike functools.lru_cache it can be pickled."""
 
     def __init__(self, make: Callable[[Hashable], T], size: int) -> None:
         self.make, self.size = make, size

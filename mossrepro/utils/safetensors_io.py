@@ -1,4 +1,4 @@
-"""Safetensors folders as the hub has them, one file or several with an index: read lazily, written whole."""
+"""Safetensors folders in the hub's layout, one file or several with an index: read lazily, written atomically."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def _open(file: Path) -> safe_open:
 
 
 def save_whole(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write a model's model.safetensors and config.json: each appears whole, and on the disk, or not at all."""
+    """Write model.safetensors and config.json, each atomically and flushed to the disk."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _put(folder / "model.safetensors", lambda path: _save(state, path))
@@ -112,7 +112,7 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
 def write(state: dict[str, Tensor], folder: str | Path, shard: str = "5GB") -> None:
     """Write tensors in files of at most `shard` ("5GB", "200MB"), with an index if there are several.
 
-    The old weights stay until every new file is complete. ConfigError for a size that is none.
+    The old weights stay until every new file is complete. ConfigError for a malformed size.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def write(state: dict[str, Tensor], folder: str | Path, shard: str = "5GB") -> N
 
 @torch.no_grad()
 def fill_from(model: torch.nn.Module, source: Shards, names: dict[str, str]) -> None:
-    """Give a model on the meta device its weights, one tensor at a time: ours -> the folder's name.
+    """Load weights into a model on the meta device, one tensor at a time; `names` maps ours to the folder's.
 
     All shapes are compared first. Raises CheckpointError naming the first tensor that is missing or does not fit.
     """

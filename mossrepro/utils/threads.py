@@ -1,4 +1,4 @@
-"""How many threads compute, and what the processor is good at."""
+"""Number of computing threads, and whether the processor has fast bfloat16."""
 
 import os
 from pathlib import Path
