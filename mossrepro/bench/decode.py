@@ -21,8 +21,8 @@ from mossrepro.lm.decode import GenerationConfig, SamplingParams, generate
 from mossrepro.lm.grid import Rows
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init import start_speech_half
+from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.lm.task import open_start
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.training import metrics
 from mossrepro.utils.errors import ConfigError, MossError

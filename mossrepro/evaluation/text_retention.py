@@ -15,8 +15,8 @@ from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions
 from mossrepro.lm import checkpoint
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.lm.task import open_start
 from mossrepro.training import metrics
 
 TOPICS = ("objects", "naming", "types", "import")  # of Python's language reference, which comes with every Python

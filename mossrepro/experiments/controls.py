@@ -100,7 +100,7 @@ def _randomise(shape: dict, folder: Path) -> None:
     """Save a backbone of the same shape with normal random weights (std 0.02) and untouched norms."""
     from mossrepro.lm import checkpoint
     from mossrepro.lm.init import start_speech_half
-    from mossrepro.lm.task import open_start
+    from mossrepro.lm.init_from import open_start
 
     model, tokenizer = open_start(shape["start"], shape["codes"], shape["tail_layers"], "copy", 0)
     random = rng(0, "random backbone")

@@ -32,7 +32,7 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
     from mossrepro.lm.documents import question_prompt
     from mossrepro.lm.grid import Grid
     from mossrepro.lm.inference import fuse_projections
-    from mossrepro.lm.task import open_start
+    from mossrepro.lm.init_from import open_start
 
     model, tokenizer = open_start(start, 1024, 1, "copy", 0)
     fuse_projections(model.eval())

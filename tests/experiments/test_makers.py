@@ -21,7 +21,17 @@ PACKAGE = Path(__file__).parents[2] / "mossrepro"
 RECORD = Path(__file__).with_name("makers.json")
 LAYERS, FEATURES = ["utils/layers.py", "utils/random.py"], ["utils/audio.py"]
 CODEC = ["codec/model.py", "codec/encoder.py", "codec/quantiser.py", "codec/finite_scalar.py", *FEATURES]
-LM = ["lm/model.py", "lm/grid.py", "lm/documents.py", "lm/data.py", "lm/task.py", "lm/losses.py", "lm/init.py", *LAYERS]
+LM = [
+    "lm/model.py",
+    "lm/grid.py",
+    "lm/documents.py",
+    "lm/data.py",
+    "lm/task.py",
+    "lm/losses.py",
+    "lm/init.py",
+    "lm/init_from.py",
+    *LAYERS,
+]
 SOUND = ["vocoder/task.py", "vocoder/data.py", *LAYERS, *FEATURES]
 MAKERS = {
     "known": ["lm/decode.py", "lm/grid.py", "data/facts.py", "data/fact_tables.py"],

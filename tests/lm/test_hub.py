@@ -8,7 +8,7 @@ import transformers
 
 from mossrepro import cli
 from mossrepro.lm import checkpoint, hub
-from mossrepro.lm.task import open_start
+from mossrepro.lm.init_from import open_start
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.utils.errors import CheckpointError, ConfigError
 

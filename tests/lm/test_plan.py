@@ -38,7 +38,7 @@ def test_the_papers_shape_by_part() -> None:
 def test_the_shapes_of_sizes_that_are_trained_are_those_that_are_planned(size, source) -> None:
     lm = plan.shape(config("stage2", size))
     if source == "smollm2":
-        from mossrepro.lm.task import open_start
+        from mossrepro.lm.init_from import open_start
 
         real = open_start("smollm2", lm.codes, lm.tail_layers, "copy", 0)[0]
     else:

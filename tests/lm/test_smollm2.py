@@ -12,7 +12,7 @@ from mossrepro.lm.decode import GenerationConfig, generate
 from mossrepro.lm.documents import question_prompt
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import fuse_projections
-from mossrepro.lm.task import open_start
+from mossrepro.lm.init_from import open_start
 from mossrepro.utils import assets
 from mossrepro.utils.errors import ConfigError
 

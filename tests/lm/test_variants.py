@@ -16,8 +16,9 @@ from mossrepro.lm.decode import GenerationConfig, Reply, SamplingParams, generat
 from mossrepro.lm.documents import question_prompt
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.init import is_started, resplit, start_speech_half
+from mossrepro.lm.init_from import open_start
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.task import LayerSplitTask, open_start
+from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng

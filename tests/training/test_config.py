@@ -91,7 +91,7 @@ def test_the_shape_of_a_backbone_is_that_of_its_config(tmp_path):
 
 
 def test_the_embedded_shape_is_that_of_the_weights():
-    from mossrepro.lm.task import open_start
+    from mossrepro.lm.init_from import open_start
 
     config, said = open_start("smollm2", 64, 1, "copy", 0)[0].config, load_size("small").backbone
     for ours, theirs in {"layers": "layers", "dim": "dim", "ffn_dim": "ffn_dim", "heads": "heads"}.items():

@@ -1,0 +1,57 @@
+"""What a training starts from: the embedded SmolLM2, a text LLM of the hub, or an earlier stage."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from mossrepro.lm import checkpoint, hub, released
+from mossrepro.lm.init import deepen, is_started, resplit, start_speech_half
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.utils import assets
+from mossrepro.utils.errors import ConfigError
+
+_DEFAULT_TAIL_LAYERS = 4  # layers of the split of a text LLM whose configuration does not say
+
+
+def open_start(
+    init_from: str,
+    codes: int,
+    tail_layers: int | None,
+    tail: str,
+    seed: int,
+    split_at: int | None = None,
+    extra_layers: int | None = None,
+) -> tuple[LayerSplitLM, Tokenizer]:
+    """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
+
+    In bfloat16 most updates at a small learning rate would round to zero. ConfigError if the codebook size differs, or
+    if the speech half has been trained and a random tail, another split or more layers are asked for.
+    """
+    depth = _DEFAULT_TAIL_LAYERS if tail_layers is None else tail_layers
+    if init_from == "smollm2":
+        model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)
+        fresh = True
+    elif fresh := not released.is_released(Path(init_from)) and hub.is_hub(Path(init_from)):
+        model, tokenizer = hub.load(init_from, codes, depth, split_at)
+    else:
+        read = released.load if released.is_released(Path(init_from)) else checkpoint.from_pretrained
+        model, tokenizer = read(Path(init_from))
+        if model.config.codes != codes:
+            raise ConfigError(f"{init_from} was trained with {model.config.codes} codes, the codec has {codes}")
+    model = model.float()
+    has = (model.config.tail_layers, model.config.split_at)
+    wanted = (has[0] if tail_layers is None else tail_layers, split_at if split_at is not None else has[1])
+    anew = fresh or tail == "random" or wanted != has
+    if anew and not fresh and is_started(model):
+        what = f"tail={tail}, {wanted[0]} layers at {wanted[1]}"
+        raise ConfigError(f"{what}: {init_from} has been trained with {has[0]} at {has[1]}; start from its backbone")
+    if wanted != has:
+        model = resplit(model, *wanted)
+    if anew:
+        start_speech_half(model, seed, tail)
+    if extra_layers is not None and extra_layers != model.config.extra_layers:
+        if model.config.extra_layers or is_started(model):
+            has = f"{init_from} has been trained with {model.config.extra_layers}"
+            raise ConfigError(f"extra_layers={extra_layers}: {has}; start from its backbone")
+        model = deepen(model, extra_layers)
+    return model, tokenizer
