@@ -20,6 +20,12 @@ from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 
+# Written out once more: a name that is lost from the tables of the package must be missed here.
+CODEC = {"width": "dim", "feedforward": "ffn_dim", "books": "codebooks", "reader_width": "recogniser_dim"}
+CODEC |= {f"reader_{name}": f"recogniser_{name}" for name in ("layers", "kernel", "dropout")}
+LM = {"hidden": "ffn_dim", "extra": "extra_layers"}
+VOCODER = {"width": "dim", "fine_width": "fine_dim", "pitch_width": "pitch_dim"}
+
 
 def age(folder, config: dict[str, str], tensors: dict[str, str] | None = None) -> None:
     """Give a model's files the names of then."""
@@ -39,7 +45,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def test_a_codec(tmp_path):
     codec = SpeechCodec(TINY)
     codec.save_pretrained(tmp_path)
-    age(tmp_path, old_names.CODEC_CONFIG, {"narrow.": "pre_quant_proj."})
+    age(tmp_path, CODEC, {"narrow.": "pre_quant_proj."})
     assert same(SpeechCodec.from_pretrained(tmp_path), codec)
 
 
@@ -47,7 +53,7 @@ def test_a_codec(tmp_path):
 def test_a_language_model(tmp_path, changes):
     model = small_model(**changes)
     checkpoint.save_pretrained(model, mini_tokenizer(["one two three"], 300), tmp_path)
-    age(tmp_path, old_names.LM_CONFIG)
+    age(tmp_path, LM)
     read, _ = checkpoint.from_pretrained(tmp_path)
     assert read.config == model.config and same(read, model)
 
@@ -59,13 +65,13 @@ def test_flow_decoder_and_vocoder(tmp_path):
     assert same(FlowDecoder.from_pretrained(tmp_path / "flow"), flow)
     vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
     save_module(vocoder, vocoder.config, tmp_path / "vocoder")
-    age(tmp_path / "vocoder", old_names.VOCODER_CONFIG)
+    age(tmp_path / "vocoder", VOCODER)
     assert same(Vocoder.from_pretrained(tmp_path / "vocoder"), vocoder)
 
 
 def _age_tensors(folder) -> None:
     weights = load_file(folder / "model.safetensors")
-    old = renamed(weights, {new: old for old, new in old_names.VOCODER_TENSORS.items()})
+    old = renamed(weights, {new: old for old, new in {"sketch.": "coarse_mel."}.items()})
     assert set(old) != set(weights)
     save_file(old, folder / "model.safetensors")
 
