@@ -27,7 +27,7 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 coverage: $(READY) ## run the tests and report what they do not reach
-	$(BIN)/python -m pip install --quiet "pytest-cov>=6.0"
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov mossrepro --cov-report term:skip-covered
 
 reproduce: $(READY) ## train every part, evaluate, report: runs/$(SIZE)/report.html
@@ -44,5 +44,5 @@ notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
 
 lint: $(READY) ## ruff, its formatter, and notebooks against lessons
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check mossrepro tests
+	$(BIN)/ruff format --check .
 	$(BIN)/python lessons/build.py --check

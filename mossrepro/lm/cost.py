@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.parallel import check_even
-from mossrepro.utils.private_apis import fake_tensors
+from mossrepro.utils.private_apis import fake_tensors, storage_id
 
 _TEXT_SHARE, _SPEECH_SHARE = 0.25, 0.5  # of the positions, how many have a text and a speech target: typical here
 
@@ -61,8 +61,7 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage_id(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32

@@ -29,6 +29,7 @@ from mossrepro.training.config import resolved_arguments
 from mossrepro.training.sizes import Size
 from mossrepro.utils.errors import CheckpointError, ConfigError, MossError
 from mossrepro.utils.io import exclusive, write_atomic
+from mossrepro.utils.private_apis import parsed_config
 from mossrepro.utils.threads import fast_bfloat16
 
 # Without this setting `${...}` keeps the old value when a flag overrides its source.
@@ -106,8 +107,8 @@ class MossCLI(LightningCLI):
 
     def _check_same(self, path: Path, resuming: bool) -> None:
         """A fit may only be continued with the settings it was started with; trainer flags may change."""
-        self._dump_config()
-        now = {key: self.config_dump.get(key) for key in FIXED_ON_RESUME}
+        config = parsed_config(self)
+        now = {key: config.get(key) for key in FIXED_ON_RESUME}
         if resuming and path.exists():
             key = first_difference(json.loads(path.read_text()), now)
             if key:
@@ -200,9 +201,7 @@ def parse(args: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: as `main`.
     """
-    cli = _open(_Parsed, args, run=False)
-    cli._dump_config()
-    return cli.config_dump
+    return parsed_config(_open(_Parsed, args, run=False))
 
 
 def _quiet() -> None:

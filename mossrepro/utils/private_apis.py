@@ -27,6 +27,11 @@ def fake_tensors() -> AbstractContextManager:
     return FakeTensorMode()
 
 
+def storage_id(tensor: Tensor) -> int:
+    """The same number for two tensors that share memory; unlike `data_ptr` it also tells fake tensors apart."""
+    return tensor.untyped_storage()._cdata
+
+
 def inside_a_step(trainer: Any) -> bool:
     """Whether a Lightning trainer still accumulates gradients: the optimiser step is not over."""
     return trainer.fit_loop._should_accumulate()
@@ -45,3 +50,9 @@ def set_checkpoint_io(trainer: Any, io: Any) -> None:
 def attached_trainer(module: Any) -> Any:
     """The trainer of a LightningModule; None where it has none (its property raises then)."""
     return module._trainer
+
+
+def parsed_config(cli: Any) -> dict[str, Any]:
+    """The configuration that a LightningCLI has parsed, as plain data, without the name of the subcommand."""
+    cli._dump_config()
+    return cli.config_dump
