@@ -30,10 +30,11 @@ _OFTEN = 4  # times that a subject or answer of A, B, C, V is said for each time
 
 @dataclass(frozen=True)
 class Line:
-    """One line. role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one),
-    "false_statement" (the assistant states something that is not so), "question" (a question trained on), "answer"
-    (the assistant answers), "test" (a
-    question of the tests: unseen phrasing, held-out voice).
+    """One line of a script.
+
+    role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one), "false_statement"
+    (the assistant states something that is not so), "question" (a question trained on), "answer" (the assistant
+    answers) or "test" (a question of the tests: unseen phrasing, held-out voice).
     """
 
     id: str
@@ -49,15 +50,17 @@ class Line:
 class ScriptRecipe:
     """How many lines, and of what.
 
-    user_speech, assistant_speech: random sentences of users and of the assistant. false_statement: statements of the
-    assistant, "The capital of Japan
-    is Lima." question: spoken versions of every training question (facts of A x three phrasings), and of every fact of
-    P,
-    but two at most. kokoro: one in so many of A's questions is also spoken by a Kokoro
-    voice and its pseudo-speakers (0: none), and so are `user_speech_kokoro` more random sentences: the test voices are
-    Kokoro's. tests: questions a fact of A (unseen phrasings, held-out voices); C gets two, B and V one. test_facts:
-    tested facts of a set, at most. words: so many of the most frequent words, and those of all questions, fill the
-    sentences up; few, because every word has to be learnt by ear.
+    user_speech: random sentences of users.
+    assistant_speech: random sentences of the assistant.
+    false_statement: statements of the assistant, "The capital of Japan is Lima."
+    question: spoken versions of every training question (facts of A x three phrasings), and of every fact of P, but two
+        at most.
+    kokoro: one in so many of A's questions is also spoken by a Kokoro voice and its pseudo-speakers (0: none).
+    user_speech_kokoro: random sentences spoken by them, too: the test voices are Kokoro's.
+    tests: questions per fact of A (unseen phrasings, held-out voices); C gets two, B and V one.
+    test_facts: tested facts of a set, at most.
+    words: so many of the most frequent words, and those of all questions, fill the sentences up; few, because every
+        word has to be learnt by ear.
     """
 
     user_speech: int = 4000

@@ -115,4 +115,5 @@ def has_text_guidance(stage: Path) -> bool:
     """Whether a stage was trained to write its spoken answers first."""
     path = stage / "fit.json"
     settings = json.loads(path.read_text()) if path.is_file() else {}
-    return bool(settings.get("data", {}).get("init_args", {}).get("text_guidance", False))
+    data = settings.get("data", {}).get("init_args", {})
+    return bool(data.get("text_guidance", data.get("guide", False)))  # "guide": a stage of version 0.1

@@ -57,32 +57,14 @@ class LayerSplitTask(Task):
             "trunk", the input of the speech tail.
         tail: initial speech tail: "copy" of the text tail or "random".
         split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
-        extra_layers: with tail_layers 0: so many new layers behind the backbone, a control with as many parameters as
-        a split
-            but one way for both channels; None for those of `init_from`.
-        train: "speech" (Stage 1: the text half stays bit-identical), "all" (Stage 2, SFT), "shared" (the trunk, but not
-            the text tail, embedding and head) or "gradual" (the text half layer by layer from the back, all of it from
-            four fifths of the steps on).
+        extra_layers: with tail_layers 0, so many new layers behind the backbone: a control with as many parameters as a
+            split but one way for both channels; None for those of `init_from`.
         lora: rank of low-rank changes to the trunk, instead of unfreezing it; 0 for none. They are part of the weights
             when the stage is done.
-        lr: peak learning rate of the text half.
-        speech_lr: peak learning rate of the speech tail and norm.
-        head_lr: peak learning rate of the speech head, which is new and can take a higher one.
-        embed_lr: peak learning rate of the speech embedding, which is new, too.
-        weight_decay: of AdamW.
-        warmup_steps: steps of linear warm-up; a cosine follows.
-        final: learning rate at the end, as a share of the peak.
-        text_weight: weight of the text loss.
-        speech_weight: weight of the speech loss.
-        monologue_weight: weight of the loss of the inner monologue.
-        monologue_at: which state predicts the monologue: that after the "text" tail, or that at the end of the "trunk",
-            where the speech tail begins.
-        tail: "copy" or "random" start of the speech tail.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: the layers run as graphs that PyTorch compiles at the first step (needs a C++ compiler on a CPU).
-        code_phone_probs: for Stage 1: a token store that says what its codes sound like; they then start as a spelling
-        of that.
-            None: they start at random, with the text embedding's statistics.
+        code_phone_probs: for Stage 1, a token store that says what its codes sound like: they start as a spelling of
+            that. None: they start at random, with the text embedding's statistics.
         seed: of all that starts at random.
     """
 

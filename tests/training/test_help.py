@@ -27,4 +27,5 @@ def test_every_argument_has_a_line_of_its_own(one):
         return
     lines = [line.strip() for line in (one.__doc__ or "").partition("Args:")[2].splitlines()]
     for name in list(inspect.signature(one.__init__).parameters)[1:]:
-        assert any(line.startswith(f"{name}: ") and len(line) > len(name) + 8 for line in lines), name
+        entries = [line for line in lines if line.startswith(f"{name}: ")]
+        assert len(entries) == 1 and len(entries[0]) > len(name) + 8, f"{name}: {len(entries)} entries"

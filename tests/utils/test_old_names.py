@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from mossrepro.codec import SpeechCodec
 from mossrepro.data.script import Line, read_script
 from mossrepro.data.token_store import TokenWriter, code_table
+from mossrepro.evaluation.artifacts import has_text_guidance
 from mossrepro.lm import checkpoint
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.utils import old_names
@@ -90,3 +91,9 @@ def test_a_script_and_a_token_store(tmp_path):
 
 def test_the_parts_of_a_run():
     assert renamed({"reader": "r", "sft": "s"}, old_names.PARTS) == {"recogniser": "r", "sft": "s"}
+
+
+def test_a_stage_with_text_guidance(tmp_path):
+    for key, value in (("guide", True), ("text_guidance", True), ("text_guidance", False)):
+        (tmp_path / "fit.json").write_text(json.dumps({"data": {"init_args": {key: value}}}))
+        assert has_text_guidance(tmp_path) is value
