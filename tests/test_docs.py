@@ -1,18 +1,41 @@
-"""Documents point to what exists."""
+"""Documents point to what exists, and their lists of names are those of the code."""
 
 import re
 from pathlib import Path
 
 import pytest
+from test_architecture import RANK, ROOT
 
-ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/glossary.md", "docs/data.md"]
+FOLDERS = ("configs", "docs", "lessons", "mossrepro", "notebooks", "requirements", "tests")
+# What a document names though it is no file today: made by a run, or what the changelog says is gone.
+NOT_HERE = {"configs/reader.yaml"}
+README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/glossary.md", "docs/data.md"])
-def test_links_lead_to_files(name):
+def anchors(path: Path) -> set[str]:
+    """Headings as the hub links to them: "Names of version 0.1" -> "names-of-version-01"."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name):
     path = ROOT / name
-    for link in re.findall(r"\]\((?!http|#)([^)#]+)", path.read_text()):
-        assert (path.parent / link).exists(), link
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", path.read_text())
+    assert links or name == "CHANGELOG.md"
+    for link, anchor in links:
+        there = path.parent / link if link else path
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_named_files_exist(name):
+    """Paths in code type, `configs/size`, and in commands."""
+    named = re.findall(rf"(?<![\w./])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", (ROOT / name).read_text())
+    for file in set(named) - NOT_HERE:
+        assert (ROOT / file).exists(), file
 
 
 def test_the_names_of_the_glossary_are_in_the_code():
@@ -25,8 +48,25 @@ def test_the_names_of_the_glossary_are_in_the_code():
     assert len(rows) > 15
     for _, new in rows:
         for name in re.findall(r"`([\w.]+)`", new):
-            assert (
-                re.search(rf"\b{name.split('.')[-1]}\b", code) or (ROOT / "mossrepro" / name.replace(".", "/")).exists()
-            ), name
+            last = name.split(".")[-1]
+            is_module = (ROOT / "mossrepro" / f"{name.replace('.', '/')}.py").is_file()
+            assert is_module or re.search(rf"\b{last}\b", code), name
     for old in ("Door", "OrderedLinear", "ReaderTask", "RivalChain", "Contest", "JoinedAttention"):
         assert not re.search(rf"\b{old}\b", code), old
+
+
+def test_the_readme_lists_the_rooms_from_the_top_down():
+    block = re.search(r"^## The package\n```\n(.*?)^```", README, re.M | re.S)[1].splitlines()
+    floors = [[re.sub(r"(/|\.py)$", "", word) for word in line[:32].split()] for line in block]
+    rooms = [room for floor in floors for room in floor]
+    assert len(block) <= 25 and set(rooms) == set(RANK) - {"__init__", "__main__"}
+    ranks = [RANK[room] for room in rooms]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_the_readme_says_what_its_numbers_mean_before_it_gives_them():
+    before, results = README.split("<!-- results -->")
+    assert all(f"**{name}**" in before for name in "ABCVP")
+    assert "inner\nmonologue" in before or "inner monologue" in before
+    table = re.search(r"^\| measured.*\n\|[-|]+\n((?:\|.*\n)+)", results, re.M)[1]
+    assert len(table.splitlines()) == 6
