@@ -259,7 +259,7 @@ print(f"k-means on mel: pitch around the speaker's own mean {explained(vectors, 
 
 # %% [markdown]
 # Now the trained codec, if there is a finished run: the same numbers, and your ears. What the semantic codec threw away
-# is replaced by the assistant's voice, whoever spoke. The acoustic rivals (from `mossrepro eval codec`: one with the
+# is replaced by the assistant's voice, whoever spoke. The acoustic baselines (from `mossrepro eval codec`: one with the
 # same bits a second, one with eight times as many) spend them on the wave; at this size no word is left in their codes.
 
 # %%
@@ -283,10 +283,10 @@ if assistant:
         print(f"{name}: as it was, and through the semantic codec")
         display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
 
-if assistant and (run / "rivals.json").is_file():
+if assistant and (run / "baselines.json").is_file():
     from mossrepro.codec.acoustic import AcousticCodec
 
-    for name, folder in json.loads((run / "rivals.json").read_text()).items():
+    for name, folder in json.loads((run / "baselines.json").read_text()).items():
         rival = AcousticCodec.from_pretrained(folder)
         for speaker, wave in said.items():
             print(f"{speaker}, through {name}: {rival.bits_per_second:.0f} bits a second")
@@ -294,7 +294,7 @@ if assistant and (run / "rivals.json").is_file():
 
 # %% [markdown]
 # In `docs/RESULTS.md` stands what this costs and brings in numbers: word errors of a recogniser on the codes, pitch,
-# loudness and voices, for our codec and its rivals at the same bit rate.
+# loudness and voices, for our codec and its baselines at the same bit rate.
 #
 # ## 7. Exercises
 #

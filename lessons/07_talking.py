@@ -26,7 +26,7 @@ from mossrepro.data.oracle import oracle_codes
 from mossrepro.lm import checkpoint, decode, init
 from mossrepro.lm.decode import CHANNELS, GenerationConfig, SamplingParams, generate, sample_token
 from mossrepro.lm.documents import question_prompt
-from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds
@@ -133,7 +133,7 @@ def naive_reply(model, prompt, ids, how):
     rows = torch.from_numpy(np.stack([prompt.text, prompt.speech], -1))  # (L, 2)
     dice = {channel: torch.Generator().manual_seed(seed_for(how.seed, channel)) for channel in CHANNELS}
     speaking, finished, codes, log = bool(rows[-1, 0] == ids.sosp), False, 0, []
-    while len(log) < how.max_rows and not finished:
+    while len(log) < how.max_positions and not finished:
         t, s = naive_heads(model, rows, ids, how, dice, speaking, codes < how.speech.min_length)
         log.append((speaking, t, s))
         codes += speaking and s != ids.eosp
@@ -153,12 +153,12 @@ toy = LayerSplitLM(
     LMConfig(dim=32, layers=4, tail_layers=2, heads=4, kv_heads=2, head_dim=8, ffn_dim=48, text_vocab=12, codes=8,
              tied=False, modality_pad=toy_ids.pad)
 ).eval()  # fmt: skip
-toy_prompt = Rows(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), supervise=np.zeros(3, bool))
+toy_prompt = Positions(text=np.array([5, 6, 7]), speech=np.zeros(3, np.int64), supervise=np.zeros(3, bool))
 
 replies = {}
 for seed in range(10 if SMOKE else 60):
     how = GenerationConfig(
-        SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, min_length=1), max_rows=24, seed=seed
+        SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, min_length=1), max_positions=24, seed=seed
     )
     replies[seed] = log = naive_reply(toy, toy_prompt, toy_ids, how)
     reply = generate(toy, [toy_prompt], toy_ids, how)[0]
@@ -195,7 +195,7 @@ for i, (speaking, t, s) in enumerate(log):
 # never been trained: it stutters, but both loops must stutter alike.
 
 # %%
-how = GenerationConfig(max_rows=12)  # temperature 0: always the most likely token
+how = GenerationConfig(max_positions=12)  # temperature 0: always the most likely token
 for pairing in ("T2T",) if SMOKE else ("T2T", "S2S"):
     prompt = question_prompt(grid, pairing, question, question_codes)
     log, reply = naive_reply(model, prompt, ids, how), generate(model, [prompt], ids, how)[0]
@@ -261,7 +261,7 @@ loops = {
 }
 seconds = {name: [] for name in loops}
 for rows_wanted in lengths:
-    how, replies = GenerationConfig(speech=SamplingParams(min_length=rows_wanted), max_rows=rows_wanted), []
+    how, replies = GenerationConfig(speech=SamplingParams(min_length=rows_wanted), max_positions=rows_wanted), []
     for name, loop in loops.items():
         started = time.perf_counter()
         replies.append(loop(how))
@@ -293,7 +293,7 @@ display(Code(inspect.getsource(decode.generate), language="python"))
 # %%
 questions = [question, "What is the opposite of hot?"][: 1 if SMOKE else 2] + ["Hello!"]
 prompts = [question_prompt(grid, "T2T", text) for text in questions]
-how = GenerationConfig(max_rows=6 if SMOKE else 16)
+how = GenerationConfig(max_positions=6 if SMOKE else 16)
 together = generate(model, prompts, ids, how)
 for text, prompt, reply in zip(questions, prompts, together, strict=True):
     assert reply == generate(model, [prompt], ids, how)[0]

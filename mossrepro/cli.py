@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mossrepro
-from mossrepro.utils.errors import MossError
+from mossrepro.utils.errors import MossError, missing_package
 from mossrepro.utils.threads import thread_count
 
 FIT_VERBS = ("fit", "validate", "test", "predict")
@@ -26,10 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MossError as error:
         print(f"mossrepro: {error}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 2
+    except ModuleNotFoundError as error:
+        if not (line := missing_package(error)):
+            raise
+        print(f"mossrepro: {line}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("mossrepro: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away (`mossrepro report | head`)
+    except BrokenPipeError:  # the process that reads our output has ended (`mossrepro report | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -59,7 +64,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default="small", metavar="NAME", help="a file of configs/size by its name, or a path (default: small)"
     )
-    parser.add_argument("--name", help="folder under runs/ (default: the size)")
+    parser.add_argument("--name", help="folder under runs/ (default: the size, with changes also a hash of them)")
+    text = "change any setting: size.lm.stage1.steps=200, or that of a stage: stage1.data.init_args.batch=4"
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
+    text = "another text model: a Llama or Qwen3 as the hub has it"
+    parser.add_argument("--backbone", type=Path, metavar="FOLDER", help=text)
 
 
 def _add_data(verbs: argparse._SubParsersAction) -> None:
@@ -78,13 +87,13 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
 
 
 def _add_eval(verbs: argparse._SubParsersAction) -> None:
-    parser = verbs.add_parser("eval", help="measure a run again, or its codec beside rivals, and record the facts")
+    parser = verbs.add_parser("eval", help="measure a run again, or its codec beside baselines, and record the facts")
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    rivals = kinds.add_parser("codec", help="train the speech tokenizer's rivals and compare")
-    rivals.add_argument("--encodec", type=Path, metavar="FILE", help="EnCodec's 24 kHz weights, to be compared with")
-    text = "also ours with finite scalar quantisation, and drawn to Whisper's features"
-    rivals.add_argument("--ablations", action="store_true", help=text)
-    rivals.set_defaults(run_verb=_rivals)
+    baselines = kinds.add_parser("codec", help="train the baselines of the speech tokenizer and compare")
+    baselines.add_argument("--encodec", type=Path, metavar="FILE", help="EnCodec's 24 kHz weights, to be compared with")
+    text = "also ours with finite scalar quantisation, and with distillation from Whisper's features"
+    baselines.add_argument("--ablations", action="store_true", help=text)
+    baselines.set_defaults(run_verb=_codec_baselines)
     measures = {"lm": "the four pairings", "text": "what every stage leaves of the text model"}
     measures |= {"vocoder": "what comes back from codes", "all": "everything"}
     for name, text in measures.items():
@@ -116,15 +125,6 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("reproduce", help="train every part, evaluate, report")
     _run_options(parser)
     text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
-    parser.add_argument(
-        "--set",
-        action="append",
-        metavar="KEY=VALUE",
-        help="change any setting: size.lm.stage1.steps=200, or that of a stage: stage1.data.init_args.batch=4",
-    )
-    parser.add_argument(
-        "--backbone", type=Path, metavar="FOLDER", help="another text model: a Llama or Qwen3 as the hub has it"
-    )
     parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
     parser.set_defaults(run_verb=_reproduce)
 
@@ -217,7 +217,7 @@ def _eval(args: argparse.Namespace) -> int:
     return reproduce.evaluate(args)
 
 
-def _rivals(args: argparse.Namespace) -> int:
+def _codec_baselines(args: argparse.Namespace) -> int:
     from mossrepro.experiments import codec_baselines
 
     return codec_baselines.main(args)

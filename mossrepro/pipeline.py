@@ -18,7 +18,7 @@ import torch
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
-from mossrepro.lm.grid import Rows
+from mossrepro.lm.grid import Positions
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -74,7 +74,7 @@ class Assistant:
         with torch.inference_mode():
             return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
 
-    def reply(self, prompts: list[Rows], config: GenerationConfig | None = None) -> list[Reply]:
+    def reply(self, prompts: list[Positions], config: GenerationConfig | None = None) -> list[Reply]:
         """The language model's replies to prepared prompts."""
         return generate(self.model, prompts, self.grid.ids, config)
 

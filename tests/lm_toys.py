@@ -9,7 +9,7 @@ import torch
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.data import LMDataModule
-from mossrepro.lm.grid import Rows
+from mossrepro.lm.grid import Positions
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
 
@@ -43,10 +43,10 @@ def module(folder, **changes) -> LMDataModule:
     return LMDataModule(**settings)
 
 
-def prompt(text: list[int], speech: list[int] | None = None) -> Rows:
+def prompt(text: list[int], speech: list[int] | None = None) -> Positions:
     speech = speech or [IDS.speech_pad] * len(text)
-    return Rows(np.array(text), np.array(speech), np.zeros(len(text), bool))
+    return Positions(np.array(text), np.array(speech), np.zeros(len(text), bool))
 
 
-def prompts() -> list[Rows]:
+def prompts() -> list[Positions]:
     return [prompt([1, 9, 11, IDS.sosp]), prompt([1, 20]), prompt([1, 7, 7, 20], [1, 3, 4, 1]), prompt([1, IDS.sosp])]

@@ -1,1 +1,1 @@
-"""`mossrepro bench`: speed beside what a user would pick instead, in one process, turn by turn."""
+"""`mossrepro bench`: speed beside what a user would pick instead, in one process, in turns."""

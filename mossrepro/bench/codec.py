@@ -1,6 +1,6 @@
-"""`mossrepro bench`: speed beside what a user would pick instead, in one process, turn by turn.
+"""`mossrepro bench`: speed beside what a user would pick instead, in one process, in turns.
 
-Other programs' architectures run with random weights: what they say does not matter here, only how long it takes.
+Other programs' architectures run with random weights: only their time is measured.
 """
 
 import statistics
@@ -44,18 +44,18 @@ def bench_codec(out: Path, seconds: float = 8.0, rounds: int = 7, config: CodecC
     }
     sizes |= {"stream": _parts(mimi.encoder), "offline": _parts(encodec.encoder)}
     table = Table("encoding", "ours, x real time", "theirs, x real time", "faster by", "parameters: ours, theirs")
-    for kind, (rival, mine, theirs) in pairs.items():
+    for kind, (other, mine, theirs) in pairs.items():
         times = race({"mine": mine, "theirs": theirs}, rounds)
         ratios = sorted(b / a for a, b in zip(times["mine"], times["theirs"], strict=True))
         speeds = {name: seconds / statistics.median(values) for name, values in times.items()}
         middle, low, high = statistics.median(ratios), ratios[0], ratios[-1]
-        title = f"encoding speed against {rival}"
+        title = f"encoding speed against {other}"
         metrics.record(out, metrics.Metric(f"bench_{kind}", title, middle, "x", low, high, "all rounds", rounds))
         for name, speed in speeds.items():
-            title = f"encoding, {rival if name == 'theirs' else 'ours beside ' + rival}"
+            title = f"encoding, {other if name == 'theirs' else 'ours beside ' + other}"
             metrics.record(out, metrics.Metric(f"bench_{kind}_{name}", title, speed, "x real time", n=rounds))
         table.add_row(
-            rival,
+            other,
             f"{speeds['mine']:.1f}",
             f"{speeds['theirs']:.1f}",
             f"{middle:.2f} ({low:.2f}-{high:.2f})",

@@ -1,7 +1,7 @@
 """`mossrepro bench decode`: answering beside `generate` of `transformers`, and with an idle tail beside both tails.
 
-Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt included. Ours is laid out for answering
-(`lm/inference.py`), as `talk` and the measurements have it.
+Batch 1, greedy, float32, the same tokens on both sides (it is checked), prompt included. Ours is
+prepared as in `talk` and in the evaluation (`lm/inference.py`).
 """
 
 import statistics
@@ -18,7 +18,7 @@ from torch import nn
 from mossrepro.bench.timing import SpeedReport, race
 from mossrepro.lm import hub
 from mossrepro.lm.decode import GenerationConfig, SamplingParams, generate
-from mossrepro.lm.grid import Rows
+from mossrepro.lm.grid import Positions
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init import start_speech_half
 from mossrepro.lm.init_from import open_start
@@ -62,7 +62,7 @@ def _against_generate(
 ) -> None:
     """Text, beside the same weights in a Llama of `transformers`."""
     prompt, ids = _prompt(model, spoken=False), _ids(model)
-    config = GenerationConfig(text=SamplingParams(min_length=rows), max_rows=rows)
+    config = GenerationConfig(text=SamplingParams(min_length=rows), max_positions=rows)
     said: dict[str, list[int]] = {}
 
     def mine() -> None:
@@ -83,9 +83,9 @@ def _against_generate(
 
 
 def _against_two_tails(bench: SpeedReport, name: str, model: LayerSplitLM, rounds: int, rows: int) -> None:
-    """Speech with an idle text tail, beside both tails at every row."""
+    """Speech with the text tail deferred, beside both tails at every position."""
     ids, prompt = _ids(model), _prompt(model, spoken=True)
-    config, said = GenerationConfig(speech=SamplingParams(min_length=rows), max_rows=rows), {}
+    config, said = GenerationConfig(speech=SamplingParams(min_length=rows), max_positions=rows), {}
 
     def run(defer: bool) -> None:
         said[defer] = generate(model, [prompt], ids, config, defer=defer)[0].codes
@@ -97,11 +97,11 @@ def _against_two_tails(bench: SpeedReport, name: str, model: LayerSplitLM, round
 
 
 def _against_memory(out: Path, model: LayerSplitLM, size: int, rounds: int, rows: int) -> None:
-    """The text half's weights, `size` bytes, are read once a row: the share of that bound that later rows reach."""
+    """The text half's weights, `size` bytes, are read once a position: the share of this bound that is reached."""
     prompt, ids = _prompt(model, spoken=False), _ids(model)
 
     def answer(length: int) -> None:
-        generate(model, [prompt], ids, GenerationConfig(text=SamplingParams(min_length=length), max_rows=length))
+        generate(model, [prompt], ids, GenerationConfig(text=SamplingParams(min_length=length), max_positions=length))
 
     times = race({"first": lambda: answer(1), "all": lambda: answer(rows)}, rounds)
     speed = (rows - 1) / (statistics.median(times["all"]) - statistics.median(times["first"]))
@@ -151,9 +151,9 @@ def _ids(model: LayerSplitLM) -> SpecialIds:
     return SpecialIds(**IDS, pad=model.config.modality_pad, eosp=codes, speech_pad=codes // 32)
 
 
-def _prompt(model: LayerSplitLM, spoken: bool) -> Rows:
+def _prompt(model: LayerSplitLM, spoken: bool) -> Positions:
     """32 rows of text, the last of which opens a spoken reply or not."""
     ids, generator = _ids(model), torch.Generator().manual_seed(1)
     text = torch.randint(20, model.config.text_vocab, (32,), generator=generator).numpy()
     text[-1] = ids.sosp if spoken else ids.im_start
-    return Rows(text, np.full(32, ids.speech_pad), np.zeros(32, bool))
+    return Positions(text, np.full(32, ids.speech_pad), np.zeros(32, bool))

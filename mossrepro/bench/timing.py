@@ -1,4 +1,4 @@
-"""Two runners against each other in one process, turn by turn, and the table of what they took."""
+"""Times of two functions, measured in turns in one process, and their table."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from mossrepro.training import metrics
 
 
 def race(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every runner in every round: a round runs each once, so that a slow moment meets them all."""
+    """Seconds of every runner in every round. A round runs each once, so that a slow moment meets all."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for run in runners.values():  # first calls allocate and compile
         run()
@@ -26,7 +26,7 @@ def race(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[
 
 @dataclass
 class SpeedReport:
-    """Where comparisons go: facts into the folder `out`, a row for each into a table."""
+    """Collects comparisons: a fact in the folder `out` and a table row for each."""
 
     out: Path
     table: Table

@@ -1,7 +1,7 @@
 """`mossrepro bench train`: a training step beside a bare loop over the layers of `transformers`, Stage 1 beside a step
 that trains everything, and the memory of both beside what `mossrepro plan` says.
 
-All with SmolLM2, documents of unlike lengths in which both channels speak, AdamW and clipping.
+All with SmolLM2, documents of different lengths with speech and text, AdamW and clipping.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from mossrepro.bench.decode import SPEECH_CODES, llama_config
 from mossrepro.bench.timing import SpeedReport, race
 from mossrepro.lm.cost import memory, step
 from mossrepro.lm.data import IGNORE, collate, pack
-from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training import metrics
@@ -42,8 +42,8 @@ def bench_train(out: Path, rounds: int = 5) -> None:
     _memory(out, docs)
 
 
-def documents(grid: Grid, count: int = DOCUMENTS) -> list[Rows]:
-    """Conversations of random words and codes, in which the assistant answers by voice and in writing by turns."""
+def documents(grid: Grid, count: int = DOCUMENTS) -> list[Positions]:
+    """Conversations of random words and codes, in which the assistant answers alternately by voice and in writing."""
     random, found = rng(0, "bench", "documents"), []
     for i in range(count):
         spoken, length, parts = i % 2 == 0, int(random.integers(SHORTEST, LONGEST + 1)), [grid.system(i % 2 == 0)]
@@ -56,7 +56,7 @@ def documents(grid: Grid, count: int = DOCUMENTS) -> list[Rows]:
 
 
 class Bare(nn.Module):
-    """What one would write first: layers of `transformers` in a row, padded documents, every logit of both heads."""
+    """The obvious implementation: layers of `transformers`, padded documents, every logit of both heads."""
 
     def __init__(self, model: LayerSplitLM) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]
     return run
 
 
-def ours(task: LayerSplitTask, docs: list[Rows]) -> Callable[[], Tensor]:
+def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
     """Mean loss of a row of each channel, over packed documents."""
     batch = pack(docs, _grid(task), LONGEST)
 
@@ -123,7 +123,7 @@ def ours(task: LayerSplitTask, docs: list[Rows]) -> Callable[[], Tensor]:
     return loss
 
 
-def theirs(bare: Bare, task: LayerSplitTask, docs: list[Rows]) -> Callable[[], Tensor]:
+def theirs(bare: Bare, task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
     """The same, over padded documents."""
     batch = collate(docs, _grid(task), LONGEST)
 
@@ -141,7 +141,7 @@ def _grid(task: LayerSplitTask) -> Grid:
     return Grid(task.tokenizer, SPEECH_CODES)
 
 
-def _against_bare(bench: SpeedReport, task: LayerSplitTask, docs: list[Rows], rounds: int) -> None:
+def _against_bare(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rounds: int) -> None:
     bare = Bare(task.model)
     mine, others = ours(task, docs), theirs(bare, task, docs)
     with torch.no_grad(), mixed():
@@ -152,13 +152,13 @@ def _against_bare(bench: SpeedReport, task: LayerSplitTask, docs: list[Rows], ro
     bench.note("bench_train_small", "small, beside a bare loop of transformers' layers", times, sum(map(len, docs)))
 
 
-def _stage1(bench: SpeedReport, task: LayerSplitTask, docs: list[Rows], rounds: int) -> None:
+def _stage1(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rounds: int) -> None:
     first = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech")
     runs = {"mine": stepper(first.model, ours(first, docs)), "theirs": stepper(task.model, ours(task, docs))}
     bench.note("bench_stage1_small", "small, Stage 1 beside all trained", race(runs, rounds), sum(map(len, docs)))
 
 
-def _memory(out: Path, docs: list[Rows]) -> None:
+def _memory(out: Path, docs: list[Positions]) -> None:
     """Peak memory of two steps, each kind in a process of its own, and the plan's."""
     context, found = multiprocessing.get_context("spawn"), {}
     table = Table("peak memory of a step, GiB", "measured", "planned", "planned / measured")
@@ -175,7 +175,7 @@ def _memory(out: Path, docs: list[Rows]) -> None:
     Console().print(table)
 
 
-def peak(part: str, docs: list[Rows]) -> tuple[float, float]:
+def peak(part: str, docs: list[Positions]) -> tuple[float, float]:
     """Bytes that three training steps take beyond the libraries, at their highest, and what the plan says."""
     with torch.no_grad(), mixed():  # the libraries' own buffers
         nn.Linear(64, 64)(torch.zeros(64, 64))

@@ -18,7 +18,7 @@ FILE = "phones.jsonl"
 _CHUNK = 64  # clips that make one task
 
 
-def phone_times(corpus: str | Path, workers: int | None = None, link: Callable = cache.cached) -> Path:
+def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable = cache.cached) -> Path:
     """Folder with the phones of every clip of a corpus, aligned once and found again by the manifest's content.
 
     Raises DataError when hardly anything can be aligned: the transcripts are then not those of the sound.
@@ -42,7 +42,7 @@ def phone_times(corpus: str | Path, workers: int | None = None, link: Callable =
         if found < 0.5 * len(clips):
             raise DataError(f"{corpus}: only {found} of {len(clips)} clips fit their transcripts; check the texts")
 
-    return link("phones", spec, build)
+    return cached("phones", spec, build)
 
 
 def read_phones(folder: str | Path) -> dict[str, list[Phone]]:

@@ -39,7 +39,7 @@ CODEC_RECIPES = {
 }
 
 
-def codec_corpus(size: str, workers: int | None = None, link: Callable = cache.cached) -> Path:
+def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache.cached) -> Path:
     """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
 
     No sentence appears in two splits and the held-out voices appear in "test" alone. Cached by its recipe.
@@ -51,7 +51,7 @@ def codec_corpus(size: str, workers: int | None = None, link: Callable = cache.c
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
     sources = {"voices": cache.digest([voices.VERSION, _voices()]), "words": cache.digest(vocabulary(False))}
     spec = {"recipe": asdict(recipe), "engines": engines, "rate": SAMPLE_RATE, **sources}
-    return link(
+    return cached(
         "codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, SAMPLE_RATE)
     )
 

@@ -224,12 +224,12 @@ def tells(hidden: list[tuple[str, str]], words: list[str]) -> bool:
 
 
 def record_script(
-    lines: list[Line], facts: list[Fact], workers: int | None = None, link: Callable = cache.cached
+    lines: list[Line], facts: list[Fact], workers: int | None = None, cached: Callable = cache.cached
 ) -> Path:
     """Synthesise all lines into a cached corpus folder (24 kHz) with script.jsonl, facts.json and words.json.
 
     words.json holds the word times of all that the assistant says for training: id -> [[word, start, end], ...].
-    `link` caches the folder.
+    `cached` caches the folder.
     """
     spec = {"lines": [asdict(line) for line in lines], "facts": facts, "rate": VOICE_SAMPLE_RATE}
     spec["voices"] = voices.VERSION
@@ -241,7 +241,7 @@ def record_script(
         (folder / "facts.json").write_text(json.dumps(facts))
         (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
-    return link("script", spec, build)
+    return cached("script", spec, build)
 
 
 def _word_times(folder: Path, ids: set[str], workers: int | None) -> dict[str, list[tuple[str, float, float]]]:

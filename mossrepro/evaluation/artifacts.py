@@ -24,7 +24,7 @@ from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.old_names import PARTS, renamed
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
-RATED = 40  # recordings whose naturalness is predicted
+RATED = 40  # recordings at most, for the mean opinion score
 
 
 class RunArtifacts:

@@ -1,7 +1,7 @@
 """Speech tokenizers side by side: what is left of words, sounds, voices and prosody in a few bits a second.
 
-Words are measured as the paper does (arXiv 2510.00499, tokenizer table): a recogniser is trained on the codes. Here all
-get the same small recogniser, the same minutes and the same sentences of random words, which leave nothing to guess.
+Words are measured as in the paper (arXiv 2510.00499, tokenizer table): a recogniser is trained on the codes. Here every
+tokenizer gets the same small recogniser, minutes and sentences of random words, where no language model can guess.
 """
 
 import re
@@ -58,7 +58,7 @@ class Clips:
         self.waves = self.waves or [load_clip(self.folder, clip, SAMPLE_RATE) for clip in self.clips]
 
     def where(self, keep: Callable[[Clip], bool]) -> "Clips":
-        """Those whose clip `keep` accepts."""
+        """The recordings whose clip `keep` accepts."""
         chosen = [i for i, clip in enumerate(self.clips) if keep(clip)]
         return Clips(self.folder, [self.clips[i] for i in chosen], self.phones, [self.waves[i] for i in chosen])
 
@@ -98,7 +98,7 @@ class CodecBenchmark:
 
     @cached_property
     def human(self) -> Clips | None:
-        """The half of the recorded speech that nobody may train on, but for texts that the other half has too."""
+        """The half of the recorded speech that is never trained on, without texts that the other half has too."""
         if self.human_folder is None:
             return None
         clips = read_manifest(self.human_folder)
@@ -182,7 +182,7 @@ def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) ->
 
 
 def usage(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
-    """Share of codes in use and their perplexity, over the whole corpus; of several books the first."""
+    """Share of codes in use and their perplexity, over the whole corpus; of several codebooks the first."""
     codes = np.concatenate([tokenizer.store[name][:: tokenizer.codebooks] for name in tokenizer.store])
     counts = np.bincount(codes, minlength=tokenizer.store.vocabulary // tokenizer.codebooks)
     found = units.describe(counts[:, None])
@@ -191,7 +191,7 @@ def usage(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
 
 
 def meaning(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequence[np.ndarray]) -> None:
-    """Phone purity and mutual information at the best delay, and how far voices spread; of several books the first."""
+    """Phone purity and mutual information at the best delay, and spread of voices; of several codebooks the first."""
     first = [row[:: tokenizer.codebooks] for row in codes]
     size = tokenizer.recogniser.config.codes // tokenizer.codebooks
     found = []
@@ -229,7 +229,7 @@ def prosody_left(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequenc
 def sound(
     benchmark: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]
 ) -> None:
-    """What comes back from the codes: words (by Whisper), intelligibility, quality, voice, naturalness."""
+    """The decoded sound: words (by Whisper), intelligibility, quality, voice, naturalness."""
     back = [wave[: len(old)] for wave, old in zip(waves, clips.waves, strict=True)]
     pairs = [(old[: len(new)], new) for old, new in zip(clips.waves, back, strict=True)]
     heard = 100 * jiwer.wer(clips.texts, [normalise(text) or "-" for text in benchmark.judge.transcribe(back)])
@@ -262,14 +262,14 @@ def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     for old, new in pairs:
         try:
             scores.append(float(pesq.pesq(SAMPLE_RATE, old, new, "wb")))
-        except pesq.PesqError:  # nothing that it takes for an utterance
+        except pesq.PesqError:  # PESQ finds no utterance in it
             continue
     return scores
 
 
 def streamed(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
-    """How many codes of the test clips become others when the sound comes in chunks of 80 ms (float32); and how many
-    of these where the two nearest codes are not equally near, by 1e-4.
+    """How many codes of the test clips change when the sound comes in chunks of 80 ms (float32), and for how many of
+    these the two nearest codes are not tied (1e-4).
     """
     codec, differ, clear, total = tokenizer.recogniser, 0, 0, 0
     for wave in benchmark.test.waves:

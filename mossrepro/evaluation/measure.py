@@ -1,8 +1,8 @@
-"""All measurements of a run, in the order of the claims; every number becomes a fact."""
+"""All measurements of a run, from top to bottom: codec, vocoder, language model, text. Every number becomes a fact."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jiwer
@@ -17,6 +17,7 @@ from mossrepro.data.facts import Fact
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions, has_text_guidance
 from mossrepro.evaluation.spoken_qa import Asked, said
+from mossrepro.evaluation.text_retention import measure_text_retention
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.speech import voices
@@ -25,26 +26,21 @@ from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
 
-MEASURES = ("codec", "vocoder", "lm", "text")
 SHOWN = 3  # questions of a set whose sound is kept for the report
 
 
-def measure(parts: dict[str, str], out: Path, which: tuple[str, ...] = MEASURES) -> None:
-    """Measure `which` of codec, vocoder, lm, text; facts and sounds go into the folder `out`. Text comes after lm."""
-    from mossrepro.evaluation.text_retention import measure_text_retention
-
+def measure(parts: dict[str, str], out: Path, which: Sequence[str] = ()) -> None:
+    """Measure `which` of MEASURES (default: all, in their order); facts and sounds go into the folder `out`."""
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
     artifacts, console = RunArtifacts(parts, out), Console(stderr=True)
-    steps: dict[str, Callable[[RunArtifacts], None]] = {"codec": codec, "vocoder": vocoder, "lm": language_model}
-    steps["text"] = measure_text_retention
-    for name in which:
+    for name in which or MEASURES:
         started = time.monotonic()
-        steps[name](artifacts)
+        MEASURES[name](artifacts)
         console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
 
 
 def codec(artifacts: RunArtifacts) -> None:
-    """What the recogniser, which sees only the codes, makes of random words: unseen sentences, held-out voices."""
+    """Word and phone errors of the recogniser on codes of random words: unseen sentences, held-out voices."""
     size = json.loads((artifacts.parts["codec"] / "spec.json").read_text())["numbers"]["size.codec_corpus"]
     corpus = codec_corpus(size)
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
@@ -74,7 +70,7 @@ def codec(artifacts: RunArtifacts) -> None:
 
 
 def vocoder(artifacts: RunArtifacts) -> None:
-    """The judge's ceiling and floor on the synthesiser's answers, and how much survives wave -> codes -> wave."""
+    """The judge's ceiling and floor on the synthesiser's answers, and what is left after wave -> codes -> wave."""
     lines = [line for line in artifacts.lines if line.role == "answer" and line.set != "P"]
     asked = [artifacts.known[line.fact] for line in lines]
     waves = [artifacts.wave(line.id) for line in lines]
@@ -94,14 +90,14 @@ def vocoder(artifacts: RunArtifacts) -> None:
         )
     )
     artifacts.share(
-        "judge_floor", "the judge hears the right answer though a wrong one was said", _deceived(artifacts, asked)
+        "judge_floor", "the judge hears the right answer though a wrong one was said", _judge_deceived(artifacts, asked)
     )
     artifacts.mos("synthesiser_mos", "predicted MOS of the synthesiser's own answers (DistillMOS)", waves)
     artifacts.mos("resynthesis_mos", "predicted MOS of answers resynthesised from their codes (DistillMOS)", again)
 
 
-def _deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
-    """Every second sentence with another answer of its family, from its codes: does the judge hear what it expects?
+def _judge_deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
+    """Every second sentence with a wrong answer of its family, resynthesised: does the judge hear the right one?
 
     A judge that knows English could write "The capital of Japan is Tokyo" whatever the last word sounds like.
     """
@@ -150,3 +146,11 @@ def _keep_sound(artifacts: RunArtifacts, one: Asked) -> dict:
     audio.save(artifacts.out / "wav" / names[1], wave, rate)
     entry = {"question": names[0], "answer": names[1], "question_text": one.line.text, "reference": one.fact.written}
     return {**entry, "heard": one.heard, "set": one.fact.set}
+
+
+MEASURES: dict[str, Callable[[RunArtifacts], None]] = {
+    "codec": codec,
+    "vocoder": vocoder,
+    "lm": language_model,
+    "text": measure_text_retention,  # compares with the answers of `lm`
+}

@@ -1,7 +1,4 @@
-"""What of *how* something was said survives in codes: pitch and loudness read off them by a linear probe.
-
-A probe that is only linear cannot learn prosody by itself: what it finds lies open in the codes.
-"""
+"""Prosody that survives in codes: a linear probe predicts pitch and energy from the vectors of the codes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +16,7 @@ _HOP = SAMPLES_PER_CODE // 4
 
 
 class Prosody(NamedTuple):
-    """What is to be read off every code of a clip; NaN where there is nothing to read."""
+    """Targets of the probe for every code of a clip; NaN where there is none."""
 
     pitch: np.ndarray  # (T,) natural logarithm of Hz, mean over voiced frames
     energy: np.ndarray  # (T,) natural logarithm of the mean power, of the louder codes
@@ -43,7 +40,7 @@ def beside(frames: np.ndarray) -> np.ndarray:
 
 
 def centred(rows: Sequence[np.ndarray], speakers: Sequence[str]) -> list[np.ndarray]:
-    """The same numbers around each speaker's own mean (NaN stays)."""
+    """The same numbers minus each speaker's own mean (NaN stays)."""
     means = {
         one: np.nanmean(np.concatenate([row for row, who in zip(rows, speakers, strict=True) if who == one]))
         for one in set(speakers)
@@ -52,7 +49,7 @@ def centred(rows: Sequence[np.ndarray], speakers: Sequence[str]) -> list[np.ndar
 
 
 def explained(frames: Sequence[np.ndarray], targets: Sequence[np.ndarray], held_out: Sequence[bool]) -> float:
-    """Share of a target's variance (R squared, at most 1) that a ridge regression finds in the codes' vectors.
+    """R squared (at most 1) of a ridge regression from the codes' vectors to a target.
 
     frames: a (T, C) for every clip; targets: its (T,), NaN where nothing counts; held_out: whether the clip is for
     testing. The probe is fitted on the other clips.
@@ -64,7 +61,7 @@ def explained(frames: Sequence[np.ndarray], targets: Sequence[np.ndarray], held_
         parts[bool(test)][1].append(target[counted])
     (x, y), (x_new, y_new) = ((np.concatenate(a), np.concatenate(b)) for a, b in (parts[False], parts[True]))
     mean, level = x.mean(0), y.mean()
-    scale = np.maximum(x.std(0), 1e-8)  # the same ridge for a tokenizer of small vectors
+    scale = np.maximum(x.std(0), 1e-8)  # so that the ridge does not depend on the scale of the vectors
     x, x_new = (x - mean) / scale, (x_new - mean) / scale
     weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ (y - level))
     left = y_new - level - x_new @ weights

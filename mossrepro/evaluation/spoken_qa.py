@@ -18,7 +18,7 @@ from mossrepro.training.metrics import wilson
 from mossrepro.utils.random import rng
 
 BATCH = 32
-ROWS = {"T": 16, "S": 50}  # the longest reply that is waited for
+ROWS = {"T": 16, "S": 50}  # at most, of a reply
 INTERVAL = "Wilson 95 %, questions about one fact together"
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
@@ -46,14 +46,13 @@ def ask(
     transcribe: Callable[[list[np.ndarray]], list[str]] | None = None,
     text_guidance: bool = False,
 ) -> list[Asked]:
-    """Put questions to the model and judge the answers by free transcription.
+    """Ask the model and judge its spoken answers by free transcription.
 
     `codes` maps line ids to (n,) arrays; `speak` turns the codes of several answers into 16 kHz samples; `transcribe`
-    is the judge. These two are needed for spoken answers only. `text_guidance`: the model writes a spoken answer
-    first; it is
-    judged by what it says all the same.
+    is the judge. These two are needed for spoken answers only. `text_guidance`: the model writes a spoken answer before
+    it says it; the sound is judged all the same.
     """
-    config, out = GenerationConfig(max_rows=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
+    config, out = GenerationConfig(max_positions=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
     for i in range(0, len(lines), BATCH):
         part = lines[i : i + BATCH]
         prompts = [
@@ -88,7 +87,7 @@ def said(fact: Fact, heard: str) -> bool:
 
 
 def interval(asked: list[Asked]) -> tuple[float, float, float]:
-    """Share of right answers and its Wilson interval, as fractions, for as many questions as these are worth.
+    """Share of right answers and its Wilson interval, as fractions, with the effective number of questions.
 
     Questions about one fact go together, so n is divided by the design effect: the variance between facts over that of
     independent questions. Where all answers are right, or all wrong, that cannot be seen and each fact counts once.
@@ -130,7 +129,7 @@ def chance(lines: list[Line], facts: Mapping[str, Fact]) -> float:
 
 
 def difference(id: str, pairing: str, more: list[Asked], less: list[Asked]) -> Measured:
-    """Points by which the same replies are right more often by one set of facts than by another.
+    """Accuracy of the same replies by one set of facts minus that by another, in points.
 
     The interval is a bootstrap over facts, of pairs; [-x, x] with x = 3 / facts where no reply is right by either.
     """

@@ -20,7 +20,7 @@ from mossrepro.lm.model import LayerSplitLM
 from mossrepro.training import metrics
 
 TOPICS = ("objects", "naming", "types", "import")  # of Python's language reference, which comes with every Python
-WINDOW, WINDOWS = 512, 6  # pieces that are read together, and how often
+WINDOW, WINDOWS = 512, 6  # tokens of a window, and windows
 STAGES = {"before": "before any speech", "stage1": "after Stage 1", "stage2": "after Stage 2", "sft": "after SFT"}
 
 
@@ -97,9 +97,9 @@ def _text_answers(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Token
 
 @torch.inference_mode()
 def perplexity(model: LayerSplitLM, tokenizer: Tokenizer) -> tuple[float, int]:
-    """exp(mean negative log-likelihood of a piece) of the text tail on a fixed English text, and the pieces counted.
+    """exp(mean negative log-likelihood of a token) of the text tail on a fixed English text, and the number of tokens.
 
-    Windows of WINDOW pieces, read from nothing, as plain text without a turn.
+    Windows of WINDOW tokens without left context, as plain text without a turn.
     """
     text = "\n".join(topics[name] for name in TOPICS)
     ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids)

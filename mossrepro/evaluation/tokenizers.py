@@ -1,4 +1,4 @@
-"""One face for everything that turns speech into codes, so that all are measured alike (`codec.py`)."""
+"""One interface for everything that turns speech into codes, so that `codec.py` measures all alike."""
 
 import hashlib
 import math
@@ -25,15 +25,15 @@ class Tokenizer:
     """A tokenizer under test.
 
     encode: wave (n,) at 16 kHz -> codes (T codebooks,) int64. decode: several rows of codes -> 16 kHz waves, None where
-    there is no way back. reader: the codec that reads these codes, with its recogniser trained; None where there is
-    none. store: codes of the whole corpus. weights: what tells one file of weights from another.
+    there is no decoder. recogniser: a codec whose recogniser is trained on these codes, or None. store: codes of the
+    whole corpus. weights: SHA-256 of the weights of an external model.
     """
 
     name: str  # of its facts
     title: str
     encode: Callable[[np.ndarray], np.ndarray]
     bits: float  # a second
-    streams: bool  # hears nothing of what comes later
+    streams: bool  # causal
     recogniser: SpeechCodec | None = None
     store: TokenStore | None = None
     decode: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
@@ -63,12 +63,12 @@ def semantic(
 
 
 def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:
-    """`Tokenizer.encode` of the SEANet rival: all books in one alphabet."""
+    """`Tokenizer.encode` of the SEANet baseline: the codes of all codebooks in one vocabulary."""
     return lambda wave: codec.flat(codec.encode(torch.from_numpy(wave)[None]))[0].numpy()
 
 
 def acoustic(name: str, title: str, folder: str | Path, reader: str | Path, store: str | Path) -> Tokenizer:
-    """The SEANet rival, whose codes are read by another codec's recogniser (`AcousticCodec.reader`)."""
+    """The SEANet baseline, with the recogniser that was trained on its codes (`AcousticCodec.reader`)."""
     codec = AcousticCodec.from_pretrained(folder)
     codebooks = codec.config.codebooks
 

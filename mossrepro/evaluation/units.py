@@ -28,8 +28,10 @@ def contingency(pairs: Iterable[tuple[np.ndarray, np.ndarray]], codes: int, phon
 
 @dataclass(frozen=True)
 class Units:
-    """phone_purity: accuracy of the most frequent phone of each code; pnmi: share of the phones' entropy that the codes
-    tell; used: share of codes in use; perplexity: of them.
+    """Statistics of codes against phones.
+
+    phone_purity: accuracy of the most frequent phone of each code. pnmi: mutual information over the entropy of phones.
+    used: share of codes in use. perplexity: of the codes.
     """
 
     phone_purity: float
@@ -60,8 +62,8 @@ def _entropy(shares: np.ndarray) -> float:
 def spread(texts: Sequence[str], rows: Sequence[np.ndarray]) -> tuple[float, float]:
     """How far apart the codes of two recordings are: (the same text in two voices, two different texts).
 
-    Normalised edit distance of the codes (T,), repeats merged: 0 the same, 1 nothing in common. A tokenizer that hears
-    words and not voices makes the first small and leaves the second near 1.
+    Normalised edit distance of the codes (T,), repeats merged: 0 the same, 1 nothing in common. A tokenizer of
+    words and not voices has a small first number and a second one near 1.
     """
     merged = [row[np.flatnonzero(np.diff(row, prepend=-1))].tolist() for row in map(np.asarray, rows)]
     same, different = [], []

@@ -1,11 +1,11 @@
-"""`mossrepro ablate`: the variants of `configs/experiment`, trained beside the recipe itself and asked as it is.
+"""`mossrepro ablate`: the variants of `configs/experiment`, trained and evaluated beside the recipe itself.
 
 Every variant goes through Stage 1, Stage 2 and SFT with a share of a run's steps (`size.control.share`), and so does
 the recipe ("baseline"): compare the rows with each other, not with the run. `length_20` is the recipe with 20 % of the
-run's steps, `length_100` the run itself: how far knowledge has come by then. `facts_25`: SFT speaks about 25 % of the
+run's steps, `length_100` the run itself: accuracy against training length. `facts_25`: SFT speaks about 25 % of the
 facts of set A, in as many steps. Codec, data and sound are the run's own.
 
-Everything is a link of the graph: cached, resumable; a stage that a variant does not change is shared.
+Everything is a cached, resumable stage of the graph; a stage that a variant does not change is shared.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -53,14 +53,14 @@ COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of
 ALL = (*VARIANTS, *COMBINED)
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
-VERSION = 1  # raised when what is asked or counted changes
+VERSION = 1  # raised when the evaluation changes
 
 
 class VariantGraph(StageGraph):
     """A graph whose language model is one of VARIANTS, or the recipe itself."""
 
-    def __init__(self, size: str | Path, name: str) -> None:
-        super().__init__(size)
+    def __init__(self, size: str | Path, name: str, *changes: Any) -> None:
+        super().__init__(size, *changes)
         self.name, self.share, self.told_share = name, self.size.control.share, 1.0
         if _NUMBERED.fullmatch(name):
             what, percent = name.split("_")
@@ -91,11 +91,11 @@ class VariantGraph(StageGraph):
         return self.script_with(kept, "data", "fewer-facts")
 
 
-def ablate(size: str, run: Path, names: Sequence[str]) -> None:
+def ablate(size: str, run: Path, names: Sequence[str], changes: Sequence[str] = (), backbone: str | Path = "") -> None:
     """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
     from mossrepro.evaluation.artifacts import RunArtifacts
 
-    graphs = [VariantGraph(size, name) for name in (BASELINE, *names)]
+    graphs = [VariantGraph(size, name, changes, backbone) for name in (BASELINE, *names)]
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
     parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
@@ -108,7 +108,7 @@ def ablate(size: str, run: Path, names: Sequence[str]) -> None:
         def build(folder: Path, name: str = graph.name, model: Path = model) -> None:
             _ask(name, model, RunArtifacts(parts, folder))
 
-        measured = graph.link("evaluation", "ablation", spec, build)
+        measured = graph.cached("evaluation", "ablation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
     Console().print(table(metrics.read_metrics(run)))
 
@@ -167,10 +167,10 @@ def _cell(fact: metrics.Metric | None, base: metrics.Metric | None) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """The verb."""
-    from mossrepro.experiments.graph import RUNS
+    """`mossrepro ablate`."""
+    from mossrepro.training.runs import changes_of, run_folder
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    ablate(args.size, RUNS / (args.name or args.size), args.variant or list(ALL))
+    ablate(args.size, run_folder(args), args.variant or list(ALL), *changes_of(args))
     return 0

@@ -1,4 +1,4 @@
-"""`mossrepro eval codec`: the speech tokenizer beside its rivals, networks trained for about the same minutes.
+"""`mossrepro eval codec`: the speech tokenizer beside baselines, all trained for about the same minutes.
 
     ours             causal encoder started from Whisper, one codebook, trained to tell phones
     reconstruction   the same network and bits, trained to give back the mel instead
@@ -6,12 +6,12 @@
     acoustic         a small codec of encodec's SEANet networks, one codebook, the same bits
     acoustic_stack   the same with eight codebooks in a residual stack: eight times the bits
     finite           ours with finite scalar quantisation instead of a codebook (`--ablations`)
-    distilled        ours, drawn to Whisper's features too: a deviation from the paper (`--ablations`)
+    distilled        ours, with distillation from Whisper's features: a deviation from the paper (`--ablations`)
     encodec          EnCodec at 24 kHz, where the user has its weights (`--encodec FILE`)
     adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
 
-Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet rivals from nothing. All but
-EnCodec get the same recogniser on their codes. Everything is a link of the graph: cached, resumable.
+Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet baselines from random weights.
+All but EnCodec get the same recogniser on their codes. Everything is a cached, resumable stage of the graph.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -37,20 +37,20 @@ from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.errors import MEASURING, ConfigError, require
 from mossrepro.utils.random import rng
 
 if TYPE_CHECKING:
     from mossrepro.evaluation.tokenizers import Tokenizer
 
-ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # books; the stack's 1,000 bit/s are near Mimi's 1,100
+ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # codebooks; the stack's 1,000 bit/s are near Mimi's 1,100
 REPEATS = 6  # of the recorded speech in a pass, varied anew each time for the codec, though not for its recogniser
 VERSION = 4  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
 class BaselineGraph(StageGraph):
-    """The graph of a size with its rivals beside it."""
+    """The stage graph of a size, with the baselines of its codec."""
 
     def reconstruction(self) -> Path:
         """Our network after another objective."""
@@ -62,7 +62,7 @@ class BaselineGraph(StageGraph):
         return self.fit("codec", data__corpus=self.codec_corpus(), model__network__levels=f"[{levels}]")
 
     def distilled(self) -> Path:
-        """Ours, drawn to Whisper's features besides (a deviation from the paper)."""
+        """Ours, with distillation from Whisper's features (a deviation from the paper)."""
         teacher = "mossrepro.speech.whisper.whisper_teacher"
         return self.fit("codec", data__corpus=self.codec_corpus(), model__teacher=teacher, model__distil=1.0)
 
@@ -70,15 +70,15 @@ class BaselineGraph(StageGraph):
         """k-means on the mel frames of the training clips."""
         corpus = self.codec_corpus()
         spec = {"corpus": corpus.name, "codes": self.size.codec.codes, "frames": FRAMES, "version": 3}
-        return self.link("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
+        return self.cached("kmeans", "kmeans", spec, lambda folder: _fit_kmeans(corpus, self.size.codec.codes, folder))
 
     def acoustic(self, codebooks: int) -> tuple[Path, Path, Path]:
-        """The SEANet rival, its codes of the corpus, and its recogniser."""
+        """The SEANet baseline, its codes of the corpus, and its recogniser."""
         corpus = self.codec_corpus()
         codec = self.fit("acoustic", data__corpus=corpus, model__network__codebooks=codebooks)
         spec = {"codec": codec.name, "corpus": corpus.name, "version": 3}
-        tokens = self.link("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
-        shell = self.link("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
+        tokens = self.cached("tokens", "acoustic-tokens", spec, lambda folder: _acoustic_codes(codec, corpus, folder))
+        shell = self.cached("tokens", "acoustic-reader", spec, lambda folder: _acoustic_reader(codec, folder))
         return codec, tokens, self.read(shell, tokens)
 
     def human(self) -> Path | None:
@@ -87,14 +87,14 @@ class BaselineGraph(StageGraph):
         if source is None:
             return None
         spec = {"transcripts": (source / "transcripts.tsv").read_text(), "version": 1}
-        return self.link("human", "human", spec, lambda folder: human.make_corpus(folder))
+        return self.cached("human", "human", spec, lambda folder: human.make_corpus(folder))
 
     def joined(self, recorded: Path) -> Path:
         """The codec's corpus with the training half of the recorded speech in it, several times."""
         corpus = self.codec_corpus()
         spec = {"corpora": [corpus.name, recorded.name], "repeats": REPEATS, "version": 1}
-        joined = self.link("human", "joined-corpus", spec, lambda folder: _join(corpus, recorded, folder))
-        phone_times(joined, link=self._data_link)
+        joined = self.cached("human", "joined-corpus", spec, lambda folder: _join(corpus, recorded, folder))
+        phone_times(joined, cached=self._cached_data)
         return joined
 
     def adapted(self, recorded: Path) -> tuple[Path, Path]:
@@ -114,8 +114,8 @@ def finite_levels(codes: int) -> tuple[int, ...]:
     return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
 
 
-def contestants(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
-    """Everybody, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
+def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
+    """All tokenizers, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
     from mossrepro.evaluation import tokenizers
     from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
@@ -147,19 +147,20 @@ def contestants(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> 
     return found + late
 
 
-def _minutes(link: Path) -> float | None:
-    """What a link took to make."""
-    clock = link / "cost.json"
+def _minutes(folder: Path) -> float | None:
+    """Minutes that a stage took; None where that is not known."""
+    clock = folder / "cost.json"
     return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
 
 
-def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False) -> None:
-    """Train what is missing, measure everybody (cached), and put the facts and the picture into the run's folder."""
-    graph = BaselineGraph(size)
+def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False, *changes: Any) -> None:
+    """Train what is missing, measure all tokenizers (cached), and write facts and picture into the run's folder."""
+    require(*MEASURING)
+    graph = BaselineGraph(size, *changes)
     console = Console(stderr=True)
-    rivals, recorded = contestants(graph, encodec, ablations), graph.human()
+    baselines, recorded = all_tokenizers(graph, encodec, ablations), graph.human()
     adapted = graph.adapted(recorded) if recorded else None
-    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in rivals]}
+    spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in baselines]}
     spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
     spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
 
@@ -170,34 +171,34 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
         benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded)
         for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
             codec.sound(benchmark, codec.ORIGINAL, name, clips, clips.waves)
-        for rival in rivals:
-            console.print(f"  measuring {rival.title}")
-            codec.measure(benchmark, rival)
+        for tokenizer in baselines:
+            console.print(f"  measuring {tokenizer.title}")
+            codec.measure(benchmark, tokenizer)
         _ratios(folder)
-        codec.streamed(benchmark, rivals[0])
-        worst = codec.robustness(benchmark, rivals[0])
+        codec.streamed(benchmark, baselines[0])
+        worst = codec.robustness(benchmark, baselines[0])
         console.print(f"  robustness: the worst condition is {worst}")
         if adapted:
             late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
             _adaptation(benchmark, codec, late)
         shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
-        draw(figure, wave, benchmark.assistant.phones[shown.id], rivals[0].encode(wave), shown.text)
+        draw(figure, wave, benchmark.assistant.phones[shown.id], baselines[0].encode(wave), shown.text)
         figure.savefig(folder / "codes.png", dpi=130)
 
-    measured = graph.link("evaluation", "codec-comparison", spec, measure)
+    measured = graph.cached("evaluation", "codec-comparison", spec, measure)
     (run / "facts").mkdir(parents=True, exist_ok=True)
     for path in (measured / "facts").glob("*.json"):
         shutil.copy(path, run / "facts")
     shutil.copy(measured / "codes.png", run)
     sounding = {name: str(graph.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
-    (run / "rivals.json").write_text(json.dumps(sounding, indent=1) + "\n")
+    (run / "baselines.json").write_text(json.dumps(sounding, indent=1) + "\n")
     found = metrics.read_metrics(run)
     Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
 
 
 def _ratios(folder: Path) -> None:
-    """How many times fewer words ours gets wrong than the rivals at the same bit rate."""
+    """Word error rate of the baselines at the same bit rate, divided by ours."""
     found = metrics.read_metrics(folder)
     ours = found["rival_ours_wer_strangers"].value
     for name in ("kmeans", "reconstruction", "acoustic"):
@@ -234,13 +235,13 @@ LEGEND = (
     "WER, PER, used, PNMI, purity, prosody in per cent. WER: of words that are one in 5,000; asst.: the assistant. "
     "speed: times real time. PNMI: share of the phones' entropy that a code tells; spread: edit distance of a text in "
     "two voices; pitch, melody (pitch around the speaker's mean), loudness: variance that a linear probe reads off the "
-    "codes. Of several books used, perplexity, PNMI, purity and spread are the first's. Our decoder has one voice, the "
-    "assistant's."
+    "codes. Of several codebooks, used, perplexity, PNMI, purity and spread are the first's. Our decoder has one "
+    "voice, the assistant's."
 )
 
 
 def tables(found: dict[str, metrics.Metric]) -> list[Table]:
-    """Everybody beside everybody; a dash where something cannot be measured."""
+    """One row for each tokenizer; a dash where something cannot be measured."""
     views = []
     for title, columns in TABLES.items():
         view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -336,9 +337,9 @@ def _link(source: Path, target: Path) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """`mossrepro eval codec`."""
-    from mossrepro.experiments.graph import RUNS
+    from mossrepro.training.runs import changes_of, run_folder
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    compare(args.size, RUNS / (args.name or args.size), args.encodec, args.ablations)
+    compare(args.size, run_folder(args), args.encodec, args.ablations, *changes_of(args))
     return 0

@@ -3,7 +3,8 @@
 The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
 (`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
 codes, and are asked the same questions on C. All three take a share of the run's steps (`size.control.share`): enough
-to tell who answers with what, not to compare percentages with the run's own. `--controls 100` gives them all steps.
+to tell which answers a model gives, too few to compare percentages with the run's own. `--controls 100` gives
+them all steps.
 
     random           SmolLM2 with random weights: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
@@ -60,13 +61,13 @@ class ControlGraph(StageGraph):
         shape = {"start": main, "codes": self.size.codec.codes, "tail_layers": self.size.lm.tail_layers}
         if self.kind == "random":
             spec = {**shape, "start": content_name(main), "version": 1}
-            return self.link("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
+            return self.cached("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
         taught = self._with([fact for fact in self._changed() if fact.set != "P"])
         inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
         return self.fit("counterfactual", model__init_from=main, **inputs)
 
     def script_for(self, stage: str) -> Path:
-        """The main chain's script; for the counterfactual backbone with its own answers on C among those replayed."""
+        """The run's script; for the counterfactual backbone with its own answers on C among those replayed."""
         if self.kind == "random":
             return self.script()
         return self._with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
@@ -115,11 +116,10 @@ def _randomise(shape: dict, folder: Path) -> None:
 def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any) -> None:
     """Train the control models and record how they answer the questions of C.
 
-    The counterfactual backbone comes first, because it is the proof; for it both the true answers and those that it was
-    taught are counted.
+    The counterfactual backbone comes first; both the true answers and those that it was taught are counted. At the end
+    the run's own answers are compared with each control's. All answers are cached.
 
-    percent: of the run's steps, 0 for the size's own share. What each answers is a link of the graph, cached like
-    everything else. Last comes by how much the run's own answers are better.
+    percent: of the run's steps; 0 for the size's own share.
     """
     from mossrepro.evaluation.artifacts import RunArtifacts
 
@@ -134,14 +134,14 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
         model = graph.language_model("sft")
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
-        measured = graph.link("evaluation", "control-evaluation", spec, build)
+        measured = graph.cached("evaluation", "control-evaluation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
         if name != "oracle":
             _record_margins(run, name, round(100 * graph.share))
 
 
 def _record_margins(run: Path, control: str, percent: int) -> None:
-    """Points by which the run's answers on C are right more often than a control's, for both spoken pairings."""
+    """The run's accuracy on C minus a control's, in points, for both spoken pairings."""
     found = metrics.read_metrics(run)
     for pairing in ("s2t", "s2s"):
         mine, theirs = found[f"{pairing}_c"], found[f"control_{control}_{pairing}_c"]
@@ -153,7 +153,7 @@ def _record_margins(run: Path, control: str, percent: int) -> None:
 
 
 def _ask_counterfactual(model: Path, artifacts: "RunArtifacts") -> None:
-    """Both its own answers and the true ones, from the same replies, and how much more often the former come."""
+    """Shares of the taught and of the true answers among the same replies, and their difference in points."""
     changed = {fact.key: fact for fact in counterfactual(list(artifacts.known.values()))}
     for pairing, asked in _asked(model, artifacts, PAIRINGS):
         own = spoken_qa.judged(asked, pairing, changed)

@@ -1,4 +1,4 @@
-"""The graph of stages of one size: every stage gives a folder of the cache, keyed by all that made it.
+"""The graph of stages of one size: every stage makes a folder of the cache, named by the hash of all its inputs.
 
 A finished stage costs nothing the second time; an interrupted one continues where it stopped. Trainings run in
 processes of their own, through the same command line as a user's.
@@ -41,8 +41,8 @@ STAGES = (
     "vocoder",
     "evaluation",
 )
-# A maker's version, raised by hand when its code begins to give something else, so that old folders are not taken for
-# new ones. tests/experiments/test_makers.py fails when a maker's code changes and nobody has said which it is.
+# A maker's version, raised by hand when its code begins to give another result, so that old folders are not reused.
+# tests/experiments/test_makers.py fails when a maker's code changes and nobody has said which it is.
 VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "evaluation": 5}
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "recogniser", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual", "stage1", "stage2", "sft"), 3)
@@ -50,7 +50,7 @@ _SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a si
 
 
 class StageGraph:
-    """Makes what a size is made of, on demand: every maker returns a folder of the cache.
+    """Runs the stages of one size on demand: every method returns a folder of the cache.
 
     `costs` collects what each stage took: stage -> {minutes, cached, hardware}.
 
@@ -80,8 +80,8 @@ class StageGraph:
             self.sound = StageGraph(self.size.sound, borrowed)
             self.sound.costs, self.sound._counted = self.costs, self._counted
 
-    def link(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
-        """`cache.cached`, with the time it took, all attempts together, kept inside the folder."""
+    def cached(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
+        """`cache.cached`, and cost.json in the folder: the seconds of all attempts together."""
         started = time.monotonic()
 
         def timed(folder: Path) -> None:
@@ -100,7 +100,7 @@ class StageGraph:
         if not clock.is_file():  # made by hand, through `mossrepro fit`
             return folder
         cost = json.loads(clock.read_text())
-        if folder not in self._counted:  # links are asked for by several stages and paid for once
+        if folder not in self._counted:  # several stages ask for one folder; its time counts once
             self._counted.add(folder)
             self.costs[stage]["minutes"] += cost["seconds"] / 60
             self.costs[stage]["hardware"] = cost["hardware"]
@@ -109,9 +109,9 @@ class StageGraph:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def known(self) -> list[Fact]:
-        """The facts of this size with their sets: those that SmolLM2 answers right in text; all for a mini backbone.
+        """The facts of this size with their sets: those that the text model answers right in writing.
 
-        Facts for practice are not asked beforehand.
+        For a mini backbone all facts; facts for practice (set P) are never asked beforehand.
         """
         candidates = all_facts(keep=first_facts(self.size.data.facts))
         practice = practice_facts(self.size.data.facts, self.size.data.recall)
@@ -119,7 +119,7 @@ class StageGraph:
             return candidates + practice
         start = self.pretrained()
         spec = {"facts": candidates, "model": self._backbone_name(), "version": VERSIONS["known"]}
-        folder = self.link("data", "known", spec, lambda out: ask_backbone(str(start), candidates, out))
+        folder = self.cached("data", "known", spec, lambda out: ask_backbone(str(start), candidates, out))
         kept = [tuple(pair) for pair in json.loads((folder / "known.json").read_text())]
         if not kept:
             raise DataError(
@@ -128,13 +128,13 @@ class StageGraph:
         return all_facts(keep=kept) + practice
 
     def _backbone_name(self) -> str:
-        """What names a pretrained text model in keys: the hash of its content."""
+        """The name of a pretrained text model in cache keys: the hash of its content."""
         source = self.size.backbone.source
         return assets.ASSETS["smollm2"].sha256 if source == "smollm2" else content_name(self.size.backbone.folder)
 
     def script(self) -> Path:
         """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
-        if self._script is None:  # asked for by most other links, and half a second to write
+        if self._script is None:  # most other stages ask for it, and it takes half a second to write
             self._script = self._record_script()
         return self._script
 
@@ -144,18 +144,17 @@ class StageGraph:
         recipe = ScriptRecipe(**data)
         known = self.known()
         lines = write_script(known, recipe)
-        return record_script(lines, known, link=self._data_link)
+        return record_script(lines, known, cached=self._cached_data)
 
     def spoken_facts(self) -> list[Fact]:
         """The facts of the recorded script."""
         return [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
 
     def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
-        """A script folder with other facts; a link of that kind.
+        """A script folder with other facts.
 
         Lines about facts that are not in `known` are dropped, and so are random sentences that happen to hold the
-        subject
-        and the answer of a hidden fact (`hidden_pairs`).
+        subject and the answer of a hidden fact (`hidden_pairs`).
         """
         keys, hidden = {fact.key for fact in known}, hidden_pairs(known)
 
@@ -169,7 +168,7 @@ class StageGraph:
                 shutil.copy(self.script() / "words.json", folder)
             (folder / "facts.json").write_text(json.dumps(known))
 
-        return self.link(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
+        return self.cached(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""
@@ -184,7 +183,7 @@ class StageGraph:
             spec = {"texts": cache.digest(texts), "size": self.size.backbone.vocab, "version": VERSIONS["tokenizer"]}
             make = lambda: tokenizer.mini_tokenizer(texts, self.size.backbone.vocab)  # noqa: E731
         return (
-            self.link("data", "tokenizer", spec, lambda out: make().save(str(out / "tokenizer.json")))
+            self.cached("data", "tokenizer", spec, lambda out: make().save(str(out / "tokenizer.json")))
             / "tokenizer.json"
         )
 
@@ -200,16 +199,15 @@ class StageGraph:
             run_stage("tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", self.overlay, *flags])
 
         spec = {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}
-        return self.link("tokens", "tokens", spec, build)
+        return self.cached("tokens", "tokens", spec, build)
 
     # --- fits ---------------------------------------------------------------------------------------------------------
 
     def fit(self, stage: str, **inputs: str | int | Path) -> Path:
-        """Run one stage through `mossrepro fit`. `inputs` are init args: model__init_from=...,
-        model__network__books=...
+        """Run one stage through `mossrepro fit`, with `inputs` as init args: model__init_from=..., data__corpus=...
 
-        The key holds what the stage's YAML says, the numbers of the size that it refers to, and the names of the input
-        folders.
+        The cache key holds the stage's YAML, the numbers of the size that the YAML refers to, and the names of the
+        input folders.
         """
         config = configs_folder() / f"{stage}.yaml"
         settings = read_config(config)
@@ -234,14 +232,14 @@ class StageGraph:
             files = ["-c", str(config), "-c", self.overlay]
             run_stage(stage, ["fit", *files, *extras, "--output", str(folder), *flags])
 
-        return self.link(stage, f"fit-{stage}", spec, build)
+        return self.cached(stage, f"fit-{stage}", spec, build)
 
     def _stage_changes(self, stage: str) -> list[str]:
         """The changes of a stage as flags of `mossrepro fit`."""
         return [f"--{c.removeprefix(stage + '.')}" for c in self.changes if c.startswith(f"{stage}.")]
 
     def extras(self, stage: str) -> list[str]:
-        """More of the command line of a stage: overlays and flags."""
+        """Overlays and flags that a subclass adds to the command line of a stage."""
         return []
 
     def _number(self, name: str) -> Any:
@@ -253,8 +251,8 @@ class StageGraph:
 
     def codec_corpus(self) -> Path:
         """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
-        corpus = codec_corpus(self.sound.size.codec_corpus or self.sound.size.name, link=self._data_link)
-        phone_times(corpus, link=self._data_link)
+        corpus = codec_corpus(self.sound.size.codec_corpus or self.sound.size.name, cached=self._cached_data)
+        phone_times(corpus, cached=self._cached_data)
         return corpus
 
     def codec(self) -> Path:
@@ -266,20 +264,20 @@ class StageGraph:
         return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
 
     def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
-        """Any tokenizer with a recogniser trained on its codes of `corpus`, by default the codec's own."""
+        """A tokenizer with a recogniser trained on its codes of `corpus` (default: the codec's own corpus)."""
         return self.fit(
             "recogniser", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens
         )
 
-    def _data_link(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
-        return self.link("data", kind, spec, build)
+    def _cached_data(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
+        return self.cached("data", kind, spec, build)
 
     def pretrained(self) -> str | Path:
         """The text model as others trained it: "smollm2" or a hub folder."""
         return "smollm2" if self.size.backbone.source == "smollm2" else Path(self.size.backbone.folder)
 
     def backbone(self) -> str | Path:
-        """What Stage 1 starts from."""
+        """The text model that Stage 1 starts from."""
         if self.size.backbone.source != "mini":
             return self.pretrained()
         tokenizer = self.tokenizer()
@@ -316,6 +314,3 @@ class StageGraph:
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}
-
-
-RUNS = Path("runs")

@@ -1,4 +1,4 @@
-"""What a text model knows: the facts that are dealt into sets, and the texts that a mini backbone meets."""
+"""What a text model knows: the facts that are divided into sets, and the training texts of a mini backbone."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def first_facts(limit: int) -> list[tuple[str, str]]:
 
 
 def all_text(script: Path) -> list[str]:
-    """Every text a mini backbone will meet."""
+    """Every text that a mini backbone is trained on or asked."""
     from mossrepro.data.script import read_script
     from mossrepro.lm.documents import REPEAT
     from mossrepro.lm.grid import SYSTEM_TURNS
@@ -36,7 +36,7 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
 
     model, tokenizer = open_start(start, 1024, 1, "copy", 0)
     fuse_projections(model.eval())
-    grid, config = Grid(tokenizer, 1024), GenerationConfig(max_rows=12)
+    grid, config = Grid(tokenizer, 1024), GenerationConfig(max_positions=12)
     known = list(candidates)
     for unseen in (False, True):
         right = []

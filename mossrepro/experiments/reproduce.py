@@ -5,16 +5,15 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from mossrepro.experiments.graph import RUNS, STAGES, StageGraph
+from mossrepro.experiments.graph import STAGES, StageGraph
 from mossrepro.report import verb
 from mossrepro.training import metrics
-from mossrepro.utils import cache
-from mossrepro.utils.errors import MossError
+from mossrepro.training.runs import changes_of, run_folder
+from mossrepro.utils.errors import MEASURING, MossError, require
 from mossrepro.utils.threads import set_threads
 
 # Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`, `ablate`.
@@ -23,10 +22,11 @@ BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
 
 def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
+    require(*MEASURING)
     set_threads()
-    changes = (args.set or (), args.backbone or "")
+    changes = changes_of(args)
     graph = StageGraph(args.size, *changes)
-    run = RUNS / (args.name or run_name(graph.size.name, *changes))
+    run = run_folder(args)
     steps = [
         ("known facts and recorded script", graph.script),
         ("codec", graph.codec),
@@ -50,18 +50,13 @@ def main(args: argparse.Namespace) -> int:
 
         console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
         measure_controls(args.size, run, args.controls, *changes)
-    return verb.main(argparse.Namespace(size=graph.size.name, name=args.name, run=run, claims=None, markdown=None))
-
-
-def run_name(size: str, changes: Sequence[str] = (), backbone: str | Path = "") -> str:
-    """The default name of a run: its size; with changes also what tells them apart, so that no run takes another's."""
-    return f"{size}-{cache.digest([sorted(changes), str(backbone)])[:6]}" if changes or backbone else size
+    return verb.main(argparse.Namespace(size=args.size, run=run, claims=None, markdown=None))
 
 
 def make_data(args: argparse.Namespace) -> int:
     """`mossrepro data make`: only the corpora; prints their folders."""
     set_threads()
-    graph = StageGraph(args.size)
+    graph = StageGraph(args.size, *changes_of(args))
     print(graph.codec_corpus())
     print(graph.script())
     return 0
@@ -69,14 +64,14 @@ def make_data(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """`mossrepro eval WHAT`: measure the finished parts of a run afresh and record the facts."""
-    from mossrepro.evaluation.measure import MEASURES, measure
+    from mossrepro.evaluation.measure import measure
 
     set_threads()
-    run = RUNS / (args.name or args.size)
+    run = run_folder(args)
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")
     parts = json.loads((run / "parts.json").read_text())
-    measure(parts, run, MEASURES if args.what == "all" else (args.what,))
+    measure(parts, run, () if args.what == "all" else (args.what,))
     return 0
 
 
@@ -88,7 +83,7 @@ def _collect(graph: StageGraph, run: Path) -> None:
     parts = graph.parts()
     key = {name: Path(folder).name for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    measured = graph.link("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
+    measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
     (run / "metrics").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run / "wav", ignore_errors=True)
     shutil.copytree(measured / "wav", run / "wav")

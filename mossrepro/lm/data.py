@@ -13,7 +13,7 @@ from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
 from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.documents import Documents
-from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.training.step_data import StepDataModule
@@ -46,7 +46,7 @@ class LMDataModule(StepDataModule):
         text_lookahead: tokens by which the monologue is ahead of the voice.
         text_guidance: spoken replies are written first: text guidance, to compare with.
         system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
-        max_rows: a document is cut there.
+        max_positions: a document is cut there.
         pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
@@ -64,7 +64,7 @@ class LMDataModule(StepDataModule):
         monologue: bool = False,
         text_lookahead: int = 0,
         text_guidance: bool = False,
-        max_rows: int = 256,
+        max_positions: int = 256,
         pack: bool = False,
         system_turns: str = "short",
         seed: int = 0,
@@ -73,7 +73,7 @@ class LMDataModule(StepDataModule):
         super().__init__(seed, num_workers)
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
-        self.batch, self.max_rows, self.pack = batch, max_rows, pack
+        self.batch, self.max_positions, self.pack = batch, max_positions, pack
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
         self.documents = open_documents(
             Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance
@@ -84,7 +84,7 @@ class LMDataModule(StepDataModule):
             mix = {
                 kind: weight for kind, weight in mix.items() if kind != "interleaved"
             }  # oracle codes have no word times
-        if mix.get("repeat") and not self.documents.echoes:
+        if mix.get("repeat") and not self.documents.repeatable:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
         for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIAL_DRAWS)):
             try:
@@ -97,7 +97,7 @@ class LMDataModule(StepDataModule):
         self._group = Memo(self._draw_group, 2)
         self._counts = Memo(self._count_step, 2)
 
-    def _draw_group(self, group: int) -> list[list[Rows]]:
+    def _draw_group(self, group: int) -> list[list[Positions]]:
         """The documents of `_GROUP` steps: batches of similar lengths, in random order."""
         random = rng(self.seed, "documents", group)
         kinds = random.choice(len(self.kinds), size=self.batch * _GROUP, p=self.weights)
@@ -122,17 +122,17 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
         counts = self._counts(step // self.accumulate) / (self.accumulate * world)
         lay = pack if self.pack else collate
-        batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_rows)
+        batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_positions)
         return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
 
-    def _documents(self, step: int) -> list[Rows]:
+    def _documents(self, step: int) -> list[Positions]:
         return self._group(step // _GROUP)[step % _GROUP]
 
     def _count_step(self, optimiser_step: int) -> np.ndarray:
         """Targets in all batches of an optimiser step on all ranks, one number for each of KINDS: (3,)."""
         first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
         for i in range(self.accumulate):
-            batch = collate(self._documents(first + i), self.documents.grid, self.max_rows)
+            batch = collate(self._documents(first + i), self.documents.grid, self.max_positions)
             counts += [int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS]
         return counts
 
@@ -141,12 +141,14 @@ class LMDataModule(StepDataModule):
         if not self.documents.held:
             return []
         documents, grid = self.documents, self.documents.grid
-        return [collate(documents.validation(pairing)[:_VAL_QUESTIONS], grid, self.max_rows) for pairing in VALIDATED]
+        return [
+            collate(documents.validation(pairing)[:_VAL_QUESTIONS], grid, self.max_positions) for pairing in VALIDATED
+        ]
 
 
-def collate(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
+def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
-    ids, longest = grid.ids, min(max(len(d) for d in docs), max_rows)
+    ids, longest = grid.ids, min(max(len(d) for d in docs), max_positions)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
     text, monologue, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
     for i, doc in enumerate(docs):
@@ -165,9 +167,9 @@ def collate(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
     }
 
 
-def pack(docs: list[Rows], grid: Grid, max_rows: int) -> LMBatch:
+def pack(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
-    alone = [collate([doc], grid, max_rows) for doc in docs]
+    alone = [collate([doc], grid, max_positions) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
     return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
 

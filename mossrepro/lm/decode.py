@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mossrepro.lm.grid import Rows
+from mossrepro.lm.grid import Positions
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.utils.random import seed_for
@@ -41,7 +41,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to sample an answer of at most `max_rows` positions.
+    """How to sample an answer of at most `max_positions` positions.
 
     Sequence i of a batch is sampled with seed + i, so that alone, with that seed, it gives the same answer. The two
     channels have random streams of their own.
@@ -49,13 +49,13 @@ class GenerationConfig:
 
     text: SamplingParams = SamplingParams()
     speech: SamplingParams = SamplingParams(min_length=1)
-    max_rows: int = 120
+    max_positions: int = 120
     seed: int = 0
 
 
 @dataclass
 class Reply:
-    """One answer: its text ids and its codes, each in order; `ended` is False if it was cut off at `max_rows`."""
+    """One answer: its text ids and its codes, each in order; `ended` is False if it was cut off at `max_positions`."""
 
     text: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -92,7 +92,7 @@ class DecodingState:
 
     def __init__(
         self,
-        prompts: list[Rows],
+        prompts: list[Positions],
         ids: SpecialIds,
         config: GenerationConfig,
         on_code: Callable[[int, int], None] | None = None,
@@ -163,7 +163,7 @@ class DecodingState:
         return id, self.ids.speech_pad
 
 
-def pad_left(prompts: list[Rows], ids: SpecialIds) -> tuple[Tensor, Tensor]:
+def pad_left(prompts: list[Positions], ids: SpecialIds) -> tuple[Tensor, Tensor]:
     """Right-align prompts: -> grid (B, L, 2) and the number of padding positions before each, (B,)."""
     longest = max(len(p) for p in prompts)
     grid = torch.tensor([ids.end, ids.speech_pad]).repeat(len(prompts), longest, 1)
@@ -226,7 +226,7 @@ class IncrementalDecoder:
 @torch.inference_mode()
 def generate(
     model: LayerSplitLM,
-    prompts: list[Rows],
+    prompts: list[Positions],
     ids: SpecialIds,
     config: GenerationConfig | None = None,
     on_code: Callable[[int, int], None] | None = None,
@@ -241,9 +241,9 @@ def generate(
     config = config or GenerationConfig()
     device = model.text_embed.weight.device
     grid, padding = (t.to(device) for t in pad_left(prompts, ids))
-    decoder = IncrementalDecoder(model, padding, grid.shape[1] + config.max_rows, defer)
+    decoder = IncrementalDecoder(model, padding, grid.shape[1] + config.max_positions, defer)
     state = DecodingState(prompts, ids, config, on_code)
-    for _ in range(config.max_rows):
+    for _ in range(config.max_positions):
         decoder.read(grid)
         grid = state.step(decoder.logits([*state.wanted()])).to(device)[:, None]
         if not state.wanted():

@@ -19,7 +19,7 @@ import numpy as np
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import Line
-from mossrepro.lm.grid import Grid, Rows
+from mossrepro.lm.grid import Grid, Positions
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
@@ -69,13 +69,15 @@ class Documents:
             role: [line for line in train if line.role == role]
             for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer")
         }
-        self.heard = self.by_role["user_speech"] + self.by_role["question"]
-        self.sayings = self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
+        self.user_lines = self.by_role["user_speech"] + self.by_role["question"]
+        self.assistant_lines = (
+            self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
+        )
         answers = [self.facts[line.fact] for line in self.by_role["answer"]]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
         by_text = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
-        self.echoes = [(line, by_text[line.text]) for line in self.by_role["user_speech"] if line.text in by_text]
+        self.repeatable = [(line, by_text[line.text]) for line in self.by_role["user_speech"] if line.text in by_text]
         self.asked = defaultdict(list)
         for line in self.by_role["question"]:
             self.asked[line.fact].append(line)
@@ -84,7 +86,7 @@ class Documents:
         self.held = [line for line in lines if line.role == "test" and line.set == "V"]
         self.replay = [fact for fact in facts if fact.set in "AB"]
 
-    def draw(self, kind: str, random: np.random.Generator) -> Rows:
+    def draw(self, kind: str, random: np.random.Generator) -> Positions:
         """One document of a kind (see the module's table). ConfigError for an unknown kind."""
         if kind == "speech":
             return self._speech(random)
@@ -105,25 +107,25 @@ class Documents:
             raise DataError("the script has no lines to make it from")
         return items[int(random.integers(len(items)))]
 
-    def _asr(self, kind: str, random: np.random.Generator) -> Rows:
-        line = self._pick(self.heard, random)
+    def _asr(self, kind: str, random: np.random.Generator) -> Positions:
+        line = self._pick(self.user_lines, random)
         return self.grid.join(self._repeat_after(line), self.grid.turn("assistant", text=line.text, supervise=True))
 
-    def _repeat(self, kind: str, random: np.random.Generator) -> Rows:
-        heard, said = self._pick(self.echoes, random)
+    def _repeat(self, kind: str, random: np.random.Generator) -> Positions:
+        heard, said = self._pick(self.repeatable, random)
         return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
 
-    def _repeat_after(self, line: Line) -> Rows:
+    def _repeat_after(self, line: Line) -> Positions:
         """A user's turn: "Repeat: " in writing, then a spoken sentence."""
         start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
         return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
 
-    def _tts(self, kind: str, random: np.random.Generator) -> Rows:
-        line, grid = self._pick(self.sayings, random), self.grid
+    def _tts(self, kind: str, random: np.random.Generator) -> Positions:
+        line, grid = self._pick(self.assistant_lines, random), self.grid
         question = grid.turn("user", text=REPEAT + line.text)
         return grid.join(question, self._reply(line.id, line.text))
 
-    def _reply(self, name: str, text: str) -> Rows:
+    def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
         monologues = {}
         if self.monologue:
@@ -132,11 +134,11 @@ class Documents:
         written = text if self.text_guidance else None
         return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **monologues)
 
-    def _speech(self, random: np.random.Generator) -> Rows:
+    def _speech(self, random: np.random.Generator) -> Positions:
         line = self._pick(self.by_role["assistant_speech"], random)
         return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
 
-    def _interleaved(self, random: np.random.Generator) -> Rows:
+    def _interleaved(self, random: np.random.Generator) -> Positions:
         """Spans of 1-4 words, text and speech in turn; every position but SOSP is a target."""
         line = self._pick(self.aligned, random)
         words, codes, grid = self.words[line.id], self.codes[line.id], self.grid
@@ -151,26 +153,26 @@ class Documents:
             spoken, i = not spoken, i + n
         return grid.join(*parts, grid.text("<|im_end|>", True))
 
-    def _text(self, kind: str, random: np.random.Generator) -> Rows:
+    def _text(self, kind: str, random: np.random.Generator) -> Positions:
         if random.integers(2):
             return self._repeat_text(kind, random)
         return self._written(self._pick(self.replay, random), random)
 
-    def _facts(self, kind: str, random: np.random.Generator) -> Rows:
+    def _facts(self, kind: str, random: np.random.Generator) -> Positions:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
 
-    def _repeat_text(self, kind: str, random: np.random.Generator) -> Rows:
+    def _repeat_text(self, kind: str, random: np.random.Generator) -> Positions:
         sentence, grid = self._pick(self.by_role["user_speech"], random).text, self.grid
         question = grid.turn("user", text=REPEAT + sentence)
         return grid.join(question, grid.turn("assistant", text=sentence, supervise=True))
 
-    def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Rows:
+    def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Positions:
         """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
         grid, phrasing = self.grid, int(random.integers(5 if unseen and fact.set != "P" else 3))
         question = fact.question(phrasing % 3, unseen=phrasing >= 3)
         return grid.join(grid.turn("user", text=question), grid.turn("assistant", text=fact.written, supervise=True))
 
-    def _dialogue(self, pairing: str, random: np.random.Generator) -> Rows:
+    def _dialogue(self, pairing: str, random: np.random.Generator) -> Positions:
         """A question and its answer, about a fact of A or a fact for practice (set P)."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
@@ -182,12 +184,12 @@ class Documents:
             question = grid.turn("user", codes=self.codes[self._pick(self.asked[fact.key], random).id])
         return grid.join(question, self._answer(pairing, fact))
 
-    def _answer(self, pairing: str, fact: Fact) -> Rows:
+    def _answer(self, pairing: str, fact: Fact) -> Positions:
         if pairing[2] == "S":
             return self._reply(f"answer-{fact.key}", fact.written)
         return self.grid.turn("assistant", text=fact.written, supervise=True)
 
-    def validation(self, pairing: str) -> list[Rows]:
+    def validation(self, pairing: str) -> list[Positions]:
         """The test questions of set V with their answers, a document each."""
         grid, documents = self.grid, []
         for line in self.held:
@@ -199,7 +201,7 @@ class Documents:
 
 def question_prompt(
     grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, text_guidance: bool = False
-) -> Rows:
+) -> Positions:
     """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
 
     text_guidance: for a model that writes out its spoken answers first (it has to write SOSP itself).

@@ -34,7 +34,7 @@ SYSTEM_TURNS = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class Positions:
     """Consecutive positions of a grid.
 
     text, speech (L,) int64: the ids of the two channels.
@@ -55,9 +55,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.text)
 
-    def __getitem__(self, part: slice) -> "Rows":
+    def __getitem__(self, part: slice) -> "Positions":
         """The positions of a slice."""
-        return Rows(self.text[part], self.speech[part], self.supervise[part], self.monologue[part])
+        return Positions(self.text[part], self.speech[part], self.supervise[part], self.monologue[part])
 
 
 class Grid:
@@ -83,10 +83,10 @@ class Grid:
             raise ConfigError(f"the text {text[:60]!r} holds {name}, the modality pad")
         return ids
 
-    def text(self, text: str, supervise: bool = False) -> Rows:
+    def text(self, text: str, supervise: bool = False) -> Positions:
         """Positions of plain text; special tokens in it are recognised. ConfigError if it holds the modality pad."""
         ids = np.array(self.tokens(text), dtype=np.int64)
-        return Rows(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
+        return Positions(ids, np.full_like(ids, self.ids.speech_pad), np.full(len(ids), supervise))
 
     def spoken(
         self,
@@ -95,7 +95,7 @@ class Grid:
         monologue: str = "",
         text_lookahead: int = 0,
         starts: Sequence[float] = (),
-    ) -> Rows:
+    ) -> Positions:
         """n codes -> n + 2 positions: SOSP, the codes, EOSP. SOSP is no target here, since the prompt ends with it.
 
         Args:
@@ -117,7 +117,7 @@ class Grid:
         monologues = np.full(n + 2, -1)
         if monologue:
             monologues[:n] = self._spread(monologue, n, text_lookahead, starts)
-        return Rows(text, speech, flags, monologues)
+        return Positions(text, speech, flags, monologues)
 
     def _spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
         """The monologue's token at each of `count` positions (see `spoken`): (count,) ids; <|im_end|> follows the
@@ -136,12 +136,12 @@ class Grid:
             index = np.concatenate(([-1], index))[:count] + text_lookahead
         return np.array(tokens)[np.minimum(index, len(tokens) - 1)]
 
-    def join(self, *parts: Rows) -> Rows:
+    def join(self, *parts: Positions) -> Positions:
         """Lay parts end to end."""
         fields = ("text", "speech", "supervise", "monologue")
-        return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+        return Positions(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
-    def system(self, spoken: bool) -> Rows:
+    def system(self, spoken: bool) -> Positions:
         """The system turn; it chooses the modality of the answer."""
         return self.text(f"<|im_start|>system\n{SYSTEM_TURNS[self.system_turns][0 if spoken else 1]}<|im_end|>\n")
 
@@ -152,7 +152,7 @@ class Grid:
         codes: np.ndarray | None = None,
         supervise: bool = False,
         **monologues,
-    ) -> Rows:
+    ) -> Positions:
         """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
 
         After text, SOSP is a target too: the model itself has to begin to speak. `monologues`: arguments of `spoken`.
@@ -167,7 +167,7 @@ class Grid:
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 
-    def reply_prefix(self, spoken: bool) -> Rows:
+    def reply_prefix(self, spoken: bool) -> Positions:
         """The head of the assistant's turn, with which a prompt ends; a spoken answer starts right after SOSP."""
         head = self.text("<|im_start|>assistant\n")
         if not spoken:

@@ -78,7 +78,7 @@ def _config(plain: dict, folder: Path, codes: int, tail_layers: int, pad: int, s
             qk_norm=ARCHITECTURES[name],
             tied=bool(plain.get("tie_word_embeddings", "lm_head.weight" not in shards.names)),
             modality_pad=pad,
-            max_rows=plain.get("max_position_embeddings"),
+            max_positions=plain.get("max_position_embeddings"),
         )
     except KeyError as error:
         raise CheckpointError(f"{where}: has no {error}") from error

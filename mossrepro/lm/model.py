@@ -35,11 +35,10 @@ TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train, see 
 class LMConfig:
     """Shape of a layer-split LM.
 
-    dim, ffn_dim: width of a row, and inside the feed-forward layers. codes: size of the codec's codebook. theta: base
-    of
-    the rotary positions. modality_pad: the text id of rows that are read by their speech id (16 is SmolLM2's).
-    system_turns: what the model was trained to be told (`grid.SYSTEM_TURNS`). max_rows: the longest context that the
-    backbone was made for, where that is known; nothing here depends on it.
+    dim, ffn_dim: width of the model, and of the feed-forward layers. codes: size of the codec's codebook. theta: base
+    of the rotary positions. modality_pad: the text id of positions that are embedded by their speech id (16 is
+    SmolLM2's). system_turns: the system turns of the training (`grid.SYSTEM_TURNS`). max_positions: the longest context
+    of the backbone, where it is known; nothing here depends on it.
     """
 
     dim: int = 576
@@ -60,7 +59,7 @@ class LMConfig:
     split_at: int | None = None
     extra_layers: int = 0
     system_turns: str = "short"
-    max_rows: int | None = None
+    max_positions: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "ffn_dim", "text_vocab", "codes"):

@@ -2,8 +2,7 @@
 
     mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml -c configs/experiment/paper_lm.yaml --devices 64
 
-The model is built on the meta device, and a training step is traced with fake tensors (`lm/cost.py`). "Rows" in the
-tables are positions of the grid.
+The model is built on the meta device, and a training step is traced with fake tensors (`lm/cost.py`).
 """
 
 import argparse
@@ -23,7 +22,7 @@ from mossrepro.utils.errors import ConfigError
 
 CODES_PER_HOUR = 45_000  # 12.5 a second
 GIB = 2**30
-MAX_ROWS = 256  # the default of `LMDataModule.max_rows`
+MAX_POSITIONS = 256  # the default of `LMDataModule.max_positions`
 
 
 def read(files: list[Path]) -> DictConfig:
@@ -80,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     console.print(_parts_table(_unmade(lm, config)))
     lm = sliced(lm, args.tensor)
     data, settings = config.data.init_args, config.model.init_args
-    rows = min(data.get("max_conversation_len", 0) or 100, data.get("max_rows", MAX_ROWS))
+    rows = min(data.get("max_conversation_len", 0) or 100, data.get("max_positions", MAX_POSITIONS))
     if groups > data.batch:
         who = f"{groups} devices" if args.tensor == 1 else f"{groups} groups of devices"
         raise ConfigError(f"data.batch={data.batch} documents cannot be shared by {who}")
@@ -118,7 +117,8 @@ def _memory_table(model: LayerSplitLM, costs: dict[bool, Step], groups: int, acr
     """
     devices = groups * across
     grouped = f", {across} to a layer" if across > 1 else ""
-    title = f"GiB on each of {devices} device{'s' * (devices > 1)}{grouped}, {costs[False].rows:,} rows, {precision}"
+    on_each = f"GiB on each of {devices} device{'s' * (devices > 1)}{grouped}"
+    title = f"{on_each}, {costs[False].rows:,} positions, {precision}"
     view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("strategy", "weights", "gradients", "AdamW", "activations", "extra", "sum"):
         view.add_column(heading, justify="left" if heading == "strategy" else "right", no_wrap=True)
@@ -141,11 +141,11 @@ def _print_time(console: Console, config: DictConfig, cost: Step, args: argparse
     accumulated = config.trainer.get("accumulate_grad_batches", 1)
     steps, a_step = config.trainer.max_steps, cost.rows * accumulated * args.devices // args.tensor
     rows = steps * a_step
-    lines = [f"{a_row / 1e9:.3g} GFLOP a row, both ways, {steps:,} steps of {a_step:,} rows"]
+    lines = [f"{a_row / 1e9:.3g} GFLOP a position, both ways, {steps:,} steps of {a_step:,} positions"]
     wanted = {f"these {steps:,} steps": rows, f"{args.hours:,g} h of speech, once": args.hours * CODES_PER_HOUR}
     for what, count in wanted.items():
         took = _duration(a_row * count / speed)
-        lines.append(f"{what}: {count:.3g} rows, {took} on {args.devices} x {args.tflops:g} TFLOP/s")
+        lines.append(f"{what}: {count:.3g} positions, {took} on {args.devices} x {args.tflops:g} TFLOP/s")
     console.print("\n".join(lines), highlight=False)
 
 

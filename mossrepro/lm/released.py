@@ -119,7 +119,7 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
         "rms_norm_eps": config.eps,
         "rope_theta": config.theta,
         "rope_scaling": config.rope_scaling,
-        **({} if config.max_rows is None else {"max_position_embeddings": config.max_rows}),
+        **({} if config.max_positions is None else {"max_position_embeddings": config.max_positions}),
         "attention_bias": False,
         "hidden_act": "silu",
         "qk_norm": config.qk_norm,
@@ -152,5 +152,5 @@ def _read(plain: dict) -> LMConfig:
         tied=plain["tie_word_embeddings"],
         modality_pad=plain["modality_pad_token_id"],
         system_turns=plain.get("mossrepro_system_turns", "released"),
-        max_rows=plain.get("max_position_embeddings"),
+        max_positions=plain.get("max_position_embeddings"),
     )

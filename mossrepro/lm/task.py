@@ -33,7 +33,7 @@ class LayerSplitTask(Task):
          + monologue_weight * (the same for the inner monologue: the text that a spoken reply says, predicted beside
          it),
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
-    not depend on how the step is cut up. Rows are gathered before the heads: no (B, L, vocabulary) tensor exists.
+    not depend on how the step is cut up. Positions are gathered before the heads: no (B, L, vocabulary) tensor exists.
 
     Args:
         init_from: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released

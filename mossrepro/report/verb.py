@@ -10,6 +10,7 @@ from mossrepro.report import figures
 from mossrepro.report.claims import CLAIMS, MISSING, read_claims
 from mossrepro.report.run_data import read_run
 from mossrepro.report.tables import claims_table, expected_rows, markdown, measured, stage_table
+from mossrepro.training.runs import run_folder, size_name
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
@@ -45,6 +46,5 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
 
 
 def main(args: argparse.Namespace) -> int:
-    """`mossrepro report`: the run is `args.run`, or runs/NAME, or runs/SIZE."""
-    folder = args.run or Path("runs") / (args.name or args.size)
-    return write(folder, args.size, args.claims, args.markdown)
+    """`mossrepro report`: the run is `args.run`, or that of the size with its changes."""
+    return write(args.run or run_folder(args), size_name(args.size), args.claims, args.markdown)

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, StepBar
 from mossrepro.training.config import resolved_arguments
 from mossrepro.training.sizes import Size
-from mossrepro.utils.errors import CheckpointError, ConfigError, MossError
+from mossrepro.utils.errors import CheckpointError, ConfigError, MossError, missing_package
 from mossrepro.utils.io import exclusive, write_atomic
 from mossrepro.utils.private_apis import parsed_config
 from mossrepro.utils.threads import fast_bfloat16
@@ -177,7 +177,7 @@ def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
             run=run,
         )
     except argparse.ArgumentError as error:
-        raise ConfigError(one_line(str(error))) from error
+        raise ConfigError(missing_package(error) or one_line(str(error))) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(str(error).splitlines()[0])) from error
     except ValueError as error:  # what a constructor raised, wrapped by the parser

@@ -115,7 +115,7 @@ class Size:
 
     name: str
     codec: Codec
-    acoustic: Stage  # the codec's rival, in about the codec's minutes; `batch` is in seconds of sound
+    acoustic: Stage  # the SEANet baseline of the codec, in about the codec's minutes; `batch` is in seconds of sound
     recogniser: Stage  # text from codes
     backbone: Backbone
     lm: LM

@@ -3,6 +3,8 @@
 The command line prints them without a traceback and exits with code 2.
 """
 
+import importlib.util
+
 
 class MossError(Exception):
     """Base of every error that a user can correct."""
@@ -30,3 +32,29 @@ class DataError(MossError):
 
 class Interrupted(MossError):
     """A fit that was asked to stop and saved its state first; the same command continues it."""
+
+
+# Packages outside the default install -> how pip gets them (the extras of pyproject.toml).
+EXTRAS = dict.fromkeys(("onnxruntime", "pocketsphinx"), "mossrepro[data]")
+EXTRAS |= dict.fromkeys(("jiwer", "matplotlib", "pystoi", "rapidfuzz"), "mossrepro[evaluation]")
+MEASURING = tuple(EXTRAS)  # packages that `reproduce` and `eval codec` need
+EXTRAS |= dict.fromkeys(("jupytext", "nbclient"), "mossrepro[lessons]")
+EXTRAS |= {"transformers": "transformers", "pesq": "mossrepro[pesq]"}
+
+
+def require(*packages: str) -> None:
+    """Refuse to begin long work that will need an optional package at its end. MossError names the first one."""
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise MossError(missing_package(ModuleNotFoundError(name=name)))
+
+
+def missing_package(error: BaseException | None) -> str:
+    """One line for an import that failed for want of an optional package; empty where that was not the cause."""
+    while error is not None:
+        name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        extra = EXTRAS.get((name or "").split(".")[0])
+        if extra:
+            return f"this needs the package {name}, which is not installed: pip install '{extra}'"
+        error = error.__cause__ or error.__context__
+    return ""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-LM_CONFIG = {"hidden": "ffn_dim", "extra": "extra_layers"}
+LM_CONFIG = {"hidden": "ffn_dim", "extra": "extra_layers", "max_rows": "max_positions"}
 CODEC_CONFIG = {
     "width": "dim",
     "feedforward": "ffn_dim",

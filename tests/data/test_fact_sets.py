@@ -178,8 +178,8 @@ def test_statements_are_false_and_about_tested_families_every_second_time(facts)
 
 def test_statements_are_repeated_and_never_told(documents, facts, lines, grid) -> None:
     stated = {line.id for line in lines if line.role == "false_statement"}
-    assert stated <= {line.id for line in documents.sayings}
-    assert stated & {said.id for _, said in documents.echoes}
+    assert stated <= {line.id for line in documents.assistant_lines}
+    assert stated & {said.id for _, said in documents.repeatable}
     assert not stated & {line.id for line in documents.aligned + documents.by_role["assistant_speech"]}
 
 
@@ -271,22 +271,22 @@ def test_a_thought_is_the_text_of_a_spoken_reply(documents, facts, lines, grid) 
             assert batch["speech_target"][0, row] == doc.speech[row + 1] < grid.codes
         if len(rows):
             assert doc.text[rows[0]] == grid.ids.sosp and doc.speech[rows[-1] + 2] == grid.ids.eosp
-    said = with_monologue._pick(with_monologue.sayings, rng(8, "say")).text
+    said = with_monologue._pick(with_monologue.assistant_lines, rng(8, "say")).text
     pieces = [piece for piece in with_monologue.draw("tts", rng(8, "say")).monologue if piece >= 0]
     assert list(dict.fromkeys(pieces)) == list(dict.fromkeys(grid.tokens(said)))
 
 
 def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
     line = {line.id: line for line in lines}
-    assert documents.echoes
-    for heard, said in documents.echoes:
+    assert documents.repeatable
+    for heard, said in documents.repeatable:
         assert (
             heard.text == said.text
             and heard.role == "user_speech"
             and said.role in ("assistant_speech", "false_statement")
         )
         assert line[heard.id].voice != line[said.id].voice == "assistant"
-    doc, (heard, said) = documents.draw("repeat", rng(4, "e")), documents._pick(documents.echoes, rng(4, "e"))
+    doc, (heard, said) = documents.draw("repeat", rng(4, "e")), documents._pick(documents.repeatable, rng(4, "e"))
     codes = [documents.codes[one.id] for one in (heard, said)]
     assert doc.speech[doc.text == grid.ids.pad].tolist() == [*codes[0], grid.codes, *codes[1], grid.codes]
     assert doc.speech[doc.supervise & (doc.text == grid.ids.pad)].tolist() == [*codes[1], grid.codes]

@@ -92,7 +92,7 @@ def test_spoken_answers_go_through_voice_and_judge() -> None:
 
 
 def test_the_measures_are_the_verbs_of_eval() -> None:
-    assert MEASURES == ("codec", "vocoder", "lm", "text")  # text last: it compares with the answers of lm
+    assert tuple(MEASURES) == ("codec", "vocoder", "lm", "text")  # text last: it compares with the answers of lm
 
 
 def test_a_judge_of_sound_does_not_mind_spelling() -> None:

@@ -26,12 +26,12 @@ def fitted(monkeypatch, folder: Path, name: str, size: str = "smoke") -> dict[st
     monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
     one = VariantGraph(size, name)
 
-    def link(stage, kind, spec, build) -> Path:
+    def cached(stage, kind, spec, build) -> Path:
         build(folder)
         made[stage] = spec, commands[-1]
         return folder
 
-    one.link = link
+    one.cached = cached
     for stage in ("stage1", "stage2", "sft", "codec"):
         one.fit(stage)
     return made
@@ -86,7 +86,7 @@ def test_fewer_facts_are_spoken_about_in_sft_alone(monkeypatch, tmp_path) -> Non
     (tmp_path / "facts.json").write_text(json.dumps(known))
     one = VariantGraph("smoke", "facts_25")
     monkeypatch.setattr(one, "script", lambda: tmp_path)
-    monkeypatch.setattr(one, "link", lambda stage, kind, spec, build: build(made) or made)
+    monkeypatch.setattr(one, "cached", lambda stage, kind, spec, build: build(made) or made)
     (made := tmp_path / "made").mkdir()
     assert one.script_for("stage1") == one.script_for("stage2") == tmp_path and one.script_for("sft") == made
     assert one.share == VariantGraph("smoke", BASELINE).share

@@ -8,7 +8,7 @@ import torch
 from mossrepro import cli
 from mossrepro.experiments import content, graph
 from mossrepro.experiments.graph import StageGraph
-from mossrepro.experiments.reproduce import run_name
+from mossrepro.training.runs import run_name
 from mossrepro.utils.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def made(monkeypatch, tmp_path):
     def fit(one: StageGraph, stage: str) -> tuple[dict, list[str]]:
         found, commands = [], []
         monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
-        one.link = lambda stage, kind, spec, build: found.append(spec) or build(tmp_path) or tmp_path
+        one.cached = lambda stage, kind, spec, build: found.append(spec) or build(tmp_path) or tmp_path
         one.fit(stage)
         return found[0], commands[0]
 

@@ -71,7 +71,7 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "kmeans" in printed and "noise at 5 dB" in printed
-    assert cli.main(command[:4]) == 0  # fewer contestants: another comparison, and what was measured before stays
+    assert cli.main(command[:4]) == 0  # fewer tokenizers: another comparison, and what was measured before stays
     assert "finite" in capsys.readouterr().out
 
 

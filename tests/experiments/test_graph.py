@@ -200,12 +200,12 @@ def test_controls_take_their_share_of_the_steps_and_other_stages_all(monkeypatch
     for chain in (StageGraph("smoke"), ControlGraph("smoke", "random"), ControlGraph("smoke", "random", 0.8)):
         chain.size.lm.sft.steps = 10
 
-        def link(stage, kind, spec, build) -> Path:
+        def cached(stage, kind, spec, build) -> Path:
             made.append([spec["numbers"]])
             build(tmp_path)
             return tmp_path
 
-        chain.link = link
+        chain.cached = cached
         chain.fit("sft", model__init_from="x")
         chain.fit("flow")
     whole, flow, half, same, more, again = made
@@ -225,7 +225,7 @@ def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(m
             record(tmp_path / spec["control"], fact)
         return tmp_path / spec["control"]
 
-    monkeypatch.setattr(StageGraph, "link", measured)
+    monkeypatch.setattr(StageGraph, "cached", measured)
     for chain in (ControlGraph, OracleGraph):
         monkeypatch.setattr(chain, "language_model", lambda self, stage: tmp_path)
     (tmp_path / "parts.json").write_text("{}")
@@ -256,12 +256,12 @@ def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monk
     for size in ("small", "long"):
         specs: dict[str, dict] = {}
 
-        def link(self, stage, kind, spec, build, specs=specs) -> Path:
+        def cached(self, stage, kind, spec, build, specs=specs) -> Path:
             specs[f"{stage} {kind}"] = spec
             self.costs.setdefault(stage, {})
             return tmp_path / kind / cache.digest([kind, spec])
 
-        monkeypatch.setattr(StageGraph, "link", link)
+        monkeypatch.setattr(StageGraph, "cached", cached)
         monkeypatch.setattr(StageGraph, "known", lambda self: all_facts()[: 10 + self.size.data.recall])
         monkeypatch.setattr("mossrepro.experiments.graph.phone_times", lambda *_, **__: None)
         chain = StageGraph(size)
@@ -279,7 +279,7 @@ def test_a_key_changes_with_inputs_and_own_numbers_only(monkeypatch, tmp_path) -
     def key(stage: str = "sft", change=lambda size: None, **inputs) -> dict:
         chain, specs = StageGraph("smoke"), []
         change(chain.size)
-        monkeypatch.setattr(chain, "link", lambda stage, kind, spec, build: specs.append(spec) or tmp_path)
+        monkeypatch.setattr(chain, "cached", lambda stage, kind, spec, build: specs.append(spec) or tmp_path)
         chain.fit(stage, **inputs)
         return specs[0]
 

@@ -4,7 +4,7 @@ makers.json holds, for every maker, its version and a fingerprint of its code (c
 code changes, say which it is:
 
     python tests/experiments/test_makers.py same-result MAKER ...   the result is bit-identical (you have compared it)
-makers.json holds, for every maker, its version and a fingerprint of its code (without comments and docstrings). When
+    python tests/experiments/test_makers.py new-version MAKER ...   it is not, and VERSIONS has been raised
 """
 
 import ast

@@ -48,7 +48,7 @@ def test_text_may_switch_to_speech_and_back() -> None:
 def test_batch_of_unequal_prompts_equals_one_by_one() -> None:
     model = small_model().eval()
     prompts = [prompt([1, 9, 11, IDS.sosp]), prompt([1, IDS.sosp]), prompt([1, 7, 7, 20], [1, 3, 4, 1])]
-    how = GenerationConfig(max_rows=10)
+    how = GenerationConfig(max_positions=10)
     together = generate(model, prompts, IDS, how)
     assert together == [generate(model, [p], IDS, how)[0] for p in prompts]
 
@@ -56,7 +56,7 @@ def test_batch_of_unequal_prompts_equals_one_by_one() -> None:
 def test_cached_decoding_equals_reading_everything_again() -> None:
     model = small_model().eval()
     rows = prompt([1, 9, 11, IDS.sosp])
-    reply = generate(model, [rows], IDS, GenerationConfig(speech=SamplingParams(min_length=9), max_rows=8))[0]
+    reply = generate(model, [rows], IDS, GenerationConfig(speech=SamplingParams(min_length=9), max_positions=8))[0]
     grid = np.stack([rows.text, rows.speech], -1).tolist()
     for code in reply.codes:
         with torch.no_grad():
@@ -102,7 +102,7 @@ def test_draws_follow_the_probabilities() -> None:
 
 
 def warm(**more) -> GenerationConfig:
-    return GenerationConfig(SamplingParams(1.5), SamplingParams(1.5, min_length=2), max_rows=24, **more)
+    return GenerationConfig(SamplingParams(1.5), SamplingParams(1.5, min_length=2), max_positions=24, **more)
 
 
 def test_a_seed_repeats_alone_what_it_says_in_a_batch() -> None:
@@ -115,7 +115,7 @@ def test_a_seed_repeats_alone_what_it_says_in_a_batch() -> None:
     assert len(set(first)) == len(first)  # every sequence and channel draws its own
 
 
-@pytest.mark.parametrize("how", [GenerationConfig(max_rows=24), warm()])
+@pytest.mark.parametrize("how", [GenerationConfig(max_positions=24), warm()])
 def test_idle_tails_that_wait_change_nothing(how, monkeypatch) -> None:
     """The modes switch back and forth here: SOSP and EOSP are made likely."""
     model = small_model().double().eval()
@@ -154,7 +154,7 @@ def test_every_code_is_told_as_soon_as_it_is_said_and_no_row_is_read_in_vain(mon
     model, told = small_model().eval(), []
     read, reads = IncrementalDecoder.read, []
     monkeypatch.setattr(IncrementalDecoder, "read", lambda self, grid: reads.append(grid.shape) or read(self, grid))
-    how = GenerationConfig(speech=SamplingParams(min_length=9), max_rows=8)
+    how = GenerationConfig(speech=SamplingParams(min_length=9), max_positions=8)
     replies = generate(model, prompts()[::3], IDS, how, on_code=lambda i, code: told.append((i, code)))
     assert told == [(i, reply.codes[n]) for n in range(8) for i, reply in enumerate(replies)]
     assert len(reads) == 8

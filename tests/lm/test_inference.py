@@ -12,7 +12,7 @@ from mossrepro.lm.inference import fuse_projections, prepare_for_inference
 from mossrepro.lm.lora import LoRALinear, adapt
 from mossrepro.utils import packed_linear
 
-HOW = GenerationConfig(speech=SamplingParams(min_length=3), max_rows=8)
+HOW = GenerationConfig(speech=SamplingParams(min_length=3), max_positions=8)
 
 
 @pytest.fixture(params=[0, 1 << 17], ids=["ordered", "plain"])

@@ -64,7 +64,7 @@ def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:
 
 
 def test_documents_are_cut_at_max_rows(folder) -> None:
-    assert module(folder, max_rows=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
+    assert module(folder, max_positions=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
 
 
 def test_oracle_codes_are_not_interleaved_for_they_keep_no_time(folder) -> None:

@@ -123,13 +123,13 @@ def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> Non
     assert cli.main(["plan", *files, "--devices", "4", "--tensor", "2", "--hours", "10"]) == 0
     again = capsys.readouterr().out
     assert "4 devices, 2 to a layer" in again and "tensor, checkpointed" in again and "ddp" not in again
-    of_a_step = [re.search(r"steps of ([\d,]+) rows", text)[1] for text in (printed, again)]
+    of_a_step = [re.search(r"steps of ([\d,]+) positions", text)[1] for text in (printed, again)]
     assert of_a_step[0] == of_a_step[1]  # however it is spread
     four = ["--devices", "2", "--hours", "10"]
     overlay = tmp_path / "more.yaml"
     overlay.write_text("trainer: {accumulate_grad_batches: 4}\ndata: {init_args: {max_conversation_len: 300}}\n")
     assert cli.main(["plan", *files, "-c", str(overlay), *four]) == 0
-    rows = re.search(r"steps of ([\d,]+) rows", capsys.readouterr().out)[1]
+    rows = re.search(r"steps of ([\d,]+) positions", capsys.readouterr().out)[1]
     assert int(rows.replace(",", "")) == round(4 * int(of_a_step[0].replace(",", "")) * 256 / 150)  # cut at 256 rows
     for command, named in (
         (["plan", *files, "--devices", "3", "--tensor", "2"], "cannot be put into groups of --tensor 2"),

@@ -26,7 +26,7 @@ def tokenizer():
 
 
 def toy(tied: bool = False, qk_norm: bool = True) -> LayerSplitLM:
-    return small_model(text_vocab=300, codes=64, modality_pad=4, tied=tied, qk_norm=qk_norm, max_rows=4096)
+    return small_model(text_vocab=300, codes=64, modality_pad=4, tied=tied, qk_norm=qk_norm, max_positions=4096)
 
 
 def test_at_full_size_it_is_the_released_model() -> None:

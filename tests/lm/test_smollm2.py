@@ -33,7 +33,7 @@ def test_it_knows_paris_and_survives_saving(smollm2, tmp_path) -> None:
     model, tokenizer = smollm2
     grid = Grid(tokenizer, 64)
     prompt = question_prompt(grid, "T2T", "What is the capital of France?")
-    reply = generate(model, [prompt], grid.ids, GenerationConfig(max_rows=10))[0]
+    reply = generate(model, [prompt], grid.ids, GenerationConfig(max_positions=10))[0]
     assert tokenizer.decode(reply.text) == "The capital of France is Paris."
     save_pretrained(model, tokenizer, tmp_path)
     again, tokens = from_pretrained(tmp_path)
@@ -57,8 +57,8 @@ def test_transformers_writes_the_same_tokens_from_these_weights(smollm2) -> None
     grid, fast = Grid(tokenizer, 64), fuse_projections(deepcopy(model))
     for question in ("What is the capital of France?", "Tell me something about the sea."):
         prompt = question_prompt(grid, "T2T", question)
-        reply = generate(model, [prompt], grid.ids, GenerationConfig(max_rows=24))[0]
-        assert generate(fast, [prompt], grid.ids, GenerationConfig(max_rows=24))[0] == reply
+        reply = generate(model, [prompt], grid.ids, GenerationConfig(max_positions=24))[0]
+        assert generate(fast, [prompt], grid.ids, GenerationConfig(max_positions=24))[0] == reply
         ids = torch.from_numpy(prompt.text)[None]
         more = theirs.generate(ids, max_new_tokens=24, do_sample=False, eos_token_id=grid.ids.im_end, pad_token_id=0)
         written = more[0, ids.shape[1] :].tolist()

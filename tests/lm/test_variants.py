@@ -54,7 +54,7 @@ def test_every_split_decodes_as_it_reads(depth, at) -> None:
     model = small_model(tail_layers=depth, split_at=at).double().eval()
     with torch.no_grad():
         model.speech_head.weight[IDS.eosp] += 0.5
-    how = GenerationConfig(SamplingParams(1.2), SamplingParams(1.2, min_length=2), max_rows=12)
+    how = GenerationConfig(SamplingParams(1.2), SamplingParams(1.2, min_length=2), max_positions=12)
     lazy = generate(model, prompts(), IDS, how)
     assert lazy == generate(model, prompts(), IDS, how, defer=False)
     alone = [GenerationConfig(how.text, how.speech, 12, seed) for seed in range(len(prompts()))]
@@ -208,5 +208,5 @@ def test_a_guided_model_is_judged_by_its_voice(monkeypatch) -> None:
     grid = Grid(mini_tokenizer(["Who? system user assistant"], 300), 40)
     voice = (lambda many: [np.zeros(3) for _ in many], lambda waves: ["It is Paris."] * len(waves))
     (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", *voice, text_guidance=True)
-    assert one.right and one.heard == "It is Paris." and seen[0][1].max_rows == 66
+    assert one.right and one.heard == "It is Paris." and seen[0][1].max_positions == 66
     assert seen[0][0][0].text[-1] != grid.ids.sosp

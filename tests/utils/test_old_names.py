@@ -24,7 +24,7 @@ from mossrepro.vocoder.generator import Vocoder
 # Written out once more: a name that is lost from the tables of the package must be missed here.
 CODEC = {"width": "dim", "feedforward": "ffn_dim", "books": "codebooks", "reader_width": "recogniser_dim"}
 CODEC |= {f"reader_{name}": f"recogniser_{name}" for name in ("layers", "kernel", "dropout")}
-LM = {"hidden": "ffn_dim", "extra": "extra_layers"}
+LM = {"hidden": "ffn_dim", "extra": "extra_layers", "max_rows": "max_positions"}
 VOCODER = {"width": "dim", "fine_width": "fine_dim", "pitch_width": "pitch_dim"}
 
 
