@@ -95,7 +95,7 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many were replaced."""
+        """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many rows it replaced."""
         replaced = 0
         for i, book in enumerate(self.codebooks):
             rows = F.embedding(codes[:, i], book.codebook)
