@@ -1,10 +1,10 @@
-"""A small acoustic codec at the semantic codec's rate, its networks encodec's: what `codec/` is measured against.
+"""A small acoustic codec with encodec's networks at the semantic codec's rate: the baseline for `codec/`.
 
     wave 16 kHz -> SEANet encoder, strides 8 5 8 4 -> 12.5 Hz -> residual vector quantiser -> SEANet decoder -> wave
 
-High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discriminators and language model. The stack's
-books are our own quantiser: encodec 0.1.1 starts them from the latents of one batch (here 450 for 1,024 codes), and its
-restart of dead codes is undone in the same step.
+High Fidelity Neural Audio Compression (arXiv 2210.13438), without its discriminators and language model. The codebooks
+are our own quantiser: encodec 0.1.1 initialises them from one batch (here 450 latents for 1,024 codes), and undoes its
+restart of dead codes in the same step.
 """
 
 import json
@@ -25,13 +25,13 @@ from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS, renamed
 from mossrepro.utils.safetensors_io import save_whole
 
-LOUD = 0.05  # of full scale, about the level of speech: what enters and leaves the networks is near 1
-RATIOS = (4, 8, 5, 8)  # of the decoder, in encodec's order; their product is one code
+LOUD = 0.05  # of full scale, about the level of speech; the networks' input and output are near 1
+RATIOS = (4, 8, 5, 8)  # upsampling factors of the decoder, in encodec's order; their product is the samples of one code
 
 
 @dataclass(frozen=True)
 class AcousticConfig:
-    """Shape of the rival; `books` stages of the residual quantiser with `codes` entries each."""
+    """Sizes of the baseline: a residual quantiser of `codebooks` stages with `codes` entries each."""
 
     codes: int = 1024
     codebooks: int = 1
@@ -40,10 +40,10 @@ class AcousticConfig:
 
 
 def _awaken(network: nn.Module) -> None:
-    """Let the first values keep the size of what passes through.
+    """Scale the initial weights so that activations keep their size.
 
-    PyTorch's own lose a factor of 1.7 at every convolution: after twenty, latents are 0.0002 apart and all biases, and
-    in the minutes that a rival has here it never recovers (one code for everything; docs/LOG.md).
+    PyTorch's defaults shrink them by 1.7 at every convolution: after twenty, latents differ by 0.0002 and are nearly
+    all bias. The minutes of training here never recover from that (one code for everything; docs/LOG.md).
     """
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -65,10 +65,9 @@ class ResidualQuantiser(nn.Module):
         return bool(self.codebooks[0].started)
 
     def forward(self, x: Tensor) -> Quantised:
-        """x (B, T, C) -> the sum of the chosen rows (B, T, C), codes (B, T, codebooks), commitment (mean over
-        codebooks).
+        """x (B, T, C) -> sum of the chosen rows (B, T, C), codes (B, T, codebooks), mean commitment over codebooks.
 
-        What a book takes away is detached, so that the wishes of the later books reach the encoder too.
+        The rows taken from the residual are detached, so that later codebooks' commitments reach the encoder too.
         """
         rest, total, codes, commitments = x, torch.zeros_like(x), [], []
         for book in self.codebooks:
@@ -86,7 +85,7 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """Place one book after the other by k-means on what those before it leave of the remembered latents."""
+        """Initialise each codebook in turn, by k-means on what those before it leave of the remembered latents."""
         rest = self.codebooks[0].remembered()
         for i, book in enumerate(self.codebooks):
             if i:
@@ -96,9 +95,7 @@ class ResidualQuantiser(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Move all books towards latents x (N, C) that chose codes (N, codebooks); how many dead codes were
-        replaced.
-        """
+        """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many rows it replaced."""
         replaced = 0
         for i, book in enumerate(self.codebooks):
             rows = F.embedding(codes[:, i], book.codebook)
@@ -113,7 +110,7 @@ class ResidualQuantiser(nn.Module):
 
 
 class AcousticCodec(nn.Module):
-    """Sound to codes and back, causally; trained to give back the wave."""
+    """Sound to codes and back, causally; trained to reconstruct the wave."""
 
     def __init__(self, config: AcousticConfig) -> None:
         super().__init__()
@@ -130,7 +127,7 @@ class AcousticCodec(nn.Module):
         return SAMPLE_RATE / SAMPLES_PER_CODE * self.config.codebooks * math.log2(self.config.codes)
 
     def latents(self, wave: Tensor) -> Tensor:
-        """wave (B, N) at 16 kHz, filled up with silence -> one vector a code (B, ceil(N / 1280), dim)."""
+        """wave (B, N) at 16 kHz, padded with silence -> one vector per code (B, ceil(N / 1280), dim)."""
         padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
         return F.layer_norm(self.encoder(padded[:, None] / LOUD).transpose(1, 2), (self.config.dim,))
 
@@ -149,15 +146,13 @@ class AcousticCodec(nn.Module):
         return self.quantiser.rows(codes)
 
     def flat(self, codes: Tensor) -> Tensor:
-        """Codes (B, T, codebooks) -> (B, T codebooks) of one alphabet of codebooks * codes, for a token store and
-        `reader`.
-        """
+        """Codes (B, T, codebooks) -> (B, T codebooks) in one vocabulary of codebooks * codes, for a token store."""
         return (codes + self.config.codes * torch.arange(self.config.codebooks, device=codes.device)).flatten(1)
 
     def reader(self, like: CodecConfig) -> SpeechCodec:
-        """A codec that can only read this one's `flat` codes, its recogniser untrained and shaped as that of `like`.
+        """A `SpeechCodec` for `flat` codes that cannot encode; its recogniser is untrained and has the sizes of `like`.
 
-        Its codebook holds the tables of all codebooks, so that the sum over a frame's codes is `frames`.
+        Its codebook stacks all codebooks, so that the sum over a frame's codes equals `frames`.
         """
         config = self.config
         codebooks = replace(
@@ -186,7 +181,7 @@ class AcousticCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AcousticCodec":
-        """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
+        """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit."""
         folder = Path(folder)
         try:
             model = cls(AcousticConfig(**renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)))

@@ -1,4 +1,4 @@
-"""Training of the acoustic rival: give back the wave."""
+"""Training of the acoustic baseline: reconstruct the wave."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from mossrepro.utils.spectral import spectral_loss
 class AcousticTask(Task):
     """loss = multi-resolution spectral distance + wave_weight * L1 of the wave + commitment_weight * commitment.
 
-    A batch holds wave (B, N) and seed () (`CodecDataModule`); its phones are not looked at. The books come in after
-    `quantise_after` of the steps, placed by k-means on the latents of those before.
+    A batch holds wave (B, N) and seed () (`CodecDataModule`); its phones are ignored. The codebooks come in after
+    `quantise_after` of the steps, initialised by k-means on the newest latents.
 
     Args:
         network: shape of the codec.
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
-        wave_weight: weight of the mean absolute difference of the waves, beside the spectral loss.
+        wave_weight: weight of the L1 distance of the waves; that of the spectral loss is 1.
         commitment_weight: beta of arXiv 1711.00937.
         quantise_after: share of max_steps after which the codebooks come in.
     """
@@ -44,13 +44,13 @@ class AcousticTask(Task):
         self.quantise_after = quantise_after
 
     def _given_back(self, vectors: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectral and sample distance of what comes of vectors (B, T, C) to the wave (B, N)."""
+        """Spectral and L1 distance of the decoded vectors (B, T, C) to the wave (B, N)."""
         wave = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
         again = self.codec.sound(vectors)
         return spectral_loss(again.float(), wave), (again - wave).abs().mean()
 
     def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
-        """One step; the books move here too, since they learn by averages and not by gradient."""
+        """One step; it also updates the codebooks, which learn by moving averages and not by gradient."""
         generator = torch.Generator().manual_seed(int(batch["seed"]))
         quantiser, latents = self.codec.quantiser, self.codec.latents(batch["wave"])
         vectors, commitment = latents, latents.new_zeros(())
@@ -68,7 +68,7 @@ class AcousticTask(Task):
         return spectral + self.wave_weight * wave + self.commitment_weight * commitment
 
     def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
-        """Spectral distance of what is given back, through the books once they are there."""
+        """Spectral distance of the reconstruction, quantised once the codebooks have started."""
         latents = self.codec.latents(batch["wave"])
         vectors = self.codec.quantiser(latents).vectors if self.codec.quantiser.started else latents
         self.log("val/spectral", self._given_back(vectors, batch["wave"])[0], batch_size=len(latents))

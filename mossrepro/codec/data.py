@@ -1,4 +1,4 @@
-"""Batches for the speech tokenizer: clips of similar length, varied on the fly, in a reproducible order."""
+"""Batches for the speech tokenizer: clips of similar length, augmented on the fly, in a reproducible order."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def speech_span(wave: np.ndarray) -> tuple[int, int]:
 
 
 def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
-    """A clip (n,) as another recording of it, and where its speech is now.
+    """Augment a clip (n,): the new samples, and the first and last sample of its speech.
 
     Speed, spectral tilt, gain, noise and the length of a leading silence are drawn from `random`.
     """
@@ -55,10 +55,10 @@ def vary(wave: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tup
 def phone_frames(
     phones: list[Phone], samples: int, before: tuple[int, int], after: tuple[int, int], delay: float
 ) -> np.ndarray:
-    """What was spoken in every 20 ms, `delay` seconds late: (4 codes,) int64, 0 silence, 1 ... 39 the phones of PHONES.
+    """Phone spoken in every 20 ms, `delay` seconds late: (4 codes,) int64, 0 silence, 1 ... 39 the phones of PHONES.
 
-    A causal encoder cannot know a sound before it is over; the delay gives it the time. `before` and `after` are the
-    spoken spans (first, last sample) of the clip when it was aligned and as it is now, which undoes a change of speed.
+    A causal encoder cannot know a sound before it is over, hence the delay. `before` and `after` are the spans of
+    speech (first, last sample) in the clip as aligned and as augmented; they undo a change of speed.
     """
     steps = -(-samples // SAMPLES_PER_CODE) * STEPS
     now = (np.arange(steps) + 0.5) * FRAME - delay * SAMPLE_RATE
@@ -85,12 +85,12 @@ class CodecDataModule(StepDataModule):
     Args:
         size: name of a codec corpus that is synthesised on first use.
         corpus: a corpus folder of your own instead.
-        batch_seconds: sound per batch and rank, about.
+        batch_seconds: approximate seconds of sound per batch and rank.
         valid_clips: clips of the "valid" split that phone accuracy is measured on.
         max_seconds: longer training clips are left out.
-        delay: seconds by which a phone is asked for after it was spoken.
+        delay: seconds by which the phone targets lag behind the sound.
         augment: vary speed, tilt, gain, noise and leading silence.
-        rough: share of the varied clips that are also noisy, in a room or on the telephone (`degrade.roughen`).
+        rough: share of the augmented clips that also get noise, a room or a telephone line (`degrade.roughen`).
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
@@ -161,7 +161,7 @@ class CodecDataModule(StepDataModule):
         return collate(waves, phones)
 
     def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-        """A clip's samples, varied if there is a generator, and what is spoken in them."""
+        """A clip's samples, augmented if there is a generator, and its phones."""
         wave = load_clip(self.folder, clip, SAMPLE_RATE)
         before = after = speech_span(wave)
         if random is not None:
@@ -171,6 +171,6 @@ class CodecDataModule(StepDataModule):
         return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
 
     def val_batches(self) -> list[CodecBatch]:
-        """The chosen validation clips, unvaried, 10 at a time."""
+        """The chosen validation clips, not augmented, 10 at a time."""
         pairs = [self._clip(clip, None) for clip in self.valid]
         return [collate(*map(list, zip(*pairs[at : at + 10], strict=True))) for at in range(0, len(pairs), 10)]

@@ -1,4 +1,4 @@
-"""Causal speech encoder: log-mel at 100 Hz -> one vector every 80 ms, started from Whisper's first layers.
+"""Causal speech encoder: log-mel at 100 Hz -> one vector every 80 ms, initialised from Whisper's first layers.
 
 The paper's tokenizer (arXiv 2510.00499, section on the speech tokenizer) takes the lower half of a Whisper encoder,
 makes every attention and convolution causal and pools 50 Hz down to 12.5 Hz. Ours does the same with Whisper-base:
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mossrepro.utils.errors import ConfigError
 
-WHISPER_NAMES = {  # ours: Whisper's, q, k and v in one matrix
+WHISPER_NAMES = {  # our names: Whisper's; q, k and v share one matrix
     "attention_norm": ["attention_norm"],
     "qkv": ["attention.q", "attention.k", "attention.v"],
     "out": ["attention.out"],
@@ -41,7 +41,7 @@ def sinusoids(length: int, dim: int) -> Tensor:
 def windowed_mask(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
     """(queries, keys) bool, True = visible; the last key is the last query's own frame.
 
-    A query sees itself and the window - 1 frames before it, nothing later. window = 0: everything, the future too.
+    A query sees itself and the window - 1 frames before it, nothing later. window = 0: no limit, future included.
     """
     if window == 0:
         return torch.ones(queries, keys, dtype=torch.bool, device=device)
@@ -52,7 +52,7 @@ def windowed_mask(queries: int, keys: int, window: int, device: torch.device) ->
 class CausalBlock(nn.Module):
     """A Whisper encoder layer (pre-norm attention, GELU feed-forward) that looks back `window` frames at most.
 
-    window = 0: Whisper's own, which sees the whole recording.
+    window = 0: as in Whisper, every frame sees the whole recording.
     """
 
     def __init__(self, dim: int, heads: int, window: int, ffn_dim: int) -> None:
@@ -110,8 +110,8 @@ def _first_average(pool: nn.Linear) -> nn.Linear:
 class CausalEncoder(nn.Module):
     """Log-mel (B, mels, 8 T) -> one vector per code (B, T, D), each from frames up to its own end only.
 
-    causal=False is the teacher's own way, every frame sees all others, and is there to be compared with. plain=True is
-    the released tokenizer's: four frames are averaged and that is all, no norms and no layers at 12.5 Hz.
+    causal=False: every frame sees all others, as in Whisper; for comparison. plain=True: as in the released tokenizer,
+    four frames are averaged, without norms and without layers at 12.5 Hz.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class CausalEncoder(nn.Module):
     def load_whisper(self, state: dict[str, Tensor]) -> None:
         """Take over Whisper's convolutions and first layers, named as by `speech.whisper.whisper_encoder_state`.
 
-        The 12.5 Hz layers take the layers that follow, which are nearer to speech than random numbers.
+        The 12.5 Hz layers take the layers that follow, a better start than random weights.
         Raises ConfigError when the sizes differ.
         """
         own = dict(self.named_parameters())
@@ -168,14 +168,14 @@ class CausalEncoder(nn.Module):
             own[name].copy_(value)
 
     def start(self, batch: int, device: torch.device | None = None) -> EncoderState:
-        """The state of a stream that has heard nothing."""
+        """The state of a stream before its first frame."""
         mels, dim = self.conv1.in_channels, self.conv1.out_channels
         past: list[Tensor | None] = [None] * (len(self.layers) + len(self.slow_layers))
         return EncoderState(torch.zeros(batch, mels, 2, device=device), torch.zeros(batch, dim, 1, device=device), past)
 
     def _convolve(self, mel: Tensor, state: EncoderState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """mel (B, mels, 8 T) -> 50 Hz frames (B, 4 T, D), and the tails that the next chunk needs."""
-        # Whisper pads both convolutions by one frame on either side; the first one's reaches into the future.
+        # Whisper pads both convolutions by one frame on either side; for the first, that is a future frame.
         padded = torch.cat([state.mel_tail.to(mel), mel], dim=2) if self.causal else F.pad(mel, (1, 1))
         hidden = F.gelu(self.conv1(padded))  # (B, D, 8 T)
         joined = torch.cat([state.conv_tail.to(hidden), hidden], dim=2)
@@ -188,7 +188,7 @@ class CausalEncoder(nn.Module):
 
         Shapes: mel (B, 80, 8 T), offsets (B,) int64 or None -> (B, T, D) and the state after it.
         `offsets` shifts the positions of each clip; training draws them at random, because positions wrap around
-        after 30 s and a long stream must not notice.
+        after 30 s and a long stream must not suffer from it.
         """
         if state is not None and not self.causal:
             raise ConfigError("an encoder with causal=false hears whole recordings only; nothing can be streamed")
@@ -213,5 +213,5 @@ class MelStack(nn.Module):
     """No encoder at all: the 8 mel frames of a code side by side. mel (B, mels, 8 T) -> (B, T, 8 mels)."""
 
     def forward(self, mel: Tensor, state: EncoderState | None = None, offsets: Tensor | None = None):
-        """As `CausalEncoder.forward`; there is nothing to remember and no position to shift."""
+        """As `CausalEncoder.forward`, but without state and positions."""
         return rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE), state

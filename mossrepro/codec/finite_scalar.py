@@ -1,6 +1,6 @@
 """Finite scalar quantisation (arXiv 2309.15505): no codebook to learn, every number is rounded to one of a few levels.
 
-The alternative to `quantiser.py`, by configuration: `--model.init_args.network.levels=[8,8,4,4]` is 1,024 codes.
+It replaces `quantiser.py` by configuration: `--model.init_args.network.levels=[8,8,4,4]` is 1,024 codes.
 """
 
 import math
@@ -18,9 +18,9 @@ _EDGE = 1e-3  # how far beyond the outermost level the bound lies, so that the l
 class FiniteScalarQuantiser(Remembering):
     """A latent is mapped to a few numbers, each is bounded and rounded to its levels, and the result is mapped back.
 
-    The same face as `Quantiser`. Rounding passes the gradient straight through. It starts from the principal axes of
-    remembered latents: from random ones nearly all frames round to the same few codes, and hardly any gradient tells
-    them apart (the paper's own advice, 5 levels and more, is about the same).
+    Same interface as `Quantiser`. Rounding passes the gradient straight through. The axes start as the principal axes
+    of remembered latents: with random ones nearly all frames round to the same few codes, and hardly any gradient
+    separates them (compare the paper's advice of 5 levels or more).
 
     Args:
         levels: values of each number (L in the paper); their product is the number of codes.
@@ -51,12 +51,12 @@ class FiniteScalarQuantiser(Remembering):
         return self._vectors(self.grid)
 
     def _vectors(self, numbers: Tensor) -> Tensor:
-        """(..., n) -> (..., C): a line through the levels, and what bends it."""
+        """(..., n) -> (..., C): a linear map plus a small network, which starts at zero."""
         return self.back(numbers) + self.bend(numbers)
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """Lay the axes through the remembered latents where they differ most. `generator` is not used."""
+        """Start with the principal axes of the remembered latents. `generator` is not used."""
         points = self.remembered()
         mean, n = points.mean(0), len(self.levels)
         variances, axes = torch.linalg.eigh(torch.cov((points - mean).T))
@@ -65,13 +65,13 @@ class FiniteScalarQuantiser(Remembering):
         self.down.bias.copy_(-self.down.weight @ mean)
         self.back.weight.copy_((axes * spread[:, None]).T)
         self.back.bias.copy_(mean)
-        if dist.is_initialized():  # every rank remembers latents of its own, and DDP never sends parameters again
+        if dist.is_initialized():  # every rank remembers other latents, and DDP sends parameters only at the start
             for parameter in (*self.down.parameters(), *self.back.parameters()):
                 dist.broadcast(parameter, 0)
         self.started.fill_(True)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
-        """Round frames to codes: x (B, T, C) -> Quantised, with a commitment of 0: there is nothing to commit to."""
+        """Round frames to codes: x (B, T, C) -> Quantised, with a commitment of 0 (none is needed)."""
         top = self.count - 1
         bounded = (torch.tanh(self.down(x).to(self.grid)) * (1 + _EDGE) + 1) / 2 * top  # (B, T, n) in [0, L - 1]
         places = bounded.detach().round().clamp(min=torch.zeros_like(top), max=top)
@@ -80,5 +80,5 @@ class FiniteScalarQuantiser(Remembering):
         return Quantised(self._vectors(self._centred(passed)), codes, x.new_zeros(()))
 
     def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Nothing moves but by gradient; 0 codes were replaced."""
+        """Does nothing: all parameters learn by gradient. Returns 0 replaced codes."""
         return 0

@@ -1,4 +1,4 @@
-"""k-means on log-mel: the tokenizer that needs no training, as a rival at the same bit rate.
+"""k-means on log-mel: a tokenizer without a neural network, the baseline at the same bit rate.
 
     mel 100 Hz -> the 8 frames of a code side by side -> principal axes -> nearest of K centres
 
@@ -38,9 +38,9 @@ def fit_mel(frames: Tensor, config: CodecConfig, seed: int = 0, rounds: int = 20
 
 
 def spread_out(points: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` of the points (N, C), each drawn by its squared distance to those before (k-means++, Arthur 2007).
+    """`count` of the points (N, C) by k-means++ (Arthur 2007): drawn by squared distance to the nearest one so far.
 
-    scipy's own start measures all distances anew for every centre: a quarter of an hour for 1,024 of 60,000 points.
+    scipy's k-means++ recomputes all distances for every centre: a quarter of an hour for 1,024 of 60,000 points.
     """
     random, chosen = rng(seed, "k-means++"), np.empty((count, points.shape[1]))
     far = np.full(len(points), np.inf)

@@ -1,9 +1,9 @@
-"""From phones to words: the most likely sequence of a lexicon's words, every word as likely as any other.
+"""From phones to words: Viterbi search for the most likely words of a lexicon, all words equally likely.
 
-CTC gives a distribution over blank and phones for every 20 ms. A lexicon holds its words as one tree of phones; a path
-through the tree that ends in a word begins again at the root and pays log(number of words) for it. The best path is
-found exactly (Viterbi): without a language model the words before do not matter, so each place of the tree needs to
-remember only the best way there. With 5,000 words the perplexity is 5,000: nothing is guessed from context.
+CTC gives a distribution over blank and phones for every 20 ms. A lexicon is a prefix tree of phones; a path that ends
+a word returns to the root and pays log(number of words). The search is exact: without a language model earlier words
+do not matter, so each node keeps only its best path. With 5,000 words the perplexity is 5,000: nothing is guessed from
+context.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ _NEVER = -np.inf
 
 
 class Lexicon:
-    """Words with their pronunciations, ready to be found in the recogniser's log-probabilities.
+    """Words with their pronunciations, for decoding the recogniser's log-probabilities.
 
-    Attributes: words; for every node of the tree (the root is node 0) `phone`, the label that leads to it, `parent`,
-    and `word`, the index of the word that ends there, -1 for none. Of words that sound alike the first is read;
-    `spelt` gives it, so that no reader is blamed for what no ear can tell.
+    Attributes: words; for every node of the tree (the root is node 0) `parent`, `phone`, the label that leads to it,
+    and `word`, the index of the word that ends there, -1 for none. Of homophones the first is read; `spelt` maps the
+    others to it, so that they do not count as errors.
     """
 
     def __init__(self, pronunciations: Mapping[str, Sequence[Sequence[str]]]) -> None:
-        """pronunciations: word -> its ways to be spoken, each a sequence of PHONES. ValueError for an empty mapping."""
+        """pronunciations: word -> its pronunciations, each a sequence of PHONES. ValueError for an empty mapping."""
         self.words = list(pronunciations)
         if not self.words:
             raise ValueError("a lexicon needs words")
@@ -52,21 +52,21 @@ class Lexicon:
         self._cost = np.log(len(self.words))
 
     def spelt(self, text: str) -> str:
-        """A text with every word as `read` would spell its sound; unknown words stay."""
+        """A text with every homophone as `read` would write it; unknown words stay."""
         return " ".join(self._spelt.get(word, word) for word in text.split())
 
     def read(self, log_probs: np.ndarray) -> list[str]:
         """log_probs (S, 40), natural logarithms -> the most likely words; none if no path fits."""
         log_probs = np.asarray(log_probs, np.float64)
         count = len(self.parent)
-        # Scores of the best path that stands at a node, its last step being the phone itself, or a blank after it;
-        # and which of `links` holds the words before that node.
+        # Score of the best path to each node whose last step is the phone itself, or a blank after it;
+        # and the index in `links` of the words before that node.
         spoken, pause = np.full(count, _NEVER), np.full(count, _NEVER)
         spoken_link, pause_link = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        # Between words: by the label of the last step (blank or the last word's last phone).
+        # Best paths between words, by the label of the last step (blank or the last phone of the last word).
         between, between_link = np.full(len(LABELS), _NEVER), np.zeros(len(LABELS), np.int64)
         between[BLANK] = 0.0
-        links: list[tuple[int, int]] = [(-1, -1)]  # (link before, word)
+        links: list[tuple[int, int]] = [(-1, -1)]  # (previous link, word)
         for step in log_probs:
             entered, entered_link = self._enter(spoken, spoken_link, pause, pause_link, between, between_link)
             better = entered > spoken
@@ -82,7 +82,7 @@ class Lexicon:
         return self._words(int(between_link[between.argmax()]), links) if between.max() > _NEVER else []
 
     def _enter(self, spoken, spoken_link, pause, pause_link, between, between_link) -> tuple[np.ndarray, np.ndarray]:
-        """The best way into every node from its parent, and its link. A repeated phone must come from a blank."""
+        """Best score of entering every node from its parent, and its link. A repeated phone must follow a blank."""
         direct = np.where(self._doubled, _NEVER, spoken[self.parent])
         through = pause[self.parent]
         score = np.maximum(direct, through)
@@ -94,7 +94,7 @@ class Lexicon:
         return score, link
 
     def _leave(self, spoken, spoken_link, pause, pause_link, between, between_link, links) -> None:
-        """Where words end: the best one for every last label opens a link, if it beats what waits between words."""
+        """End words: for every last label, the best one adds a link if it beats the best path between words."""
         for scores, origin, groups in (
             (spoken, spoken_link, self._ends),
             (pause, pause_link, self._paused_ends),
@@ -115,7 +115,7 @@ class Lexicon:
 
 
 def _only_blank(step: np.ndarray) -> np.ndarray:
-    """What waiting between words costs: a blank from a blank; nobody waits on a phone."""
+    """Score of one more step between words: only a blank after a blank; no path stays on a phone."""
     cost = np.full(len(step), _NEVER)
     cost[BLANK] = step[BLANK]
     return cost

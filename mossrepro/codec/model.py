@@ -50,12 +50,10 @@ class CodecConfig:
     window: int = 100  # look-back of a 50 Hz layer, frames
     slow_window: int = 50  # look-back of a 12.5 Hz layer, codes
     mels: int = 80  # bands; Whisper large-v3 has 128
-    plain: bool = False  # the released tokenizer's way: averages of four frames, quantised as wide as they are
-    causal: bool = True  # False: hears whole recordings, as Whisper does; to compare with
+    plain: bool = False  # as in the released tokenizer: averages of four frames, quantised at the encoder's width
+    causal: bool = True  # False: needs whole recordings, as Whisper does; for comparison
     front: str = "whisper"  # "mel": no encoder, for k-means on mel (`kmeans.py`); "none": can only read codes
-    codebooks: int = (
-        1  # codes that make one frame together, in turn: the residual stack of a rival (`codec/acoustic.py`)
-    )
+    codebooks: int = 1  # codes per frame, one after the other; more in the residual stack of `codec/acoustic.py`
     recogniser_dim: int = 384
     recogniser_layers: int = 4
     recogniser_kernel: int = 7
@@ -63,7 +61,7 @@ class CodecConfig:
 
 
 def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
-    """What snaps latents to codes. ConfigError when levels and codes do not fit."""
+    """The module that snaps latents to codes. ConfigError when levels and codes do not fit."""
     if not config.levels:
         return Quantiser(config.codes, config.code_dim)
     if math.prod(config.levels) != config.codes:
@@ -72,7 +70,7 @@ def _quantiser(config: CodecConfig) -> Quantiser | FiniteScalarQuantiser:
 
 
 def _encoder(config: CodecConfig) -> CausalEncoder | MelStack | nn.Identity:
-    """What turns mel into one vector a code. ConfigError for an unknown front."""
+    """The module that turns mel into one vector per code. ConfigError for an unknown front."""
     if config.front == "mel":
         return MelStack()
     if config.front == "none":
@@ -94,7 +92,7 @@ def _encoder(config: CodecConfig) -> CausalEncoder | MelStack | nn.Identity:
 
 
 def _pre_quant_proj(config: CodecConfig) -> nn.Module:
-    """From the encoder's vectors to those that are quantised. ConfigError when a plain codec wants another width."""
+    """Projection of encoder outputs to quantiser inputs. ConfigError when a plain codec has another code_dim."""
     if not config.plain:
         wide = MELS_PER_CODE * config.mels if config.front == "mel" else config.dim
         return nn.Linear(wide, config.code_dim)
@@ -122,14 +120,12 @@ class SpeechCodec(nn.Module):
         )
 
     def prepare_for_inference(self) -> "SpeechCodec":
-        """Itself, encoding faster on a CPU (`utils/packed_linear.py`); it can no longer be trained, saved, copied or
-        moved.
-        """
+        """Pack weights for fast CPU encoding (`utils/packed_linear.py`): no training, saving, copying, moving after."""
         pack_linear_layers(self.encoder)
         return self.eval()
 
     def features(self, wave: Tensor) -> Tensor:
-        """wave (B, N) at 16 kHz -> log-mel of whole codes (B, mels, 8 ceil(N / 1280)), silence at the end."""
+        """wave (B, N) at 16 kHz, padded with silence to whole codes -> log-mel (B, mels, 8 ceil(N / 1280))."""
         padded = F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE))
         return whisper_mel(padded, self.config.causal, self.config.mels)
 
@@ -151,15 +147,15 @@ class SpeechCodec(nn.Module):
 
     @torch.inference_mode()
     def code_phone_probs(self) -> np.ndarray:
-        """What every code sounds like: shares of silence and of the phones, (K, 40) float32, rows that sum to 1."""
+        """Probabilities of silence and the phones for every code, (K, 40) float32, rows that sum to 1."""
         return self.phone_logits(self.quantiser.codebook[:, None]).softmax(-1).mean(1).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """wave (B, N) at 16 kHz, lengths (B,) in samples -> codes (B, ceil(N / 1280)) int64.
 
-        A causal codec's code depends on no sample after its own 1,280. The last partial code is filled up with silence;
-        past a clip's own `lengths` every code is -1, and what is there does not matter.
+        A causal codec's code depends on no sample after its own 1,280. The last partial code is padded with silence.
+        Past a clip's length every code is -1, whatever the samples there.
         """
         if self.config.front == "none":
             raise ConfigError("this codec can only read codes; whoever wrote them must encode")
@@ -167,7 +163,7 @@ class SpeechCodec(nn.Module):
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
-        if lengths is not None and not self.config.causal:  # it would hear the padding: clip by clip
+        if lengths is not None and not self.config.causal:  # clip by clip: padding would change the codes
             rows = [self.encode(one[None, :n])[0] for one, n in zip(wave, lengths.tolist(), strict=True)]
             rows = [F.pad(row, (0, steps - len(row)), value=-1) for row in rows]
             return torch.stack(rows)
@@ -188,7 +184,7 @@ class SpeechCodec(nn.Module):
         return self.quantiser(self.quantiser_input(hidden)).codes, state
 
     def listen(self, batch: int = 1) -> "EncoderSession":
-        """A session that encodes `batch` streams side by side, chunk by chunk. ConfigError if it is not causal."""
+        """A session that encodes `batch` streams in parallel, chunk by chunk. ConfigError if it is not causal."""
         if self.config.front == "none":
             raise ConfigError("this codec can only read codes; whoever wrote them must encode")
         if not self.config.causal:
@@ -196,15 +192,14 @@ class SpeechCodec(nn.Module):
         return EncoderSession(self, batch)
 
     def frames(self, codes: Tensor) -> Tensor:
-        """The vectors that codes stand for: (B, T) -> (B, T, C); of several books (B, T codebooks) -> their sums."""
+        """Codebook rows of codes (B, T) -> (B, T, C); with several codebooks (B, T codebooks) -> their sums."""
         rows = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
         return rows.unflatten(1, (-1, self.config.codebooks)).sum(2)
 
     def read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the recogniser hears in codes (B, T), -1 = padding: log-probabilities (B, 4 T, 40), and lengths (B,).
+        """Recognise codes (B, T), -1 = padding: log-probabilities (B, 4 T, 40), and lengths (B,).
 
-        With several books T counts frames and codes are (B, T codebooks). hidden (B, T): frames that it must do
-        without.
+        With several codebooks T counts frames and codes are (B, T codebooks). hidden (B, T): frames to zero out.
         """
         frames = self.frames(codes)
         if hidden is not None:
@@ -214,10 +209,9 @@ class SpeechCodec(nn.Module):
 
     @torch.inference_mode()
     def transcribe(self, codes: Tensor | np.ndarray | list[int], lexicon: Lexicon | None = None) -> list[str]:
-        """Codes (B, T) or (T,), -1 = padding -> one text per row, from the codes alone; see `read` for several
-        codebooks.
+        """Codes (B, T) or (T,), -1 = padding -> one text per row (with several codebooks as in `read`).
 
-        With a lexicon its words, lower case; without one the phones ("HH AH L OW").
+        With a lexicon: its words, lower case. Without one: the phones ("HH AH L OW").
         """
         rows = torch.as_tensor(codes, dtype=torch.int64, device=self.phones.weight.device)
         rows = rows[None] if rows.dim() == 1 else rows
@@ -235,7 +229,7 @@ class SpeechCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SpeechCodec":
-        """Load what `save_pretrained` wrote, in evaluation mode; CheckpointError when something is amiss."""
+        """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit."""
         folder = Path(folder)
         try:
             plain = renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)
@@ -248,15 +242,15 @@ class SpeechCodec(nn.Module):
 
 
 class EncoderSession:
-    """Sound as it comes in, codes as soon as they are determined: one for every 1,280 samples, 80 ms.
+    """Streaming encoder: every code is returned as soon as its 1,280 samples (80 ms) are complete.
 
-    Any chunking gives the codes of `SpeechCodec.encode`. Between chunks it keeps fewer than 1,280 samples that make no
-    code yet, the features' state, and the encoder's, which its windows bound: a chunk costs the same after an hour.
+    Any chunking gives the codes of `SpeechCodec.encode`. Between chunks it keeps fewer than 1,280 samples, the state of
+    the features and that of the encoder, which its windows bound: a chunk costs the same after an hour.
 
         session = codec.listen()
-        for chunk in microphone:  # (n,) float32 at 16 kHz, n as it comes
+        for chunk in microphone:  # (n,) float32 at 16 kHz, any n
             codes = session.push(chunk)
-        codes = session.close()  # the last, partial one, filled up with silence
+        codes = session.close()  # the last, partial one, padded with silence
     """
 
     def __init__(self, codec: SpeechCodec, batch: int = 1) -> None:
@@ -270,7 +264,7 @@ class EncoderSession:
     def push(self, chunk: Tensor | np.ndarray) -> Tensor:
         """Samples (n,) or (B, n) at 16 kHz -> the codes that they complete (B, m) int64, m may be 0.
 
-        Raises AudioError for another number of streams, for samples that are no finite numbers, and after `close`.
+        Raises AudioError for another number of streams, for samples that are not finite, and after `close`.
         """
         if self.closed:
             raise AudioError("this session is closed; open another with `codec.listen()`")
@@ -292,7 +286,7 @@ class EncoderSession:
         return codes
 
     def close(self) -> Tensor:
-        """The code of the samples that were waiting (B, 0 or 1); nothing can be pushed after that."""
+        """The code of the remaining samples (B, 0 or 1); nothing can be pushed after that."""
         rest = -self._waiting.shape[1] % SAMPLES_PER_CODE
         codes = self.push(self._waiting.new_zeros(len(self._waiting), rest))
         self.closed = True

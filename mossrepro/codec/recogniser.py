@@ -1,7 +1,7 @@
 """Phone recogniser on codes alone: what is left of the words after quantisation.
 
-A connectionist temporal classification head (CTC, Graves et al. 2006) whose view ends a second away: it can undo
-blurred sounds, but has no room for a language model. Words are then looked up (`lexicon.py`).
+A connectionist temporal classification head (CTC, Graves et al. 2006) that sees one second to either side: enough
+to undo blurred sounds, too little for a language model. Words are then looked up (`lexicon.py`).
 """
 
 import torch
@@ -38,7 +38,7 @@ class ConvBlock(nn.Module):
         self.down = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x (B, T, D), valid (B, T, 1): padding is silenced, so that a batch gives what each clip gives alone."""
+        """x (B, T, D), valid (B, T, 1): padding is zeroed, so that a clip gives the same in a batch as alone."""
         mixed = self.mix((x * valid).transpose(1, 2)).transpose(1, 2)
         return x + self.down(self.dropout(F.gelu(self.up(self.norm(mixed)))))
 

@@ -21,9 +21,9 @@ _JITTER = 6.0  # codes; regroups clips of similar length in every pass
 
 
 class RecogniserDataModule(StepDataModule):
-    """Clips of a tokenised corpus, of similar length in a batch; a pure function of the step.
+    """Batches of clips of similar length from a tokenised corpus, each a pure function of the step.
 
-    `lexicon` holds the corpus's words, those of all splits: it is complete, and large enough to be no help.
+    `lexicon` holds the words of all splits: it is complete, and too large to be of help.
 
     Args:
         corpus: corpus folder.

@@ -1,8 +1,8 @@
 """Training of the recogniser: phones from codes alone, which measures what the codes still hold.
 
-Codes are 12.5 a second, so hours of speech pass in seconds and the reader can see every sentence many times. It learns
-phones and not letters: English spelling would take it far more sentences than there are, and is no matter of sound.
-The codes themselves do not change here.
+At 12.5 codes a second, hours of speech take seconds, and the recogniser can see every sentence many times. It learns
+phones, not letters: English spelling would need far more sentences than there are, and is not a property of the sound.
+The codec is frozen here.
 """
 
 from pathlib import Path
@@ -27,10 +27,10 @@ class RecogniserTask(Task):
     has one.
 
     Args:
-        codec: folder of a trained codec; its copy with a trained recogniser is what this task saves.
+        codec: folder of a trained codec; this task saves a copy of it with a trained recogniser.
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine to 2 % follows, which ends at the trainer's max_steps.
-        frame_dropout: share of frames that are blanked out at random, so that a sound is also read from its neighbours.
+        frame_dropout: share of frames zeroed at random, so that a sound is also recognised from its neighbours.
         weight_decay: of AdamW.
     """
 
@@ -55,7 +55,7 @@ class RecogniserTask(Task):
         self.error_rates = nn.ModuleDict({name: MeanMetric() for name in ("per", "wer")})  # over clips and ranks
 
     def training_step(self, batch: RecogniserBatch, batch_index: int) -> Tensor:
-        """One step of CTC on codes, some of them hidden."""
+        """One step of CTC on codes, some of their frames zeroed."""
         generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
         codes = batch["codes"]
         frames = (len(codes), codes.shape[1] // self.codec.config.codebooks)
@@ -75,7 +75,7 @@ class RecogniserTask(Task):
         return loss
 
     def validation_step(self, batch: RecogniserBatch, batch_index: int) -> None:
-        """Phones, and words where there is a lexicon, from the codes."""
+        """Count phone errors, and word errors where there is a lexicon."""
         log_probs, lengths = self.codec.read(batch["codes"])
         rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
         said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
@@ -86,7 +86,7 @@ class RecogniserTask(Task):
             self._count("wer", batch["text"], [" ".join(lexicon.read(row.numpy())) for row in rows])
 
     def _count(self, name: str, said: list[str], heard: list[str]) -> None:
-        """Add the error rate of one batch, weighted by the phones or words that were said."""
+        """Add the error rate of one batch, weighted by its phones or words."""
         self.error_rates[name].update(jiwer.wer(said, heard), weight=sum(len(text.split()) for text in said))
 
     def on_validation_epoch_end(self) -> None:

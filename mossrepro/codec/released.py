@@ -1,8 +1,8 @@
-"""The released tokenizer's files (fnlp/MOSS-Speech-Codec): its encoder in, and ours out in the same layout.
+"""The released tokenizer's files (fnlp/MOSS-Speech-Codec): load its encoder, save ours in the same layout.
 
 A Whisper-VQ encoder: `encoder.conv1`, `encoder.conv2`, `encoder.layers.{i}.*` as the hub's Whisper names them (keys
 have no bias) and `encoder.codebook.weight`, as wide as the layers. Known from ports of the released weights; we have
-not seen the files themselves, and what else may be in them is left aside.
+not seen the files themselves. Other tensors in them are ignored.
 """
 
 import json
@@ -20,7 +20,7 @@ _CODEBOOK = "encoder.codebook.weight"
 
 
 def load(folder: str | Path) -> SpeechCodec:
-    """The released encoder as a codec of ours, in evaluation mode; sizes are read off the tensors.
+    """The released encoder as a codec of ours, in evaluation mode; sizes follow from the tensors.
 
     It can encode and stream; its phone head and recogniser are untrained. CheckpointError when a tensor is missing or
     has another shape.
@@ -52,9 +52,9 @@ def load(folder: str | Path) -> SpeechCodec:
 
 
 def save(codec: SpeechCodec, folder: str | Path) -> None:
-    """Write a codec with plain=true in the released layout. ConfigError for another one: it has parts without a name.
+    """Write a codec with plain=true in the released layout. ConfigError for others: they have parts that it lacks.
 
-    Keys lose their bias, which no softmax over keys can see.
+    The bias of the keys is dropped; it does not change the softmax over keys.
     """
     if not codec.config.plain or codec.config.levels:
         raise ConfigError("only a codec with plain=true and a learnt codebook fits the released layout")

@@ -1,10 +1,10 @@
-"""Training of the speech tokenizer: say from each code alone which phones were spoken, keep frames near their codes.
+"""Training of the speech tokenizer: predict phones from each code alone, keep frames near their codes.
 
 The paper trains by speech recognition only (arXiv 2510.00499, section on the speech tokenizer): text, token by token,
 from quantised frames. On two cores that is too slow: with a character CTC head the same encoder still made 20 %
 character errors after ten hours of sound, for it must find the alignment and English spelling at once. So recognition
-is cut in two: here phones, frame by frame, at times from a forced alignment; then (`recogniser_task.py`) spelling, from
-the codes alone.
+is split in two: here phones, frame by frame, at times from a forced alignment; then (`recogniser_task.py`) phone
+sequences and words, from the codes alone.
 """
 
 from collections.abc import Callable
@@ -28,32 +28,32 @@ IGNORE = -100
 
 
 class CodecTask(Task):
-    """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * mean over C of |z - e|^2 (1711.00937,
-    eq. 3, which has the sum).
+    """loss = cross entropy of phones (nats per 20 ms) + commitment_weight * mean over C of |z - e|^2.
 
-    With objective="mel" the frames must give back their own sound instead, squared error of log-mel: what an acoustic
-    codec is after, at the same bit rate and with the same encoder.
+    The commitment is that of arXiv 1711.00937, eq. 3, which has the sum over C.
 
-    With distil > 0 the encoder is also drawn to what a whole Whisper, which hears the future, makes of the same sound:
-    + distil * (1 - cosine) between its 50 Hz features, a code late, and a linear map of the encoder's output. This is a
-    deviation from the paper, which trains by recognition only; off by default.
+    With objective="mel" the frames reconstruct their log-mel instead (squared error): the objective of an acoustic
+    codec, at the same bit rate and with the same encoder.
 
-    Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and
-    every frame goes through it.
-    A batch holds wave (B, N), lengths (B,) in samples, phones (B, 4 T) with -100 where nothing counts, seed ().
+    With distil > 0 the encoder also learns from a whole Whisper, which sees the future: + distil * (1 - cosine)
+    between the teacher's `encode`, mel (B, 80, 8 T) -> (B, 4 T, W), a code late, and a linear map of the encoder's
+    output. This is a deviation from the paper, which trains by recognition only; off by default.
+
+    Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and every frame goes
+    through it.
+    A batch holds wave (B, N), lengths (B,) in samples, phones (B, 4 T) with -100 where ignored, seed ().
 
     Args:
         network: shape of the codec.
-        pretrained: import path of a function that gives the encoder's first weights; None: random.
+        pretrained: import path of a function that gives the encoder's initial weights; None: random.
         lr: peak learning rate of the new parts.
-        pretrained_lr_scale: what the pretrained parts get of it.
+        pretrained_lr_scale: learning rate of the pretrained parts, as a share of lr.
         warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
         quantise_after: share of max_steps after which the quantiser is switched on.
         commitment_weight: beta of arXiv 1711.00937.
         weight_decay: of AdamW.
         objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
-        teacher: import path of a function that gives the network to be distilled, with `encode`: mel (B, 80, 8 T) ->
-            (B, 4 T, W), for instance `mossrepro.speech.whisper.whisper_teacher`.
+        teacher: import path of a function that gives the teacher, e.g. `mossrepro.speech.whisper.whisper_teacher`.
         distil: weight of the distillation loss; 0: none.
     """
 
@@ -80,7 +80,7 @@ class CodecTask(Task):
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
         self.commitment_weight = commitment_weight
         self.codec = SpeechCodec(network)
-        self.codec.recogniser.requires_grad_(False)  # spelling comes later, in `recogniser_task.py`
+        self.codec.recogniser.requires_grad_(False)  # trained later, by `recogniser_task.py`
         self.mel_head = None
         if objective == "mel":
             self.codec.phones.requires_grad_(False)
@@ -104,7 +104,7 @@ class CodecTask(Task):
         self._used = torch.zeros(network.codes)
 
     def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
-        """One step; the codebook moves here too, since it learns by averages and not by gradient."""
+        """One step; it also updates the codebook, which learns by moving averages and not by gradient."""
         generator = torch.Generator().manual_seed(int(batch["seed"]))
         quantiser = self.codec.quantiser
         clips = len(batch["wave"])
@@ -146,21 +146,21 @@ class CodecTask(Task):
 
     @torch.no_grad()
     def _teach(self, wave: Tensor) -> Tensor:
-        """What the teacher makes of the four 20 ms of every code, side by side: (B, N) -> (B, T, 4 W)."""
+        """The teacher's features, the four 20 ms of a code side by side: (B, N) -> (B, T, 4 W)."""
         teacher = self._teacher[0].to(wave.device)
         mel = whisper_mel(F.pad(wave, (0, -wave.shape[1] % SAMPLES_PER_CODE)), causal=False)
         return rearrange(teacher.encode(mel), "b (t steps) w -> b t (steps w)", steps=STEPS)
 
     def _apart(self, hidden: Tensor, wave: Tensor, valid: Tensor) -> Tensor:
-        """1 - cosine of what the encoder knows after code t and what the teacher heard in code t - 1, mean."""
+        """Mean of 1 - cosine between the mapped encoder output at code t and the teacher's features of code t - 1."""
         wanted = self._teach(wave)[:, :-1].unflatten(-1, (STEPS, -1))
         guessed = self.distil_proj(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
         return (1 - F.cosine_similarity(guessed, wanted, dim=-1))[valid[:, 1:]].mean()
 
     def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
-        """Share of spoken frames whose phone is read right off the code (off the latent while there is no codebook).
+        """Phone accuracy on spoken frames, from the code alone (from the latent while there is no codebook).
 
-        For objective="mel" the loss itself.
+        With objective="mel" the loss itself.
         """
         mel, hidden, steps = self._hidden(batch)
         latents = self.codec.quantiser_input(hidden)

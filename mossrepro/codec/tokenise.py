@@ -1,8 +1,7 @@
 """Sound to codes for a whole corpus, with any number of processes: `mossrepro predict -c configs/tokenise.yaml`.
 
-The batches are a function of the manifest alone and are dealt out in turn: rank r of w takes every w-th one and writes
-a shard of its own. So ranks never meet, the codes do not depend on how many there are, and an interrupted run may go
-on with another number of them.
+The batches are a function of the manifest alone: rank r of w takes every w-th one and writes a shard of its own. So
+ranks exchange no data, the codes do not depend on their number, and an interrupted run may resume with another number.
 """
 
 import json
@@ -29,7 +28,7 @@ SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
 
 
 def batches(clips: list[Clip], seconds: float) -> Iterator[list[Clip]]:
-    """Runs of clips, sorted by length, that fill `seconds` with padding counted; never empty."""
+    """Groups of clips, sorted by length, that fill `seconds` with padding included; never empty."""
     group: list[Clip] = []
     for clip in sorted(clips, key=lambda clip: clip.seconds):
         if group and (len(group) + 1) * clip.seconds > seconds:
@@ -41,7 +40,7 @@ def batches(clips: list[Clip], seconds: float) -> Iterator[list[Clip]]:
 
 
 class _Waves(Dataset):
-    """Batches of sound; a file that cannot be read leaves its reason instead."""
+    """Batches of waves; a file that cannot be read gives its error instead."""
 
     def __init__(self, corpus: Path, groups: list[list[Clip]]) -> None:
         self.corpus, self.groups = corpus, groups
@@ -89,7 +88,7 @@ class TokeniseDataModule(LightningDataModule):
         self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader:
-        """This rank's batches, but for those that the store holds already."""
+        """This rank's batches, without those that the store holds already."""
         done = held(self.store)
         groups = list(batches(self.clips, self.batch_seconds))
         mine = groups[self.trainer.global_rank :: self.trainer.world_size]
@@ -98,11 +97,11 @@ class TokeniseDataModule(LightningDataModule):
 
 
 class TokeniseTask(LightningModule):
-    """Writes the codes of `Recordings` into a token store, a shard for each rank.
+    """Writes the codes of `TokeniseDataModule` into a token store, one shard per rank.
 
     Args:
         codec: folder of the tokenizer.
-        store: folder of the token store, begun or new.
+        store: folder of the token store, new or partly filled.
         budget: share of clips that may be unreadable; with more the run fails (after writing all others).
     """
 
@@ -113,7 +112,7 @@ class TokeniseTask(LightningModule):
         self.codec, self.store, self.budget = SpeechCodec.from_pretrained(codec), Path(store), budget
 
     def on_predict_start(self) -> None:
-        """Open this rank's shard; rank 0 also writes what the codes sound like."""
+        """Open this rank's shard; rank 0 also writes the codes' phone probabilities and vectors."""
         data, rank = self.trainer.datamodule, self.trainer.global_rank
         self.codec.prepare_for_inference()  # on the device it will stay on
         self._done = held(self.store)
@@ -143,7 +142,7 @@ class TokeniseTask(LightningModule):
         self._bar.update(len(new) + len(batch["errors"]))
 
     def on_predict_end(self) -> None:
-        """Close the shard, list what was skipped, and fail if that is too much."""
+        """Close the shard, list the skipped clips, and fail if there are too many."""
         self._writer.close(), self._bar.close()
         rank = self.trainer.global_rank
         lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in self._skipped]
@@ -163,5 +162,5 @@ class TokeniseTask(LightningModule):
             reasons |= {row["id"]: row["reason"] for row in map(json.loads, path.read_text().splitlines())}
         text = f"{len(missing)} of {len(clips)} clips have no codes, the first: {reasons.get(missing[0], missing[0])}"
         if len(missing) > self.budget * len(clips):
-            raise DataError(f"{self.store}: {text}; mend them and go on, or raise --model.init_args.budget")
+            raise DataError(f"{self.store}: {text}; repair them and resume, or raise --model.init_args.budget")
         print(f"mossrepro predict: {text}; all in {self.store}/{SKIPPED}-*.jsonl", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Where the encoder may start: the encoder of a Whisper of any size, from a folder as the Hugging Face hub has it.
+"""Initial weights of the encoder: those of a Whisper of any size, from a folder as on the Hugging Face hub.
 
 The embedded Whisper base is the default (`speech.whisper.whisper_encoder_state`); the paper starts from large-v3:
 
@@ -29,10 +29,10 @@ NAMES = {  # ours: the hub's
 
 
 class HubEncoder:
-    """Called, it reads the encoder's weights, float32, named as `CausalEncoder.load_whisper` wants them.
+    """A callable that reads the encoder's weights, float32, named as `CausalEncoder.load_whisper` expects them.
 
-    folder: holds config.json and model.safetensors, or shards with their index. Raises CheckpointError, when called,
-    if it is no Whisper or a tensor is missing. Nothing but the encoder is read.
+    folder: holds config.json and model.safetensors, or shards with their index. A call raises CheckpointError if it
+    is no Whisper or a tensor is missing. Nothing but the encoder is read.
     """
 
     def __init__(self, folder: str) -> None:
@@ -57,7 +57,7 @@ class HubEncoder:
 
 
 def read(shards: Shards, name: str) -> Tensor:
-    """A tensor in float32; Whisper's keys have no bias."""
+    """A tensor in float32; zeros for the bias of the keys, which Whisper does not have."""
     if name not in shards.names and name.endswith("k_proj.bias"):
         return torch.zeros(shards.shape(name.replace("k_proj", "q_proj")))
     return shards[name].float()

@@ -1,6 +1,6 @@
-"""Predicted mean opinion score: how natural a recording sounds, 1 to 5, guessed by a network (DistillMOS, 2502.05356).
+"""Predicted mean opinion score: how natural a recording sounds, 1 to 5, scored by a network (DistillMOS, 2502.05356).
 
-Scales of such networks differ from each other and from people's: compare numbers of the same network only.
+The scales of such networks differ from each other and from people's: compare scores of one network only.
 """
 
 from collections.abc import Sequence

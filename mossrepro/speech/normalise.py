@@ -59,7 +59,7 @@ def _number(match: re.Match[str]) -> str:
 
 
 def normalise(text: str) -> str:
-    """What two transcripts are compared as: lower-case words with single spaces.
+    """Normalise a transcript for comparison: lower-case words with single spaces.
 
     Digits become words ("3+4 is 7" -> "three plus four is seven", "1969" -> "nineteen sixty nine"), contractions are
     written out, some British spellings become American, punctuation goes.

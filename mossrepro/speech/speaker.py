@@ -1,4 +1,4 @@
-"""How alike two recordings' voices are: the GE2E speaker encoder of Resemblyzer (arXiv 1710.10467), our own reading.
+"""Speaker similarity of two recordings: Resemblyzer's GE2E speaker encoder (arXiv 1710.10467), reimplemented.
 
 Same voice about 0.9, other voices 0.4 to 0.7; numbers of another encoder (the paper's SIM) have another scale.
 """
@@ -18,7 +18,7 @@ LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resem
 
 
 class SpeakerEncoder(nn.Module):
-    """Mel power (B, 160, 40) -> a direction in 256 dimensions (B, 256)."""
+    """Mel power (B, 160, 40) -> unit vectors (B, 256)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class SpeakerEncoder(nn.Module):
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """The last layer's state after the last frame, without negative parts, of length 1."""
+        """The last layer's state after the last frame, through a linear map and ReLU, of length 1."""
         _, (hidden, _) = self.lstm(mel)
         return F.normalize(F.relu(self.linear(hidden[-1])), dim=-1)
 
     @torch.inference_mode()
     def embed(self, wave: np.ndarray) -> np.ndarray:
-        """A recording (n,) at 16 kHz -> its voice (256,), the mean over windows, of length 1."""
+        """A recording (n,) at 16 kHz -> its speaker embedding (256,), the mean over windows, of length 1."""
         mel = _mel(torch.from_numpy(np.asarray(wave, np.float32)))
         mel = F.pad(mel, (0, 0, 0, max(0, FRAMES - len(mel))))
         starts = range(0, len(mel) - FRAMES + 1, STRIDE)
@@ -57,5 +57,5 @@ def _mel(wave: Tensor) -> Tensor:
 
 
 def similarity(encoder: SpeakerEncoder, waves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-    """Cosine of the voices of each pair of 16 kHz recordings."""
+    """Cosine of the speaker embeddings of each pair of 16 kHz recordings."""
     return [float(encoder.embed(one) @ encoder.embed(other)) for one, other in zip(waves, others, strict=True)]

@@ -68,7 +68,7 @@ def _dictionary() -> dict[str, list[list[str]]]:
 
 
 def pronunciations(words: Iterable[str]) -> dict[str, list[list[str]]]:
-    """The ways in which each word is spoken, in PHONES: the dictionary's, for a word that it lacks hibari's."""
+    """The pronunciations of each word, in PHONES: from the dictionary, or by hibari's rules if it lacks the word."""
     known = _dictionary()
     return {word: known.get(word) or [_sounds(word)] for word in words}
 
@@ -79,23 +79,23 @@ def _sounds(word: str) -> list[str]:
 
 
 def _learn(decoder: Any, words: Iterable[str]) -> None:
-    """Give the dictionary the words that it lacks, pronounced by hibari's rules."""
+    """Add the words that the dictionary lacks, pronounced by hibari's rules."""
     for word in words:
         if decoder.lookup_word(word) is None:
             decoder.add_word(word, " ".join(_sounds(word)), True)
 
 
 class SphinxJudge:
-    """What was said, by pocketsphinx: an acoustic model that has nothing in common with Whisper."""
+    """Transcription by pocketsphinx, an acoustic model that has nothing in common with Whisper."""
 
     def __init__(self) -> None:
         self._closed = _sphinx(lm=None)
         self._lists: set[str] = set()
 
     def closed(self, wave: np.ndarray, sentences: Sequence[str]) -> str | None:
-        """Which of the sentences the wave (n,) at 16 kHz holds; None when no path through any of them survives.
+        """Which of the sentences is spoken in the wave (n,) at 16 kHz; None when no path through any of them survives.
 
-        That rejects noise and most foreign sentences, not a sentence that differs in one word: measure the floor.
+        That rejects noise and most other sentences, but not one that differs in one word: measure the false accepts.
         """
         spoken = {normalise(sentence): sentence for sentence in sentences}
         name = "list" + cache.digest(sorted(spoken))
@@ -125,7 +125,7 @@ def _aligner() -> Any:
 
 
 def _follow(wave: np.ndarray, text: str) -> tuple[Any, list[str]]:
-    """The aligner after one pass over the wave with the words of `normalise(text)`; no words, no pass."""
+    """The aligner after one pass over the wave with the words of `normalise(text)`; no pass without words."""
     words = normalise(text).split() if len(wave) else []
     decoder = _aligner()
     if words:
@@ -146,7 +146,7 @@ def align_phones(wave: np.ndarray, text: str) -> list[tuple[str, float, float]]:
     try:
         decoder.set_alignment()  # a second pass, inside the words just found
         _decode(decoder, wave)
-    except RuntimeError:  # pocketsphinx's word for "no path through the phones survives"
+    except RuntimeError:  # pocketsphinx raises it when no path through the phones survives
         return []
     phones = [phone for word in decoder.get_alignment() or [] for phone in word]
     spans = [(p.name, p.start / 100, (p.start + p.duration) / 100) for p in phones]

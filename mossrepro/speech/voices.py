@@ -20,7 +20,7 @@ from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample, trim
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
-VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no corpus is taken for a new one
+VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no old corpus is reused
 _PEAK = 0.95  # loudest sample let through
 _PAUSE = 0.2  # seconds between the sentences of one text
 _MAX_PHONEMES = 500  # Kokoro's context
@@ -32,7 +32,7 @@ _KOKORO_VARIANTS = 4
 class Voice:
     """How one speaker is made.
 
-    role: "assistant", "train" (users heard in training) or "held-out" (users met in tests only).
+    role: "assistant", "train" (users in training) or "held-out" (users in tests only).
     styles: Kokoro style tables and their weights. speed, pitch, tract: factors against the engine's own voice;
     tract > 1 is a shorter vocal tract (formants higher). Kokoro's pitch moves with its tract.
     base: name of the unperturbed voice; "" for a voice of its own.
@@ -49,9 +49,7 @@ class Voice:
 
 
 def _roster() -> dict[str, Voice]:
-    """All voices. Pseudo-speakers are drawn once from a generator with a fixed seed, so they are the same
-    everywhere.
-    """
+    """All voices. Pseudo-speakers are drawn with a fixed seed, so they are the same everywhere."""
     voices = [Voice("assistant", "hibari", "assistant")]
     train = {
         "kokoro-alpha": (("jf_alpha", 1.0),),
@@ -126,7 +124,7 @@ def _phonemes(text: str) -> list[str]:
 
 
 def pronounced(text: str) -> list[str]:
-    """The words of a text as phonemes without stress: spellings of one pronunciation give the same list."""
+    """The words of a text as phonemes without stress: homophones give the same list."""
     plain = "".join(sign for sign in text.lower() if sign.isalnum() or sign in " '")
     words = " ".join(_engine().phonemize(plain)).split()
     return ["".join(sign for sign in word if sign.isalpha() and sign not in "ˈˌ") for word in words]
@@ -135,8 +133,8 @@ def pronounced(text: str) -> list[str]:
 def _hibari(text: str, speaker: Voice) -> np.ndarray:
     """hibari's network gives a spectrum and a pitch curve, so pitch is changed at the source.
 
-    A vocal tract shorter by `tract` multiplies all frequencies: the wave is made slower and its pitch divided by that
-    factor, then played faster.
+    A vocal tract shorter by `tract` multiplies all frequencies: speech is synthesised slower and its pitch divided by
+    that factor, then the wave is resampled.
     """
     from hibari import dsp
 
@@ -172,7 +170,7 @@ def _kokoro_tables() -> tuple[dict[str, int], dict[str, np.ndarray]]:
 
 @functools.lru_cache(maxsize=4)
 def _kokoro(text: str, speaker: Voice) -> np.ndarray:
-    """Unperturbed Kokoro speech; remembered, because several pseudo-speakers in a row share it."""
+    """Unperturbed Kokoro speech; cached, because several pseudo-speakers in a row share it."""
     ids, tables = _kokoro_tables()
     pieces: list[np.ndarray] = []
     for sentence in _phonemes(text):
@@ -189,7 +187,7 @@ def _kokoro(text: str, speaker: Voice) -> np.ndarray:
 
 
 def _perturb(wave: np.ndarray, speaker: Voice) -> np.ndarray:
-    """Another speaker out of a finished wave: pitch and tract by resampling, then the speed is put right."""
+    """Turn a wave into another speaker's: resampling changes pitch and tract, then the speed is corrected."""
     if not speaker.base:
         return wave
     return stretch(

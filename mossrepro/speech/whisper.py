@@ -1,7 +1,6 @@
 """The first judge: Whisper base in our own PyTorch, read from its CTranslate2 file.
 
-Because the codec starts from Whisper's encoder, this judge is not independent of it; `speech/sphinx.py` holds one that
-is.
+The codec starts from Whisper's encoder, so this judge is not independent of it; that of `speech/sphinx.py` is.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from mossrepro.utils.packed_linear import pack_linear_layers
 _WIDTH, _HEADS, _LAYERS = 512, 8, 6
 _PROMPT = (50258, 50259, 50359, 50364)  # start, English, transcribe, time stamp 0.00
 _END, _BLANK, _STAMPS = 50257, 220, 50364
-_LONGEST = 29 * 16_000  # samples that Whisper hears at once
+_LONGEST = 29 * 16_000  # samples of the longest input
 _TAIL = 4_800  # samples of silence that every wave ends with
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -88,7 +87,7 @@ def _linear(source: str, target: str) -> dict[str, Tensor]:
 
 
 def _attention(source: str, target: str, cross: bool) -> dict[str, Tensor]:
-    """CTranslate2 stacks q, k, v (self) or k, v (cross) in one matrix; each gets its own again."""
+    """CTranslate2 stacks q, k, v (self) or k, v (cross) in one matrix; this splits it."""
     state = _norm(f"{source}/layer_norm", f"{target}_norm")
     if cross:
         state |= _linear(f"{source}/linear_0", f"{target}.q")
@@ -148,7 +147,7 @@ def _heads(x: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block, with attention to the encoder where `cross` says so."""
+    """A pre-norm transformer block; cross: with attention to the encoder's output."""
 
     def __init__(self, cross: bool) -> None:
         super().__init__()
@@ -159,7 +158,7 @@ class _Block(nn.Module):
         self.mlp_in, self.mlp_out = nn.Linear(_WIDTH, 4 * _WIDTH), nn.Linear(4 * _WIDTH, _WIDTH)
 
     def forward(self, x: Tensor, past: dict[str, Tensor] | None = None, heard: tuple | None = None) -> Tensor:
-        """x (B, S, 512); past: keys and values of earlier rows, extended in place; heard: the encoder's."""
+        """x (B, S, 512); past: keys and values of earlier positions, extended in place; heard: those of the encoder."""
         normed = self.attention_norm(x)
         key, value = self.attention.keys(normed)
         if past is not None:
@@ -182,7 +181,7 @@ class Whisper(nn.Module):
         self.layers = nn.ModuleList(_Block(cross=False) for _ in range(_LAYERS))
         self.norm = nn.LayerNorm(_WIDTH)
         self.embedding = nn.Embedding(51865, _WIDTH)
-        self.head = nn.Linear(_WIDTH, 51865, bias=False)  # the same weights
+        self.head = nn.Linear(_WIDTH, 51865, bias=False)  # tied to the embedding
         self.register_buffer("places", torch.zeros(448, _WIDTH))
         self.decoder = nn.ModuleList(_Block(cross=True) for _ in range(_LAYERS))
         self.decoder_norm = nn.LayerNorm(_WIDTH)
@@ -238,12 +237,12 @@ class Whisper(nn.Module):
 
 
 def whisper_teacher() -> Whisper:
-    """Whisper base, for its encoder to be distilled (`codec/task.py`)."""
+    """Whisper base, whose encoder is the teacher of a distillation (`codec/task.py`)."""
     return Whisper.pretrained()
 
 
 class WhisperJudge:
-    """What was said, by Whisper base: the mel is cut to the utterance instead of padded to 30 seconds.
+    """Transcription by Whisper base; the mel is cut to the utterance instead of padded to 30 seconds.
 
     Every wave is padded with silence to whole seconds and batched with waves of equal length only, so that a
     transcript does not depend on its neighbours.
@@ -257,7 +256,7 @@ class WhisperJudge:
         self.device, self.batch = device, batch
 
     def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
-        """Mono float32 waves (n,) at 16 kHz -> their texts, as Whisper writes them. Longer than 29 s: in pieces."""
+        """Mono float32 waves (n,) at 16 kHz -> their texts, as Whisper writes them. Those over 29 s in pieces."""
         pieces = [(i, wave[at : at + _LONGEST]) for i, wave in enumerate(waves)
                   for at in range(0, max(1, len(wave)), _LONGEST)]  # fmt: skip
         groups: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""What the trainings of flow decoder and vocoder read, and what they want of a data module."""
+"""Batches of the trainings of flow decoder and vocoder, and what these need from a data module."""
 
 from typing import Protocol, TypedDict, runtime_checkable
 

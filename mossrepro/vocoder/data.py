@@ -24,7 +24,7 @@ CODE = FRAMES * VOICE_HOP  # samples of one code at 24 kHz
 
 
 class Sound(NamedTuple):
-    """A clip, filled up with silence to whole codes: wave (T * 1920,), mel (80, 4T), pitch (4T,) in Hz."""
+    """A clip, padded with silence to whole codes: wave (T * 1920,), mel (80, 4T), pitch (4T,) in Hz."""
 
     wave: Tensor
     mel: Tensor
@@ -37,7 +37,7 @@ def whole_codes(wave: np.ndarray) -> Tensor:
 
 
 class SoundDataModule(StepDataModule):
-    """The clips of one speaker in a corpus, read when first needed and kept while memory allows.
+    """The clips of one speaker in a corpus, read when first needed and cached.
 
     Args:
         corpus: corpus folder.
@@ -54,7 +54,7 @@ class SoundDataModule(StepDataModule):
         self._clips: dict[str, list[Clip]] = {}
 
     def __getstate__(self) -> dict:
-        """Loader processes fill a memory of their own (a cache does not travel)."""
+        """The cache is not pickled: every loader process fills its own."""
         return {key: value for key, value in self.__dict__.items() if key != "_read"}
 
     def __setstate__(self, state: dict) -> None:
@@ -89,7 +89,7 @@ class SoundDataModule(StepDataModule):
 class VocoderDataModule(SoundDataModule):
     """Pieces of `frames` mel frames: mel (B, 80, frames), wave (B, frames * 480), pitch (B, frames).
 
-    Mel and pitch are cut from those of the whole clip, so that a piece has no edges of its own. Clips are drawn in
+    Mel and pitch are cut from those of the whole clip, so that a piece has no edge effects. Clips are drawn in
     proportion to their length.
 
     Args:
@@ -213,6 +213,6 @@ def _ends(seconds: tuple[float, ...]) -> np.ndarray:
 
 
 def _cut(x: Tensor, start: int, length: int, fill: float = 0.0) -> Tensor:
-    """x[..., start : start + length], filled up at the end when x is too short."""
+    """x[..., start : start + length], padded at the end when x is too short."""
     piece = x[..., start : start + length]
     return torch.nn.functional.pad(piece, (0, length - piece.shape[-1]), value=fill)

@@ -7,8 +7,8 @@
 A code says what is said, not how: the velocity field (arXiv 2210.02747, with the optimal-transport path) chooses one
 pronunciation out of many, where a regression would return their blurred mean.
 
-Everything may look back without limit but ahead only to the end of its own chunk plus the look-ahead, so that mel
-frames can leave while codes still arrive.
+Every layer may look back without limit, but ahead only to the end of its own chunk plus the look-ahead, so that mel
+frames can be emitted while codes still arrive.
 """
 
 import math
@@ -28,7 +28,7 @@ FRAMES = 4  # mel frames of one code
 SIGMA = 1e-6  # width of the path's end around the data, sigma_min
 HEAD = 64  # width of an attention head
 THETA = 10000.0
-SPREAD = 0.5  # standard deviation of the code embedding's first values
+SPREAD = 0.5  # standard deviation of the code embedding's initial values
 
 
 def chunk_mask(length: int, chunk: int, device: torch.device) -> Tensor:
@@ -85,7 +85,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, timed) for _ in range(blocks))
 
     def forward(self, x: Tensor, valid: Tensor, time: Tensor | None = None) -> Tensor:
-        """valid (B, L) is False on padding, which nobody looks at (but every row may look at itself)."""
+        """valid (B, L) is False on padding, which is masked out (but every row may attend to itself)."""
         length = x.shape[1]
         mask = chunk_mask(length, self.chunk, x.device) & valid[:, None, :]
         mask = (mask | torch.eye(length, dtype=torch.bool, device=x.device))[:, None]  # (B, 1, L, L)
@@ -111,7 +111,7 @@ class CodeEncoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codebook: Tensor) -> None:
-        """Take codebook (codes, C) as the first embedding: turned at random to this width, distances nearly kept."""
+        """Initialise the embedding from codebook (codes, C): a random projection nearly keeps its distances."""
         dim = self.embedding.embedding_dim
         turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim)
         self.embedding.weight.copy_(SPREAD * turned / turned.std())
@@ -214,7 +214,7 @@ class FlowDecoder(nn.Module):
         return {**self._config, "mel_mean": self.mean.item(), "mel_std": self.std.item()}
 
     def set_statistics(self, mean: float, std: float) -> None:
-        """Mean and standard deviation of the training mels."""
+        """Set the mean and standard deviation of the training mels."""
         self.mean.fill_(mean), self.std.fill_(std)
 
     def losses(
@@ -243,7 +243,7 @@ class FlowDecoder(nn.Module):
         """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T).
 
         The starting noise (B, bands, 4T) is the same every time unless given, so decoding is deterministic.
-        Raises DataError for a code outside the book.
+        Raises DataError for a code outside the codebook.
         """
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
             raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a book of {self.codes}")

@@ -1,4 +1,4 @@
-"""How wrong is a waveform: distances between spectrograms at several resolutions."""
+"""Losses of the vocoder: distances between spectrograms, and the error of the pitch head."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Pitch of a clean recording, and the phase of its pulses: what the vocoder learns its source from."""
+"""Pitch of a clean recording, and the phase of its pulses, from which the vocoder's source is trained."""
 
 import math
 
@@ -20,7 +20,7 @@ def measure_pitch(
     Shapes: wave (B, N) -> (B, N // hop); frame t is centred on sample (t + 1/2) * hop, like the mel's.
     Two neighbouring pieces of the wave, one lag apart, are correlated; the smallest lag whose correlation comes within
     10 % of the best is the period (multiples of a period correlate as well), refined by a parabola. The wave is first
-    smoothed over a millisecond: a sharp pulse would miss itself when the period is no whole number of samples.
+    smoothed over a millisecond: sharp pulses do not correlate when the period is not a whole number of samples.
     """
     longest, shortest = int(rate / lowest), int(rate / highest)
     size = 2 * longest
@@ -63,9 +63,9 @@ def follow_pulses(wave: Tensor, f0: Tensor, rate: int = 24000) -> Tensor:
     """Phase of the first harmonic at every sample, in turns: the running sum of f0, corrected by the wave itself.
 
     Shapes: wave (B, N), f0 (B, N) in Hz per sample -> (B, N) float64.
-    The wave is shifted down by f0, so that its first harmonic stands still; the phase that is left is what the sum of
-    an f0 with small errors has missed. A source that follows it is in step with the recording, so that a generator can
-    learn the recording's phases by plain regression.
+    The wave is shifted down by f0, which moves its first harmonic to 0 Hz; the phase that is left is the error that
+    small errors of f0 add up to. A source with the corrected phase is aligned with the recording, so that a generator
+    can learn the recording's phases by plain regression.
     """
     turns = torch.cumsum(f0.double() / rate, -1)
     angle = (2 * math.pi * torch.remainder(turns, 1.0)).float()

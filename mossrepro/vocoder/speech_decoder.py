@@ -16,7 +16,7 @@ from mossrepro.vocoder.generator import Vocoder
 class SpeechDecoder:
     """The assistant's voice: flow decoder, then vocoder. The same codes always give the same samples.
 
-    Raises ConfigError when the two do not speak the same mel.
+    Raises ConfigError when the two differ in mel bands.
     """
 
     def __init__(self, flow: FlowDecoder, vocoder: Vocoder):
@@ -42,7 +42,7 @@ class SpeechDecoder:
 
     @torch.inference_mode()
     def speak_all(self, many: Sequence[Sequence[int]], batch: int = 16) -> list[np.ndarray]:
-        """Several sequences of codes, decoded side by side -> the samples of each, as `speak` makes them.
+        """Several sequences of codes, decoded in batches -> the samples of each, as `speak` makes them.
 
         Raises DataError when one of them holds no code.
         """

@@ -23,7 +23,7 @@ def seeded(batch: FlowBatch | VocoderBatch) -> torch.Generator:
 
 
 class SoundTask(Task):
-    """What both sound trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`."""
+    """What both trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`."""
 
     model: nn.Module
 
@@ -58,10 +58,8 @@ class FlowTask(SoundTask):
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine follows.
         weight_decay: of AdamW.
-        codebook: a token store whose codes start as the codec's own vectors, turned to the model's dim, so that
-            codes of one sound start together; None: each starts at random.
-        cond_dropout: share of rows trained without condition, for classifier-free guidance (0.2 in the paper's
-        decoder).
+        codebook: token store whose codebook, projected at random to dim, initialises the code embedding; None: random.
+        cond_dropout: share of rows trained without condition for classifier-free guidance (0.2 in the paper's decoder).
         coarse_mel_weight: weight of the encoder's regression loss.
     """
 
@@ -98,7 +96,7 @@ class FlowTask(SoundTask):
     def _losses(self, batch: FlowBatch, cond_dropout: float) -> tuple[Tensor, Tensor]:
         generator, mel = seeded(batch), batch["mel"]
         rows = len(mel)
-        # every row a time of its own, but together they cover [0, 1) evenly: less noise in the gradient
+        # one time per row, together they cover [0, 1) evenly: less noise in the gradient
         time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(rows) / rows, 1.0)
         noise = torch.randn(mel.shape, generator=generator)
         keep = torch.rand(rows, generator=generator) >= cond_dropout
@@ -129,7 +127,7 @@ class VocoderTask(SoundTask):
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
         weight_decay: of AdamW.
-        mel_weight: weight of the mel loss, beside the spectral loss.
+        mel_weight: weight of the mel loss; that of the spectral loss is 1.
         phase_weight: weight of the phase loss of the voiced part.
     """
 
@@ -166,7 +164,7 @@ class VocoderTask(SoundTask):
             turns = follow_pulses(wave, per_sample(f0, self.model.hop), self.model.rate)
         voiced, noisy = self.model.parts(mel, f0, noise.to(mel.device), turns)
         octaves, sure = self.model.pitch(mel)
-        with torch.autocast(mel.device.type, enabled=False):  # distances need all their digits
+        with torch.autocast(mel.device.type, enabled=False):  # the losses need float32
             spectrum = self.model.spectrum
             made = spectrum.synthesise(voiced + noisy)
             parts = {
