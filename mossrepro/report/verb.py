@@ -13,7 +13,7 @@ from mossrepro.report.tables import claims_table, expected_rows, markdown, measu
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
-    """Prints the tables, writes `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
+    """Print the tables, write `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
 
     Raises:
         DataError, ConfigError: see `read_run` and `read_claims`.
