@@ -1,4 +1,4 @@
-"""When every phone of a corpus is spoken: one forced alignment for any corpus, kept in the cache."""
+"""Forced alignment: the times of all phones of a corpus, kept in the cache."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from mossrepro.utils.errors import DataError
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"
-_CHUNK = 64  # clips that make one task
+_CHUNK = 64  # clips per task
 
 
 def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable = cache.cached) -> Path:
-    """Folder with the phones of every clip of a corpus, aligned once and found again by the manifest's content.
+    """Folder with the phones of every clip of a corpus, cached by the content of its manifest (`cached` caches).
 
-    Raises DataError when hardly anything can be aligned: the transcripts are then not those of the sound.
+    Raises DataError when hardly anything can be aligned: the transcripts are then not those of the recordings.
     """
     corpus = Path(corpus)
     clips = read_manifest(corpus)
@@ -46,7 +46,7 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
 
 
 def read_phones(folder: str | Path) -> dict[str, list[Phone]]:
-    """Clip id -> its phones; a torn last line is dropped, a clip that could not be aligned has none."""
+    """Clip id -> its phones; an incomplete last line is dropped, a clip that could not be aligned has none."""
     lines = (Path(folder) / FILE).read_text().split("\n")[:-1]
     return {row["id"]: [tuple(phone) for phone in row["phones"]] for row in map(json.loads, lines)}
 

@@ -1,4 +1,4 @@
-"""Which sentences are spoken by whom: the corpora that `mossrepro data make` and the stages ask for."""
+"""The corpus of the speech tokenizer: which sentences are spoken in which voices."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mossrepro.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """How much of what; a number of clips, except where it says otherwise.
+    """How much of what: numbers of clips, but of sentences for `kokoro` and `test`.
 
-    assistant, pseudo: random sentences in the assistant's voice, and in the hibari pseudo-speakers (each its own).
-    kokoro: sentences in the Kokoro training voices; each is spoken again by `variants` pseudo-speakers made of it.
-    valid: assistant and pseudo-speakers. test: sentences, the same ones in every held-out voice and the assistant's.
+    assistant, pseudo: random sentences in the assistant's voice, and others in the hibari pseudo-speakers.
+    kokoro: sentences in the Kokoro training voices; each is also spoken by `variants` pseudo-speakers of its voice.
+    valid: clips of the assistant and pseudo-speakers. test: sentences, each in all held-out voices and the assistant's.
     """
 
     assistant: int
@@ -43,7 +43,7 @@ def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache
     """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
 
     No sentence appears in two splits and the held-out voices appear in "test" alone. Cached by its recipe.
-    Raises ConfigError for a size without a recipe (base and full want real recordings: `mossrepro data add`).
+    Raises ConfigError for a size without a recipe (base and full need real recordings: `mossrepro data add`).
     """
     if size not in CODEC_RECIPES:
         raise ConfigError(f"no codec recipe for size {size!r}; known: {', '.join(CODEC_RECIPES)}")
@@ -57,12 +57,12 @@ def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache
 
 
 def _voices() -> list[dict]:
-    """The roster as plain data: other voices make another corpus."""
+    """The voices as plain data, a part of the cache key."""
     return [{**asdict(voice), "styles": [list(style) for style in voice.styles]} for voice in voices.VOICES.values()]
 
 
 def _codec_jobs(recipe: CodecRecipe) -> Iterator[Utterance]:
-    """All utterances of a codec corpus; the slow engine's first, so that no process is left alone with them."""
+    """All utterances of a codec corpus; the slow engine's come first, so that none of them is left for the end."""
     sentence = _Sentences()
     kokoro, pseudo = voices.names("kokoro", "train", False), voices.names("hibari", "train", True)
     held_out = voices.names(role="held-out")
@@ -86,7 +86,7 @@ def _codec_jobs(recipe: CodecRecipe) -> Iterator[Utterance]:
 
 
 class _Sentences:
-    """Random sentences, none of them twice: the n-th is the same on every machine."""
+    """Random sentences without repeats: the n-th is the same on every machine."""
 
     def __init__(self) -> None:
         self.words = vocabulary(homophones=False)

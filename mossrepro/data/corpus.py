@@ -35,7 +35,7 @@ class Clip:
     words: list[list] | None = None
 
     def line(self) -> str:
-        """The clip as one line of JSON; unknown words are left out."""
+        """The clip as one line of JSON; unknown word times are left out."""
         return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, ensure_ascii=False)
 
 
@@ -65,10 +65,10 @@ def load_clip(folder: str | Path, clip: Clip, rate: int) -> np.ndarray:
 
 
 class CorpusWriter:
-    """Appends clips to a corpus, and goes on where a killed writer stopped.
+    """Appends clips to a corpus, and continues where a killed writer stopped.
 
-    A sound file is complete before its line is written, and a torn last line is cut off on opening: whatever the
-    manifest lists exists. `ids` holds what is already there; adding such an id again changes nothing.
+    A sound file is complete before its line is written, and an incomplete last line is cut off on opening: whatever
+    the manifest lists exists. `ids` holds what is already there; adding such an id again changes nothing.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -109,7 +109,7 @@ class CorpusWriter:
 
 
 def store(folder: str | Path, id: str, wave: np.ndarray, rate: int) -> tuple[str, float]:
-    """Write the sound file of a clip, whole or not at all: its path inside the corpus, and its length in seconds."""
+    """Write the sound file of a clip atomically -> its path inside the corpus, and its length in seconds."""
     name = f"audio/{id}.flac"
     save(Path(folder) / name, wave, rate)
     return name, round(len(wave) / rate, 4)

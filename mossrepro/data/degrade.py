@@ -1,4 +1,4 @@
-"""What happens to speech on its way to a microphone: seven ways to make a recording worse, each reproducible."""
+"""Reproducible degradations of a recording: noise, telephone, reverberation, speed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +11,11 @@ from mossrepro.utils.audio import SAMPLE_RATE, resample
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _TELEPHONE = 8_000  # Hz
-_RUMBLE = 50.0  # Hz; pink noise from 0 Hz on would have half of its power where nobody, and no codec, hears it
+_RUMBLE = 50.0  # Hz; below it pink noise would have half of its power, inaudible to people and codecs
 
 
 def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) -> np.ndarray:
-    """Pink noise from 50 Hz on (power falls with frequency, as in rooms and streets), `decibels` below the wave's mean
-    power.
-    """
+    """Add pink noise (power falls with frequency) from 50 Hz on, `decibels` below the wave's mean power."""
     spectrum, hertz = np.fft.rfft(random.standard_normal(len(wave))), np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
     spectrum *= np.where(hertz < _RUMBLE, 0.0, 1 / np.sqrt(np.maximum(hertz, _RUMBLE)))
     noise = np.fft.irfft(spectrum, len(wave))
@@ -26,7 +24,7 @@ def add_noise(wave: np.ndarray, random: np.random.Generator, decibels: float) ->
 
 
 def telephone(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """300 to 3,400 Hz, 8,000 samples a second, 8 bits after the mu-law of G.711 (mu = 255). `random` is not used."""
+    """300 to 3,400 Hz at 8 kHz, 8 bits by the mu-law of G.711 (mu = 255). `random` is not used."""
     narrow = resample(wave, SAMPLE_RATE, _TELEPHONE)
     narrow = sosfilt(butter(4, (300.0, 3_400.0), "bandpass", fs=_TELEPHONE, output="sos"), narrow)
     peak = max(float(np.abs(narrow).max(initial=0.0)), 1e-9)
@@ -37,22 +35,22 @@ def telephone(wave: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def reverberate(wave: np.ndarray, random: np.random.Generator, seconds: float = 0.5) -> np.ndarray:
-    """A room: noise that dies away by 60 dB in `seconds` and holds as much power as the direct sound."""
+    """A room: a tail of noise that decays by 60 dB in `seconds` and has as much power as the direct sound."""
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tail = random.standard_normal(len(time)) * 10.0 ** (-3.0 * time / seconds)
-    tail[: SAMPLE_RATE // 200] = 0.0  # the first wall is further away than 5 ms
+    tail[: SAMPLE_RATE // 200] = 0.0  # no reflection in the first 5 ms
     response = tail / np.sqrt(np.sum(np.square(tail)))
     response[0] = 1.0
     return _fit(fftconvolve(wave, response)[: len(wave)])
 
 
 def change_speed(wave: np.ndarray, random: np.random.Generator, factor: float) -> np.ndarray:
-    """Played `factor` times as fast, pitch and all. `random` is not used."""
+    """Play `factor` times as fast, with higher pitch. `random` is not used."""
     return _fit(soxr.resample(np.asarray(wave, np.float32), factor, 1.0))
 
 
 def _fit(wave: np.ndarray, length: int | None = None) -> np.ndarray:
-    """float32 that does not clip, cut or filled to `length`."""
+    """As float32, scaled down if it would clip, cut or padded to `length`."""
     wave = wave / max(1.0, float(np.abs(wave).max(initial=0.0)))
     if length is not None:
         wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]

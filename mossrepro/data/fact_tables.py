@@ -62,8 +62,8 @@ LANGUAGES = dict(
     ).split(",")
 )
 
-# For practice: what a text LLM knows about the forms and the order of words. Asked in text, answered in speech, never
-# tested; none of these subjects stands in a family above with the same question.
+# For practice: what a text LLM knows about the forms and the order of words. Asked in text and speech, answered in
+# speech, never tested; no subject here is in a family above with the same question.
 PAST_TENSES = dict(
     pair.split(":")
     for pair in (
@@ -117,7 +117,7 @@ PARTICIPLES = dict(
     ).split(",")
 )
 
-# The next tables ask for knowledge, not for a form of the word asked about: what SmolLM2-135M answered right in text.
+# The next tables ask for knowledge, not for word forms: what SmolLM2-135M answers correctly in text.
 MORE_CAPITALS = dict(
     pair.split(":")
     for pair in (

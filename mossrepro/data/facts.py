@@ -7,10 +7,10 @@ measurable:
     V  validation of recipes and early stopping        C  never seen again in any modality: the headline
     P  practice: asked in text and in speech, answered in speech, never tested
 
-With the answers of A alone, 80-odd, a speech half learns them by heart; practice on hundreds of other facts is to make
-it say what the text half knows.
+With the 80-odd answers of A alone, the speech half memorises them; practice on hundreds of other facts is to teach it
+to say what the text half knows.
 
-Facts that share a word inside a family (hot/cold, cold/hot; start/stop, begin/stop) always stand in the same set.
+Facts of a family that share a word (hot/cold, cold/hot; start/stop, begin/stop) are always in the same set.
 """
 
 import re
@@ -71,7 +71,7 @@ FAMILIES = {
 
 
 def _more(name: str, table: dict[str, str]) -> Family:
-    """A tested family's questions about other subjects, for practice."""
+    """A practice family: the questions of a tested family about other subjects."""
     return replace(FAMILIES[name], name=f"more {name}s", table=table, unseen=())
 
 
@@ -158,8 +158,8 @@ class Fact(NamedTuple):
     def written(self) -> str:
         """What the assistant writes, and what its voice says.
 
-        The subject is said again before the answer, as a text LLM writes it: by that a small model settles what it
-        heard. "Paris is the answer." must be known at once, and was not (docs/LOG.md).
+        The subject is repeated before the answer, as a text LLM writes it. That helps a small model: with "Paris is the
+        answer." it had to know the answer at its first word, and did not (docs/LOG.md).
         """
         return _family(self.family).written.format(s=self.subject, a=self.answer)
 
@@ -179,9 +179,9 @@ def plain(text: str) -> str:
 
 
 def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> list[Fact]:
-    """Every fact with its set; `keep` (family, subject) limits them to those a backbone knows, before the draw.
+    """Every fact with its set; `keep` (family, subject) first limits them to those a backbone knows.
 
-    The draw takes whole groups of facts that share a word, family by family, so that every set holds every family.
+    Facts that share a word are assigned as a group, family by family, so that every set holds every family.
     """
     kept = None if keep is None else set(keep)
     facts = []
@@ -199,7 +199,7 @@ def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> l
 
 
 def practice_facts(limit: int, recall: bool = True) -> list[Fact]:
-    """The first `limit` facts of every practice family, all of set P; without `recall` none of RECALL."""
+    """The first `limit` facts of every practice family, all of set P; `recall=False` leaves out those in RECALL."""
     return [
         Fact(family.name, subject, answer, "P")
         for family in PRACTICE.values()

@@ -22,7 +22,7 @@ _HOW = (
 
 
 def find() -> Path | None:
-    """The folder with transcripts.tsv that `$MOSSREPRO_HUMAN` names, itself or one of its subfolders; else None."""
+    """The folder with transcripts.tsv: `$MOSSREPRO_HUMAN` or a subfolder of it; None if there is none."""
     place = os.environ.get(VARIABLE)
     if not place or not Path(place).is_dir():
         return None
@@ -42,7 +42,7 @@ def make_corpus(target: str | Path) -> Path:
         for recording in recordings(source):
             try:
                 wave = load(recording.path, SAMPLE_RATE)
-            except AudioError:  # a prompt without sound or missing from the package: nothing to recognise
+            except AudioError:  # an empty prompt, or one missing from the package
                 continue
             even = int(hashlib.sha1(recording.path.name.encode()).hexdigest(), 16) % 2 == 0
             writer.add(recording.path.stem, wave, SAMPLE_RATE, recording.text, SPEAKER, "train" if even else "test")

@@ -17,7 +17,7 @@ from mossrepro.utils.audio import VOICE_SAMPLE_RATE, load
 from mossrepro.utils.errors import AudioError, DataError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_SPLITS = {0: "test", 1: "valid"}  # of 20 files; the other 18 are for training
+_SPLITS = {0: "test", 1: "valid"}  # 2 of 20 files; the other 18 are for training
 _SHOWN = 5  # reasons for skipping that are printed
 
 
@@ -35,7 +35,7 @@ def add_folder(folder: str | Path, target: str | Path) -> Path:
 
     Layouts: LibriSpeech (*.trans.txt beside flac files), LJSpeech (metadata.csv, wavs/), a table of files and texts
     (transcripts.tsv or .csv), or x.wav with x.txt. One file in ten goes to "valid" or "test", chosen by its name.
-    A file that cannot be used is skipped, with its reason; a second call adds what is new.
+    Unusable files are skipped and the reasons printed; a second call adds what is new.
     Raises DataError when the folder holds no transcripts, or when nothing in it is usable.
     """
     folder = Path(folder)
@@ -87,7 +87,7 @@ def _tell(found: list[Recording], skipped: list[str]) -> None:
 
 
 def recordings(folder: Path) -> Iterator[Recording]:
-    """The recordings in the first layout that the folder shows."""
+    """The recordings of a folder, read by the first layout that fits."""
     libri = sorted(folder.rglob("*.trans.txt"))
     tables = [folder / name for name in ("transcripts.tsv", "transcripts.csv") if (folder / name).is_file()]
     if libri:
@@ -123,7 +123,7 @@ def _ljspeech(folder: Path) -> Iterator[Recording]:
 
 
 def _table(path: Path) -> Iterator[Recording]:
-    """transcripts.tsv or .csv: file, text and perhaps speaker; a first line of these names may say the order."""
+    """transcripts.tsv or .csv: file, text and optionally speaker; a header line may give another order."""
     delimiter = "\t" if path.suffix == ".tsv" else ","
     rows = [row for row in csv.reader(_read(path).splitlines(), delimiter=delimiter) if any(row)]
     columns = {"file": 0, "text": 1, "speaker": 2}
@@ -149,7 +149,7 @@ def _sound(stem: Path) -> Path | None:
 
 
 def _speaker(folder: Path, sound: Path) -> str:
-    """Files in a subfolder are taken to be of one speaker each, named by it."""
+    """A subfolder is taken to be one speaker, named after it."""
     return sound.parent.name if sound.parent != folder else folder.name
 
 

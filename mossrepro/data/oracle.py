@@ -1,7 +1,7 @@
 """Oracle codes: what a perfect but jittery codec would write, made from the text alone.
 
-They come before any codec exists and stay as a diagnostic: a failure with
-oracle codes is the language model's, a failure with real codes only is the codec's.
+They need no codec, and serve as a diagnostic: a failure with oracle codes is the language model's, a failure with real
+codes only is the codec's.
 """
 
 import zlib
@@ -15,8 +15,8 @@ from mossrepro.utils.random import rng
 def oracle_codes(text: str, name: str, codes: int, noise: float = 0.03) -> np.ndarray:
     """About 12.5 codes a second of ordinary speech, (n,) int64 below `codes`.
 
-    One code for a letter seen after its left neighbour, some held twice, some wrong (`noise`), now and then a pause
-    code between words. `name` (the line's id) chooses the jitter.
+    One code for each pair of a letter and its left neighbour; some are doubled, some wrong (with probability `noise`),
+    and half of the words are followed by a pause code. `name` (the line's id) seeds the jitter.
     """
     generator = rng(0, "oracle", name)
     pause, out = codes - 1, []
@@ -31,7 +31,7 @@ def oracle_codes(text: str, name: str, codes: int, noise: float = 0.03) -> np.nd
 
 
 class OracleStore:
-    """Looks like a token store: id -> codes."""
+    """Stands in for a token store: id -> codes."""
 
     def __init__(self, texts: dict[str, str], codes: int) -> None:
         self.texts, self.codes = texts, codes

@@ -21,11 +21,11 @@ from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
 from mossrepro.utils.random import rng
 
-_LONG = (5, 7, 4)  # words of a random sentence, fewest and most, and how many of them are subjects or answers
-# Random streams and ids of lines are named by these, so that a script stays the same from version to version.
+_LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
+# Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
 _STREAMS = {"user_speech": "hear", "assistant_speech": "say", "false_statement": "state", "question": "ask"}
 _CHUNK = 64  # clips aligned by one process at a time
-_OFTEN = 4  # times that a subject or answer of A, B, C, V is said for each time that an answer for practice is
+_OFTEN = 4  # how often a subject or answer of A, B, C, V is said for each time a practice answer is
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Line:
     """One line of a script.
 
     role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one), "false_statement"
-    (the assistant states something that is not so), "question" (a question trained on), "answer" (the assistant
+    (the assistant says something false), "question" (a question trained on), "answer" (the assistant
     answers) or "test" (a question of the tests: unseen phrasing, held-out voice).
     """
 
@@ -48,19 +48,19 @@ class Line:
 
 @dataclass(frozen=True)
 class ScriptRecipe:
-    """How many lines, and of what.
+    """Numbers of lines.
 
     user_speech: random sentences of users.
     assistant_speech: random sentences of the assistant.
-    false_statement: statements of the assistant, "The capital of Japan is Lima."
-    question: spoken versions of every training question (facts of A x three phrasings), and of every fact of P, but two
-        at most.
-    kokoro: one in so many of A's questions is also spoken by a Kokoro voice and its pseudo-speakers (0: none).
-    user_speech_kokoro: random sentences spoken by them, too: the test voices are Kokoro's.
-    tests: questions per fact of A (unseen phrasings, held-out voices); C gets two, B and V one.
-    test_facts: tested facts of a set, at most.
-    words: so many of the most frequent words, and those of all questions, fill the sentences up; few, because every
-        word has to be learnt by ear.
+    false_statement: false statements of the assistant, "The capital of Japan is Lima."
+    question: spoken versions of every question of A (each fact in three phrasings), and of every fact of P, there at
+        most two.
+    kokoro: every n-th question of A is also spoken by a Kokoro voice and its pseudo-speakers (0: none).
+    user_speech_kokoro: random sentences spoken by them too, since the test voices are Kokoro's.
+    tests: questions per fact of A (unseen phrasings, held-out voices); C gets at most two, B and V one.
+    test_facts: most tested facts per set.
+    words: how many of the most frequent words fill up random sentences, beside those of all questions; few, because the
+        model has to learn the sound of each.
     """
 
     user_speech: int = 4000
@@ -77,8 +77,8 @@ class ScriptRecipe:
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
     """All lines in a fixed order.
 
-    Random sentences hold the subjects (spoken by users) and the answers (by the assistant) of all sets; questions are
-    spoken for A and P only, never for B, C and V.
+    Random sentences hold the subjects (by users), or subjects and answers (by the assistant), of all sets; in training,
+    questions are spoken for A and P only, never for B, C and V.
     """
     said, stated = _sentences(facts, recipe, seed, "assistant_speech"), _statements(facts, recipe, seed)
     short = [line for line in said if len(line.text.split()) < _LONG[0]]
@@ -109,7 +109,7 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
-    """Questions and answers of A and of P; the other answers are in the split "test", for the judge only."""
+    """Training questions of A and P, and all answers; those of B, C and V are in split "test", for the judge only."""
     pseudo, count = voices.names("hibari", "train", True), 0
     lines: list[Line] = []
     for fact in facts:
@@ -127,14 +127,14 @@ def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
 
 
 def _ask(fact: Fact, phrasing: int, version: int, among: list[str], seed: int) -> Line:
-    """A question in one of the voices `among`."""
+    """A question in a voice drawn from `among`."""
     voice = among[int(rng(seed, "ask", fact.key, phrasing, version).integers(len(among)))]
     name = f"ask-{fact.key}-{phrasing}-{version}"
     return Line(name, "question", fact.question(phrasing), voice, "train", fact.key, fact.set)
 
 
 def _voice_variants(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
-    """A line in one Kokoro training voice and all its pseudo-speakers, which cost nothing beside the first."""
+    """A line in one Kokoro training voice and in its pseudo-speakers, which are made from the same synthesis."""
     base = voices.names("kokoro", "train", False)
     chosen = base[index % len(base)]
     others = [voice for voice in voices.names("kokoro", "train", True) if voices.VOICES[voice].base == chosen]
@@ -143,10 +143,10 @@ def _voice_variants(name: str, role: str, text: str, index: int, fact: Fact | No
 
 
 def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
-    """Sentences made like an answer, of a subject and another fact's answer, by the assistant, to be repeated.
+    """False statements of the assistant, to be repeated: answers whose last part is that of another fact.
 
-    Who learns to say "The opposite of black is" with the answers of A alone, knows those sentences by heart and says
-    nothing else; here the words that come next stand in the request and nowhere else.
+    A model that says "The opposite of black is" only in the answers of A memorises those sentences and says nothing
+    else; the end of a false statement can only be found in the request.
     """
     families, hidden = defaultdict(list), hidden_pairs(facts)
     for fact in facts:
@@ -166,10 +166,10 @@ def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line
 
 
 def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, again: Sequence[str] = ()) -> list[Line]:
-    """Random sentences that hold what must be heard (subjects) or said (subjects and answers), of all sets.
+    """Random sentences that hold subjects (of users) or subjects and answers (of the assistant), of all sets.
 
-    `again`: short sentences and statements of the assistant; a user says them too, on every third line, so that they
-    can be repeated.
+    `again`: short sentences and statements of the assistant; users say them too, on every third line, so that the model
+    can learn to repeat.
     """
     frequent = vocabulary()[: recipe.words]
     phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
@@ -181,7 +181,7 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
     slow = recipe.user_speech_kokoro if role == "user_speech" else 0
     for i in range(slow + (recipe.user_speech if role == "user_speech" else recipe.assistant_speech)):
         generator = rng(seed, _STREAMS[role], i)
-        # Three of four of the assistant's are one, two or three such words: a mouth learns them before their order.
+        # Three in four of the assistant's are only one, two or three such words: first words, then their order.
         low, high, count = (1, 1, i % 4) if role == "assistant_speech" and i % 4 else _LONG
         if len(pool) < count:
             pool = [special[j] for j in rng(seed, _STREAMS[role], "deck", i).permutation(len(special))]
@@ -202,7 +202,7 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
 
 
 def _special(facts: list[Fact], role: str) -> list[str]:
-    """What the random sentences of a role must hold, as often as it stands here."""
+    """What the random sentences of a role must hold; an entry that is listed n times is drawn n times as often."""
     tested = [fact for fact in facts if fact.set != "P"]
     subjects = {fact.subject for fact in tested}
     if role == "user_speech":
@@ -212,13 +212,13 @@ def _special(facts: list[Fact], role: str) -> list[str]:
 
 
 def hidden_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
-    """(subject, answer) of every fact that no speech may tell, but those where one word holds the other (sheep)."""
+    """(subject, answer) of every fact that training speech must not reveal, unless one contains the other (sheep)."""
     pairs = [(f" {plain(fact.subject)} ", f" {plain(fact.answer)} ") for fact in facts if fact.set in "BVC"]
     return [(s, a) for s, a in pairs if s not in a and a not in s]
 
 
 def tells(hidden: list[tuple[str, str]], words: list[str]) -> bool:
-    """Do these words hold a hidden subject and its answer?"""
+    """Whether these words contain a hidden subject together with its answer."""
     text = f" {plain(' '.join(words))} "
     return any(s in text and a in text for s, a in hidden)
 
@@ -245,7 +245,7 @@ def record_script(
 
 
 def _word_times(folder: Path, ids: set[str], workers: int | None) -> dict[str, list[tuple[str, float, float]]]:
-    """Forced alignment of some clips; a clip that cannot be aligned is left out."""
+    """Forced alignment of the clips `ids`; a clip that cannot be aligned is left out."""
     clips = [clip for clip in read_manifest(folder) if clip.id in ids]
     tasks, times = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)], {}
     with progress("aligning", len(clips)) as advance:

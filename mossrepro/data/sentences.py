@@ -15,12 +15,12 @@ from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import AssetError
 from mossrepro.utils.gguf import GGUFFile
 
-_SIZE = 5_100  # enough for 5,000 pronunciations; every one more is a word that a reader meets less often
+_SIZE = 5_100  # enough for 5,000 pronunciations; with more words, a recogniser sees each less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
 _COMMON_SHARE = 1 / 3
-# Tokens of one or two letters are mostly pieces of words; these are words.
+# Tokens of one or two letters are mostly fragments of words; these are words.
 _SHORT = "a i to of in is be it he we on as an or at by do me if so up go no my us am oh".split()
-# Words that a school would not want to hear by chance, and words that lost their apostrophe.
+# Words unsuitable for a school, and words that lost their apostrophe.
 _UNWANTED = frozenset(
     "anus ass bra butt cum fart gay jew pee pimp poop porn pus rape sex sexual slut suck tit cant wont".split()
 )
@@ -32,7 +32,7 @@ def vocabulary(homophones: bool = True) -> list[str]:
 
     They are words that SmolLM2 writes as a single token, and that both a recogniser's dictionary (pocketsphinx) and a
     synthesiser's lexicon (hibari) know. homophones=False keeps only the most frequent spelling of a pronunciation
-    (to, not too and two): out of context nobody could spell the others.
+    (to, not too and two): out of context they cannot be told apart.
     """
     spec = {"asset": assets.ASSETS["smollm2"].sha256, "size": _SIZE, "short": _SHORT, "unwanted": sorted(_UNWANTED)}
     folder = cache.cached("vocabulary", spec, _build)
@@ -66,7 +66,7 @@ def _tokens() -> list[str]:
 
 
 def _frequency() -> Callable[[str], int]:
-    """Logarithm of a word's unigram probability in pocketsphinx's language model."""
+    """Word -> logarithm of its unigram probability in pocketsphinx's language model."""
     import pocketsphinx
 
     model = _package_file("pocketsphinx", "model/en-us/en-us.lm.bin", "pocketsphinx==5.1.1")

@@ -22,7 +22,7 @@ from mossrepro.speech import voices
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample
 from mossrepro.utils.errors import MossError
 
-_CHUNK = 16  # utterances of the fast engine that make one task
+_CHUNK = 16  # utterances of the fast engine per task
 _SPAWN = 48  # fewer utterances than this are not worth a second process
 
 
@@ -39,10 +39,10 @@ class Utterance:
 def synthesise(
     jobs: Sequence[Utterance], folder: str | Path, workers: int | None = None, rate: int = VOICE_SAMPLE_RATE
 ) -> Path:
-    """Speak all jobs into the corpus `folder` at `rate` Hz; what is already there is kept.
+    """Synthesise all jobs into the corpus `folder` at `rate` Hz; clips that are already there are kept.
 
-    Put pseudo-speakers of one Kokoro voice that say the same text next to each other: the engine then speaks once.
-    workers: processes; by default one for each of torch's threads, and none beside this one for a short list.
+    Jobs of one text in pseudo-speakers of one Kokoro voice should be neighbours: the engine then runs once for them.
+    workers: number of processes; by default one per torch thread, or only this process for a short list.
     """
     with CorpusWriter(folder) as writer, progress("speaking", len(jobs)) as advance:
         missing = [job for job in jobs if job.id not in writer.ids]
@@ -58,7 +58,7 @@ def synthesise(
 
 
 def _chunks(jobs: Iterable[Utterance]) -> Iterator[list[Utterance]]:
-    """Runs of jobs for one process: neighbours that share a Kokoro wave stay together and alone."""
+    """Chunks of jobs, each for one process; neighbours that share a Kokoro synthesis are a chunk of their own."""
     chunk: list[Utterance] = []
     last = None
     for job in jobs:
@@ -75,7 +75,7 @@ def _chunks(jobs: Iterable[Utterance]) -> Iterator[list[Utterance]]:
 
 
 def in_processes(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
-    """work(task) for all tasks, in their order, whoever finishes first; by default a process for each torch thread.
+    """work(task) for all tasks, the results in the order of the tasks; by default one process per torch thread.
 
     MossError when a process dies: `multiprocessing.Pool` would wait for its result for ever.
     """

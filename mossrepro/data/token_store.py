@@ -2,8 +2,8 @@
 
 A store is a folder of shards, one for each process that writes: codes.u16 (all codes, one after another, little-endian
 uint16) and index.jsonl (one line per clip: id, first code, number of codes); the second writer's are codes-1.u16 and
-index-1.jsonl, and so on. All only ever grow, so that an interrupted run continues where it stopped, with as many
-writers as it likes. code_phone_probs.npy (sounds.npy in older stores) says what each code sounds like
+index-1.jsonl, and so on. Files are only appended to, so that an interrupted run continues where it stopped, with any
+number of writers. code_phone_probs.npy (sounds.npy in older stores) holds the phone probabilities of each code
 (`SpeechCodec.code_phone_probs`), codebook.npy its vector.
 """
 
@@ -23,7 +23,7 @@ PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `code_
 
 
 class TokenStore:
-    """Codes by clip id: `store["a-17"]` -> np.ndarray (T,) int64. Opening costs the index only.
+    """Codes by clip id: `store["a-17"]` -> np.ndarray (T,) int64. Opening reads the index only.
 
     Raises DataError when the folder holds no store or a broken one.
     """
@@ -76,7 +76,7 @@ def file_names(shard: int) -> tuple[str, str]:
 
 
 def shards(folder: Path) -> list[int]:
-    """Numbers of the shards that a store holds, in their order."""
+    """Numbers of the shards of a store, in order."""
     ends = [path.stem.partition("-")[2] for path in folder.glob("index*.jsonl")]
     return sorted(int(end or 0) for end in ends)
 
@@ -87,7 +87,7 @@ def held(folder: str | Path) -> set[str]:
 
 
 def _spans(folder: Path, shard: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(id, (first code, number of codes)) of every whole line of an index; a torn last line is dropped."""
+    """(id, (first code, number of codes)) of every line of an index; an incomplete last line is dropped."""
     path = folder / file_names(shard)[1]
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
         if line.endswith("\n"):
@@ -96,7 +96,7 @@ def _spans(folder: Path, shard: int) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 class TokenWriter:
-    """Appends clips to one shard of a store; opening an interrupted one cuts off what was half written.
+    """Appends clips to one shard of a store; opening an interrupted one cuts off an incomplete clip.
 
     `done` holds the ids that are already in the shard.
     """
@@ -141,14 +141,14 @@ class TokenWriter:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whoever else is writing it."""
+    """Write a file atomically, even if other processes write it too."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     os.replace(partial, path)
 
 
 def code_table(store: str | Path, name: str, codes: int) -> Tensor:
-    """What a token store tells about its codes, a row for each: "code_phone_probs" or "codebook".
+    """A table of a token store with a row for each code: "code_phone_probs" or "codebook".
 
     Raises ConfigError if the store has no such table or one of another codebook.
     """

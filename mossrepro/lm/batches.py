@@ -1,4 +1,4 @@
-"""What the training of the language model reads, and what it wants of a data module."""
+"""The batch that the language model is trained on, and what its task needs of a data module."""
 
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -12,7 +12,7 @@ class LMBatch(TypedDict):
 
     grid: Tensor  # (B, L, 2) int64, text ids and speech ids
     text_target: Tensor  # (B, L) int64, the text id that follows; -100 where it is not supervised
-    monologue_target: Tensor  # (B, L) int64, the token of text that is being spoken; -100: not asked
+    monologue_target: Tensor  # (B, L) int64, the token of the inner monologue; -100 where there is none
     speech_target: Tensor  # (B, L) int64, the code that follows; -100 where it is not supervised
     text_count: NotRequired[Tensor]  # (), supervised positions of the optimiser step, as a mean over ranks and batches
     monologue_count: NotRequired[Tensor]

@@ -1,4 +1,4 @@
-"""What a training step will cost: FLOPs and memory, counted by tracing the model with fake tensors.
+"""Cost of a training step: FLOPs and memory, counted by tracing the model with fake tensors.
 
 The estimate leaves out the workspaces of libraries. It counts the activations that the CPU kernels keep, so it is too
 high where fused kernels of an accelerator (attention, for instance) keep fewer.
@@ -15,7 +15,7 @@ from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.parallel import check_even
 from mossrepro.utils.private_apis import fake_tensors, storage_id
 
-_TEXT_SHARE, _SPEECH_SHARE = 0.25, 0.5  # of the positions, how many have a text and a speech target: typical here
+_TEXT_SHARE, _SPEECH_SHARE = 0.25, 0.5  # share of positions with a text or a speech target, typical here
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Memory:
     gradients: float
     optimiser: float
     kept: float
-    extra: float  # gradient buckets of DDP; layers that FSDP2 has gathered for the moment
+    extra: float  # gradient buckets of DDP; layers that FSDP2 has gathered
 
     @property
     def total(self) -> float:
@@ -94,7 +94,7 @@ def step(config: LMConfig, train: str, documents: float, rows: int, precision: s
 
 
 def sliced(config: LMConfig, across: int) -> LMConfig:
-    """The shape of what one of `across` tensor-parallel devices holds, as a model of its own for `memory` and `step`.
+    """The shape of the part that one of `across` tensor-parallel devices holds, for `memory` and `step`.
 
     ConfigError where heads or hidden units cannot be divided evenly.
     """

@@ -21,11 +21,10 @@ from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
 
 IGNORE = -100
-KINDS = ("text", "monologue", "speech")  # of rows that are supervised
+KINDS = ("text", "monologue", "speech")  # kinds of targets
 _VAL_QUESTIONS = 32  # questions of a validation batch
-_TRIAL_DRAWS = (
-    4  # documents of every kind drawn as a check before training; more than one, since a kind may have several sources
-)
+# Documents of every kind drawn as a check before training; several, since a kind may have several sources.
+_TRIAL_DRAWS = 4
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
@@ -38,17 +37,16 @@ class LMDataModule(StepDataModule):
         tokenizer: tokenizer.json of the backbone.
         codes: size of the codebook.
         mix: kind of document -> weight (kinds: `documents.py`).
-        batch: documents that are read at once, over all ranks; an optimiser step reads `accumulate_grad_batches` times
-            as many. What is called a step below is one such batch.
-        max_conversation_len: a conversation goes on with further exchanges up to so many rows (0: one exchange a
-        document).
+        batch: documents per batch, over all ranks; an optimiser step takes `accumulate_grad_batches` batches. A step of
+            the data is one batch.
+        max_conversation_len: exchanges are added to a conversation up to this many positions (0: a single exchange).
         monologue: predict the text of spoken replies beside them (the inner monologue, see `Documents`).
         text_lookahead: tokens by which the monologue is ahead of the voice.
-        text_guidance: spoken replies are written first: text guidance, to compare with.
-        system_turns: "short", or "released" for those of the paper's checkpoint, which want a larger model.
-        max_positions: a document is cut there.
-        pack: documents of a batch are laid end to end instead of padded to the longest; none sees another.
-        seed: of the order of samples and of all randomness.
+        text_guidance: every spoken reply is written out first (an ablation).
+        system_turns: "short", or "released" for those of the paper's checkpoint, which need a larger model.
+        max_positions: positions at which a document is cut off.
+        pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
+        seed: seed of the order of samples and of everything else random.
         num_workers: loader processes; the batches are the same for every number.
     """
 
@@ -106,12 +104,12 @@ class LMDataModule(StepDataModule):
         return [batches[i] for i in random.permutation(_GROUP)]
 
     def train_dataloader(self) -> DataLoader:
-        """The endless loader. From here on it is known how many batches make an optimiser step."""
+        """The endless loader. Reads from the trainer how many batches make an optimiser step."""
         self.accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         return super().train_dataloader()
 
     def train_batch(self, step: int, rank: int, world: int) -> LMBatch:
-        """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a row is not supervised.
+        """grid (B, L, 2); text_target, monologue_target, speech_target (B, L), -100 where a position has no target.
 
         A packed batch has B = 1, and "lengths" (documents,) in positions (`layers.Packing`).
 
@@ -137,7 +135,7 @@ class LMDataModule(StepDataModule):
         return counts
 
     def val_batches(self) -> list[LMBatch]:
-        """The test questions of set V, one batch for each of VALIDATED; none for a script that tests nothing."""
+        """The test questions of set V, one batch for each of VALIDATED; none for a script without them."""
         if not self.documents.held:
             return []
         documents, grid = self.documents, self.documents.grid
@@ -147,7 +145,7 @@ class LMDataModule(StepDataModule):
 
 
 def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
-    """Pad on the right (causal rows never look there) and shift: the target of row i is row i + 1."""
+    """Pad on the right, where causal attention never looks, and shift: the target of position i is position i + 1."""
     ids, longest = grid.ids, min(max(len(d) for d in docs), max_positions)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
     text, monologue, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
@@ -168,7 +166,7 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
 
 
 def pack(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
-    """The rows of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
+    """The positions of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
     alone = [collate([doc], grid, max_positions) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
     return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}

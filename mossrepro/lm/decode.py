@@ -3,7 +3,7 @@
 1. The mode starts from the last position of the prompt: speech if it is SOSP or a code, else text.
 2. In text mode the text head is sampled; SOSP switches to speech. In speech mode the speech head is sampled; EOSP
    switches back to text.
-3. Speech ids behind EOSP are never sampled, EOSP not before `speech.min_length` codes, the modality pad never as text.
+3. Speech ids after EOSP are never sampled, EOSP not before `speech.min_length` codes, the modality pad never as text.
 4. In speech mode the text channel is written as modality pad; in text mode the speech channel as speech pad.
 5. <|im_end|> or <|endoftext|> in the text channel ends the reply (it also follows EOSP).
 
@@ -43,7 +43,7 @@ class SamplingParams:
 class GenerationConfig:
     """How to sample an answer of at most `max_positions` positions.
 
-    Sequence i of a batch is sampled with seed + i, so that alone, with that seed, it gives the same answer. The two
+    Sequence i of a batch is sampled with seed + i, so that it gives the same answer alone with that seed. The two
     channels have random streams of their own.
     """
 
@@ -176,7 +176,7 @@ def pad_left(prompts: list[Positions], ids: SpecialIds) -> tuple[Tensor, Tensor]
 class IncrementalDecoder:
     """A model with its key-value caches, on a batch of left-padded sequences.
 
-    The tails are run as late as the module's text says; `defer=False` runs both at every position, to compare.
+    A tail is run only when its head is sampled; `defer=False` runs both at every position, to compare.
     """
 
     def __init__(self, model: LayerSplitLM, padding: Tensor, capacity: int, defer: bool = True) -> None:

@@ -27,7 +27,7 @@ _LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the soun
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "repeat", "text", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
-_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about facts for practice
+_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about practice facts
 
 
 class Documents:
@@ -45,7 +45,7 @@ class Documents:
             trained on the text being spoken. It is never written into the grid; the loss only teaches the trunk to
             have the answer ready when speech begins.
         text_lookahead: tokens by which the monologue runs ahead of the speech (`Grid.spoken`).
-        text_guidance: every spoken reply is written out first. The paper does without; this is to compare with.
+        text_guidance: every spoken reply is written out first. The paper does without; this is an ablation.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Documents:
 def question_prompt(
     grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, text_guidance: bool = False
 ) -> Positions:
-    """The prompt of one question in a pairing: system turn, user turn, and the head of the reply.
+    """The prompt of one question in a pairing: system turn, user turn, and the start of the reply.
 
     text_guidance: for a model that writes out its spoken answers first (it has to write SOSP itself).
     """

@@ -1,8 +1,7 @@
 """The two-channel grid that the model reads, and the turns of a conversation in it.
 
 One sequence, two channels (layout of the released MOSS-Speech checkpoint). Position i of a grid (L, 2) holds a text id
-and a speech id. If the text id is the modality pad, the speech id is embedded, otherwise the text id; nothing is
-summed.
+and a speech id. Where the text id is the modality pad, the speech id is embedded, else the text id; nothing is summed.
 A spoken turn of n codes takes n + 2 positions:
 
     text channel    SOSP   pad    pad   ...  pad     pad
@@ -103,8 +102,8 @@ class Grid:
             supervise: whether codes and EOSP count in the loss.
             monologue: the text of the speech. At every position that precedes a code the text head is to predict one
                 of its tokens.
-            text_lookahead: which token. 0: the one being spoken in that code; 1: the one after the token of the code
-                before, which is what a text LLM would write next; and so on.
+            text_lookahead: which token. 0: the one spoken in that code; 1: the one after the token of the previous
+                code, which is what a text LLM would write next; and so on.
             starts: index of the code with which each word of the monologue begins. Between two starts, and throughout
                 a monologue without any, all letters are taken to last equally long.
         """
@@ -120,9 +119,7 @@ class Grid:
         return Positions(text, speech, flags, monologues)
 
     def _spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
-        """The monologue's token at each of `count` positions (see `spoken`): (count,) ids; <|im_end|> follows the
-        last.
-        """
+        """The monologue's token at each of `count` positions (see `spoken`), then <|im_end|>: (count,) ids."""
         tokens = [*self.tokens(text), self.ids.im_end]
         lengths = np.cumsum([0, *(len(self.tokenizer.decode([token])) or 1 for token in tokens[:-1])])
         if len(starts) != len(text.split()):
@@ -153,7 +150,7 @@ class Grid:
         supervise: bool = False,
         **monologues,
     ) -> Positions:
-        """One turn: written (`text`), spoken (`codes`), or text, then speech; <|im_end|> is supervised with it.
+        """One turn: written (`text`), spoken (`codes`), or both in this order; <|im_end|> is supervised with it.
 
         After text, SOSP is a target too: the model itself has to begin to speak. `monologues`: arguments of `spoken`.
         """
@@ -168,7 +165,7 @@ class Grid:
         return self.join(*parts)
 
     def reply_prefix(self, spoken: bool) -> Positions:
-        """The head of the assistant's turn, with which a prompt ends; a spoken answer starts right after SOSP."""
+        """The start of the assistant's turn, which ends a prompt; a spoken answer starts right after SOSP."""
         head = self.text("<|im_start|>assistant\n")
         if not spoken:
             return head

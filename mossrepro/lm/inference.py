@@ -1,8 +1,8 @@
 """Preparing a model for generation: the fast precision, with fewer and faster matrix products.
 
-Answering reads every weight once a row and does little with it, so the time is that of reading them, and for a tiny
-model that of calling at all. What several layers make of the same input is one product here, queries and keys are
-turned in one go, and on a CPU weights stand in the order that is read fastest (`utils/packed_linear.py`).
+Decoding reads every weight once per position and computes little with it, so memory bandwidth limits it, and for a tiny
+model the overhead of calls. Here the projections of one input are one product, queries and keys are rotated together,
+and on a CPU weights are stored in the order that is read fastest (`utils/packed_linear.py`).
 """
 
 import torch

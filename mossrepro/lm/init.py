@@ -11,8 +11,7 @@ from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.errors import ConfigError
 
 # A spelling of every phone (our own table); silence is a space. One spelling each is enough: it only has to put a
-# code's
-# embedding near those of the letters that words with this phone are written with.
+# code's embedding near those of the letters that words with this phone are written with.
 SPELLING = dict(
     pair.split(":")
     for pair in (

@@ -1,4 +1,4 @@
-"""What a training starts from: the embedded SmolLM2, a text LLM of the hub, or an earlier stage."""
+"""What training starts from: the embedded SmolLM2, a text LLM of the hub, or an earlier stage."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mossrepro.lm.model import LayerSplitLM
 from mossrepro.utils import assets
 from mossrepro.utils.errors import ConfigError
 
-_DEFAULT_TAIL_LAYERS = 4  # layers of the split of a text LLM whose configuration does not say
+_DEFAULT_TAIL_LAYERS = 4  # for a text LLM, if the configuration does not say
 
 
 def open_start(

@@ -2,7 +2,7 @@
 
     A  lora_down (r, in), random      B  lora_up (out, r), zero, so that nothing changes at first
 
-On export B A is added to W: what comes out is a plain checkpoint.
+On export B A is added to W, which gives a plain checkpoint.
 """
 
 import math

@@ -62,7 +62,7 @@ class MiniBackboneTask(BackboneTask):
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
         weight_decay: of AdamW.
-        seed: of the order of samples and of all randomness.
+        seed: seed of all random initial values.
     """
 
     def __init__(

@@ -7,8 +7,7 @@ A pretrained text LLM is cut after its trunk. Its last layers become the text ta
                                   +-> speech tail -> speech norm -> speech head  (next speech id)
 
 With `split_at` the tails are not the last layers: they follow the trunk's first `split_at` layers, and each channel
-then
-runs through the rest of the trunk by itself (an ablation: split first, in the middle, last).
+then runs through the rest of the trunk by itself (an ablation: split first, in the middle, last).
 
 Both tails see every position; which head is sampled is decided in decoding (`decode.py`).
 The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instances after the copy.
@@ -35,10 +34,10 @@ TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train, see 
 class LMConfig:
     """Shape of a layer-split LM.
 
-    dim, ffn_dim: width of the model, and of the feed-forward layers. codes: size of the codec's codebook. theta: base
-    of the rotary positions. modality_pad: the text id of positions that are embedded by their speech id (16 is
-    SmolLM2's). system_turns: the system turns of the training (`grid.SYSTEM_TURNS`). max_positions: the longest context
-    of the backbone, where it is known; nothing here depends on it.
+    dim, ffn_dim: width of a position, and inside the feed-forward layers. codes: size of the codec's codebook. theta:
+    base of the rotary positions. modality_pad: text id of positions that are embedded by their speech id (16 is
+    SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
+    context of the backbone, where that is known; nothing here depends on it.
     """
 
     dim: int = 576
@@ -90,7 +89,7 @@ class LMConfig:
 
     @property
     def speech_vocab(self) -> int:
-        """Rows of the speech embedding and head: codes, EOSP, unused rows (paper: 16,384 + 128 = 16,512)."""
+        """Positions of the speech embedding and head: codes, EOSP, unused rows (paper: 16,384 + 128 = 16,512)."""
         return self.codes + SPARE_SPEECH_ROWS
 
     def to_dict(self) -> dict:
@@ -193,9 +192,7 @@ class LayerSplitLM(nn.Module):
     def channel(
         self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
-        """The layers after the split for the channel "text" or "speech": its tail and the rest of the trunk, no
-        norm.
-        """
+        """The layers after the split for the channel "text" or "speech": its tail, then the rest of the trunk."""
         x = self.run(f"{name}_tail", x, table, mask, cache)
         return self.run(f"{name}_post_split", x, table, mask, cache)
 
@@ -223,9 +220,7 @@ class LayerSplitLM(nn.Module):
                 block.compile(dynamic=True, backend=backend)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
-        """Allocate a cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB,
-        bf16).
-        """
+        """A cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB in bf16)."""
         c, like = self.config, self.text_embed.weight
         shape = (batch, c.kv_heads, capacity, c.head_dim)
 

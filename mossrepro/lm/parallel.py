@@ -2,8 +2,7 @@
 
 In a group of `tensor_parallel` devices each has some of every layer's heads and hidden units, and the partial results
 are summed, twice a layer (arXiv 1909.08053). Over `data_parallel` devices every weight is sharded, and gathered when
-its
-layer is run. Tensor parallelism does not cut embeddings, output heads and norms.
+its layer is run. Tensor parallelism does not split embeddings, output heads and norms.
 """
 
 from torch import nn
@@ -42,7 +41,7 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
 
 
 def check_even(config: LMConfig, size: int) -> None:
-    """ConfigError where the layers of a model cannot be cut into `size` equal parts."""
+    """ConfigError where the layers of a model cannot be split into `size` equal parts."""
     for name in ("heads", "kv_heads", "ffn_dim"):
         if getattr(config, name) % size:
             raise ConfigError(f"tensor_parallel_size={size}: {getattr(config, name)} {name} cannot be dealt out evenly")

@@ -7,7 +7,7 @@
     text_norm, speech_norm            model.text_norm, model.audio_norm
     text_head, speech_head            text_lm_head, audio_lm_head
 
-At full size 446 tensors: 40 layers of 11, and the 6 others.
+At full size there are 446 tensors: 40 layers of 11, and 6 others.
 """
 
 import json
@@ -73,7 +73,7 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
 def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     """A folder in the released layout, mapped into memory in the file's precision.
 
-    Raises CheckpointError for another layout, a missing shard or tensor, a wrong shape, or a tensor too many.
+    Raises CheckpointError for another layout, a missing shard or tensor, a wrong shape, or an unknown tensor.
     """
     folder = Path(folder)
     if not is_released(folder):

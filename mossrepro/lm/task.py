@@ -29,11 +29,11 @@ VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in thei
 class LayerSplitTask(Task):
     """Next-token prediction on both channels.
 
-    loss = text_weight * (sum over supervised text rows) / N_text + speech_weight * (the same for speech)
-         + monologue_weight * (the same for the inner monologue: the text that a spoken reply says, predicted beside
-         it),
+    loss = text_weight * (sum over text targets) / N_text + speech_weight * (the same for speech)
+         + monologue_weight * (the same for the inner monologue, the text predicted beside a spoken reply),
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
-    not depend on how the step is cut up. Positions are gathered before the heads: no (B, L, vocabulary) tensor exists.
+    not depend on how the step is divided. Positions with a target are gathered before the heads: no (B, L, vocabulary)
+    tensor exists.
 
     Args:
         init_from: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
@@ -57,15 +57,15 @@ class LayerSplitTask(Task):
             "trunk", the input of the speech tail.
         tail: initial speech tail: "copy" of the text tail or "random".
         split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
-        extra_layers: with tail_layers 0, so many new layers behind the backbone: a control with as many parameters as a
-            split but one way for both channels; None for those of `init_from`.
-        lora: rank of low-rank changes to the trunk, instead of unfreezing it; 0 for none. They are part of the weights
-            when the stage is done.
+        extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
+            parameters as a split; None for those of `init_from`.
+        lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. It is merged into the weights when the
+            stage is done.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
-        compiled: the layers run as graphs that PyTorch compiles at the first step (needs a C++ compiler on a CPU).
-        code_phone_probs: for Stage 1, a token store that says what its codes sound like: they start as a spelling of
-            that. None: they start at random, with the text embedding's statistics.
-        seed: of all that starts at random.
+        compiled: PyTorch compiles the layers at the first step (needs a C++ compiler on a CPU).
+        code_phone_probs: for Stage 1, a token store with the phone probabilities of its codes: code embeddings start as
+            the spelling of their phones. None: they start at random, with the text embedding's statistics.
+        seed: seed of all random initial values.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class LayerSplitTask(Task):
         return open_start(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
 
     def setup(self, stage: str) -> None:
-        """Note the system turns of the data in the model's config. ConfigError if the data are of another tokenizer."""
+        """Note the system turns of the data in the model's config. ConfigError if tokenizer or codes differ."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HasDocuments):
             return
@@ -147,12 +147,12 @@ class LayerSplitTask(Task):
             raise ConfigError("train=gradual runs on one device")
 
     def on_train_batch_start(self, batch: LMBatch, index: int) -> None:
-        """Unfreeze as far as the step says."""
+        """Unfreeze as many layers as gradual training has reached at this step."""
         if self.train_part == "gradual":
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
 
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
-        """Sums of cross-entropy and numbers of rows of each kind: text, monologue, speech, n_text, ... (scalars)."""
+        """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars)."""
         model: LayerSplitLM = self.model
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
         kinds["speech"] = ("speech", model.speech_head)
@@ -211,7 +211,7 @@ class LayerSplitTask(Task):
         return f"document {', '.join(found)}" if found else f"no one of {len(documents)} documents alone"
 
     def validation_step(self, batch: LMBatch, index: int) -> None:
-        """Loss of the answers to questions of V, nats a row, by pairing (the batches of `LMDataModule`)."""
+        """Loss of the answers to questions of V, nats per target, by pairing (the batches of `LMDataModule`)."""
         out = self.losses(batch)
         pairing = VALIDATED[index]
         name = "text" if pairing[2] == "T" else "speech"

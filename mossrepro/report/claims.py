@@ -62,5 +62,5 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     ids = [claim.id for claim in claims]
     double = {i for i in ids if ids.count(i) > 1}
     if double:
-        raise ConfigError(f"{path}: id {', '.join(sorted(double))} stands there twice")
+        raise ConfigError(f"{path}: id {', '.join(sorted(double))} is used twice")
     return claims

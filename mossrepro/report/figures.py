@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""The figures of a report."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ GROWING = {"t2t_c": "T2T on C", "s2t_a": "S2T on A", "s2t_c": "S2T on C", "s2s_a
 
 
 def pairings(run: Run) -> Figure | None:
-    """Shares of right answers in the four pairings, by set, with their intervals and with chance; None without any."""
+    """Correct answers in the four pairings on sets A and C, with intervals and chance level; None without any."""
     found = {row.claim.id: row.fact for row in run.rows if row.fact}
     ways = {"T2T": "text → text", "S2T": "speech → text", "T2S": "text → speech", "S2S": "speech → speech"}
     sets = {"a": "A, spoken in training", "c": "C, never trained on"}
@@ -51,10 +51,10 @@ def pairings(run: Run) -> Figure | None:
 
 
 def growth(run: Run) -> Figure | None:
-    """Right answers against the share of the run's steps and of the facts spoken about, from `mossrepro ablate`.
+    """Correct answers against the share of the run's steps, and of the facts spoken about, from `mossrepro ablate`.
 
-    The recipe with a share of the steps ("baseline") is a point of both, the run itself of the first. None where no
-    `length_N` and no `facts_N` was asked.
+    The ablations' baseline, trained for a share of the steps, is a point of both; the run itself is one of the first.
+    None if neither a `length_N` nor a `facts_N` was measured.
     """
     found = {row.claim.id: row.fact for row in run.rows if row.fact}
     base = sizes.load_size(run.size).control.share * 100

@@ -30,7 +30,7 @@ from mossrepro.report.tables import measured, number
 
 matplotlib.use("Agg", force=False)
 
-PLAYERS, SPECTROGRAMS = 24, 3  # pairs with players, and of these with a picture
+PLAYERS, SPECTROGRAMS = 24, 3  # question-answer pairs with players, and of these with spectrograms
 
 NOTE = (
     "<p class=small>In brackets the 95 % interval, Wilson's where the number is a share of n answers. The paper's "
@@ -160,7 +160,7 @@ def _gauge(row: Row, size: str) -> str:
 
 
 def _audio(path: Path) -> str:
-    """A player with the file inside, or a note when the file is not there."""
+    """An audio player with the file embedded, or a note if the file is missing."""
     if not path.is_file():
         return f'<p class="small">{escape(path.name)} is missing</p>'
     kind = {".flac": "flac", ".ogg": "ogg", ".mp3": "mpeg"}.get(path.suffix, "wav")
@@ -211,7 +211,7 @@ def _spectrograms(run: Run) -> str:
 
 
 def _curves(run: Run) -> str:
-    """One panel a stage for its losses, more for its losses by pairing and for its error rates or accuracies."""
+    """Panels for each stage: its losses, its losses by pairing, and its error rates or accuracies."""
     panels = []
     for stage, rows in run.curves.items():
         keys = sorted({key for row in rows for key in row} - {"step", "seconds"})

@@ -1,4 +1,4 @@
-"""From facts to a report: a table in the terminal, one HTML page with pictures and sound, and Markdown.
+"""What a report is made of: the facts, stages, curves and sounds in the folder of a run.
 
 Inputs in `runs/NAME`: `facts/*.json`, `stages.json` ([{stage, minutes, cached, hardware}]), `metrics/STAGE.jsonl` (or
 .csv) and `wav/index.json` ([{question, answer, question_text, reference, heard, set}]). Whatever is missing is left
@@ -21,7 +21,7 @@ from mossrepro.utils.errors import DataError
 
 @dataclass
 class Row:
-    """A claim (or a fact nobody claimed) as it is shown."""
+    """A claim, or a fact without a claim, as it is shown."""
 
     claim: Claim
     fact: Metric | None
@@ -46,7 +46,7 @@ class Run:
 
 
 def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
-    """Reads a run's folder.
+    """Read a run's folder.
 
     Raises:
         DataError: there is no such folder, it holds no facts, or a file in it is broken.
@@ -77,7 +77,7 @@ def _json(path: Path) -> list[dict[str, Any]]:
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file (.jsonl, one object a line, or .csv with a header); a line cut short is dropped."""
+    """The rows of a metrics file (.jsonl, one object a line, or .csv with a header); an incomplete line is dropped."""
     rows: list[dict[str, float]] = []
     with open(path, newline="") as file:
         if path.suffix == ".csv":
@@ -91,7 +91,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def environment(run: Run) -> dict[str, str]:
-    """Hardware and commit as the facts say, versions as installed here."""
+    """Hardware and commit as the first fact records them, versions as installed here."""
     first = next(row.fact for row in run.rows if row.fact)
     about = {"hardware": first.hardware, "commit": first.commit, "python": platform.python_version()}
     for package in ("torch", "lightning", "onnxruntime", "mossrepro"):

@@ -7,7 +7,7 @@ from mossrepro.report.claims import COLOUR, FAILED, MARK, MISSING, PASSED
 from mossrepro.report.run_data import Row, Run, environment
 from mossrepro.training.metrics import Metric
 
-WIDEST = 1_000.0  # an interval this many times as wide as its number says nothing
+WIDEST = 1_000.0  # an interval this many times as wide as its number is not shown
 INTRODUCTION = (
     "Every row is a fact of one run (`facts/ID.json`: command, commit, hardware). ✓ inside the range that "
     "`configs/claims.yaml` expects, ✗ outside it, – not measured in this run. The paper's column is the nearest thing "
@@ -34,13 +34,13 @@ def measured(fact: Metric | None) -> str:
 
 
 def expected_rows(run: Run) -> list[Row]:
-    """The claims that are judged at this run's size; all that was measured where nothing is expected of it."""
+    """The claims that are judged at this run's size, or everything measured if none is."""
     judged = [row for row in run.rows if row.status in (PASSED, FAILED)]
     return judged or [row for row in run.rows if row.fact]
 
 
 def claims_table(run: Run, width: int = 120) -> Table:
-    """The claims that the run's size expects, as a terminal table; a narrow one does without the paper's column."""
+    """The claims of `expected_rows` as a terminal table; a narrow one leaves out the paper's column."""
     view = Table(title=f"{run.folder}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     view.add_column("")
     view.add_column("claim", ratio=1)

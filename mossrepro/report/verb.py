@@ -14,7 +14,7 @@ from mossrepro.training.runs import run_folder, size_name
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
-    """Prints the tables, writes `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
+    """Print the tables, write `folder/report.html`, pairings.png (and Markdown); returns 1 if a claim failed, else 0.
 
     Raises:
         DataError, ConfigError: see `read_run` and `read_claims`.
