@@ -191,7 +191,7 @@ class CausalEncoder(nn.Module):
         after 30 s and a long stream must not suffer from it.
         """
         if state is not None and not self.causal:
-            raise ConfigError("an encoder with causal=false hears whole recordings only; nothing can be streamed")
+            raise ConfigError("an encoder with causal=false encodes whole recordings only; it cannot stream")
         state = state or self.start(mel.shape[0], mel.device)
         x, tails = self._convolve(mel, state)
         at = torch.arange(state.position, state.position + x.shape[1], device=mel.device)[None]

@@ -158,7 +158,7 @@ class SpeechCodec(nn.Module):
         Past a clip's length every code is -1, whatever the samples there.
         """
         if self.config.front == "none":
-            raise ConfigError("this codec can only read codes; whoever wrote them must encode")
+            raise ConfigError("this codec only decodes; encode with the codec that wrote the codes")
         device = self.phones.weight.device
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
@@ -186,9 +186,9 @@ class SpeechCodec(nn.Module):
     def listen(self, batch: int = 1) -> "EncoderSession":
         """A session that encodes `batch` streams in parallel, chunk by chunk. ConfigError if it is not causal."""
         if self.config.front == "none":
-            raise ConfigError("this codec can only read codes; whoever wrote them must encode")
+            raise ConfigError("this codec only decodes; encode with the codec that wrote the codes")
         if not self.config.causal:
-            raise ConfigError("this codec has causal=false and hears whole recordings only")
+            raise ConfigError("this codec has causal=false and encodes whole recordings only")
         return EncoderSession(self, batch)
 
     def frames(self, codes: Tensor) -> Tensor:

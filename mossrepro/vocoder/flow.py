@@ -246,7 +246,7 @@ class FlowDecoder(nn.Module):
         Raises DataError for a code outside the codebook.
         """
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
-            raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a book of {self.codes}")
+            raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a codebook of {self.codes}")
         batch, length = codes.shape
         places = torch.arange(length, device=codes.device)
         valid = places[None] < (lengths[:, None] if lengths is not None else length)
