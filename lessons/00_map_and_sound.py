@@ -22,7 +22,7 @@ from IPython.display import Audio, display
 from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.pipeline import Assistant, newest_run
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.training import sizes
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -138,7 +138,7 @@ for axes, name in zip(rows, speakers, strict=True):
     said, rate = voices.say(sentence, name)
     picture = audio.mel24(torch.from_numpy(said)[None])[0]
     axes.imshow(picture, origin="lower", aspect="auto", extent=(0, len(said) / rate, 0, 80))
-    axes.set(title=f"{name} ({voices.VOICES[name].role})", xlabel="seconds")
+    axes.set(title=f"{name} ({roster.VOICES[name].role})", xlabel="seconds")
     print(name)
     display(Audio(said, rate=rate))
 rows[0].set_ylabel("mel band")

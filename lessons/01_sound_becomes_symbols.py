@@ -26,7 +26,7 @@ from mossrepro.evaluation.code_picture import draw
 from mossrepro.evaluation.prosody import centred, explained, measure
 from mossrepro.evaluation.units import spread
 from mossrepro.pipeline import Assistant, newest_run
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.speech.sphinx import align_phones
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -100,7 +100,7 @@ print(inspect.getsource(nearest_code))
 
 # %%
 words = vocabulary(homophones=False)
-voiced = voices.names("hibari", "train", True)[: 4 if SMOKE else 12]
+voiced = roster.names("hibari", "train", True)[: 4 if SMOKE else 12]
 corpus = []  # (text, voice, wave)
 for i in range(16 if SMOKE else 120):
     text = random_sentence(rng(1, "lesson", i // 2), words[:600], 4, 7)  # every sentence by two voices

@@ -109,9 +109,9 @@ def talk(args: argparse.Namespace) -> int:
     """`mossrepro talk`: answer a recording, or a sentence spoken by a user voice."""
     run = args.run or newest_run()
     if args.say is not None:
-        from mossrepro.speech import voices
+        from mossrepro.speech import roster, voices
 
-        wave, rate = voices.say(args.say, args.voice or voices.names(role="held-out")[0])
+        wave, rate = voices.say(args.say, args.voice or roster.names(role="held-out")[0])
         question = audio.resample(wave, rate, SAMPLE_RATE)
     else:
         question = audio.load(args.question, SAMPLE_RATE)

@@ -13,7 +13,7 @@ from mossrepro.codec.task import IGNORE
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.degrade import roughen
+from mossrepro.data.degrade import Roughness, degrade
 from mossrepro.speech.normalise import PHONES
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -28,6 +28,7 @@ LEAD = 0.1  # seconds of silence in front, at most
 QUIET = 0.03  # share of the loudest sample below which a clip's ends count as silence
 FRAME = 320  # samples of one phone decision, 20 ms
 _INDEX = {name: i for i, name in enumerate(PHONES, 1)}
+_BABBLING, _BABBLE = 0.4, 4  # share of degraded clips for which other clips are read, and how many
 LENGTH_JITTER = 0.3  # seconds; regroups clips of similar length in every pass
 
 
@@ -90,7 +91,9 @@ class CodecDataModule(StepDataModule):
         max_seconds: longer training clips are left out.
         delay: seconds by which the phone targets lag behind the sound.
         augment: vary speed, tilt, gain, noise and leading silence.
-        rough: share of the augmented clips that also get noise, a room or a telephone line (`degrade.roughen`).
+        rough: share of the augmented clips that are also degraded: a room, noise, a telephone, ... (`degrade.degrade`).
+        roughness: how often each kind of loss occurs in a degraded clip, and how strong it may be.
+        roster: the voices of a corpus that is synthesised (`speech.roster`).
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
@@ -105,13 +108,16 @@ class CodecDataModule(StepDataModule):
         delay: float = 0.08,
         augment: bool = True,
         rough: float = 0.0,
+        roughness: Roughness | None = None,
+        roster: str = "five",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed=seed, num_workers=num_workers)
         self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
         self.valid_clips, self.max_seconds = valid_clips, max_seconds
-        self.delay, self.augment, self.rough = delay, augment, rough
+        self.delay, self.augment, self.rough, self.roster = delay, augment, rough, roster
+        self.roughness = roughness or Roughness()
         self.folder: Path | None = None
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
@@ -120,11 +126,11 @@ class CodecDataModule(StepDataModule):
 
     def prepare_data(self) -> None:
         """Synthesise and align the corpus once per machine."""
-        phone_times(self.corpus or codec_corpus(self.size))
+        phone_times(self.corpus or codec_corpus(self.size, voices=self.roster))
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifest. Raises DataError when a split is empty."""
-        self.folder = Path(self.corpus) if self.corpus else codec_corpus(self.size)
+        self.folder = Path(self.corpus) if self.corpus else codec_corpus(self.size, voices=self.roster)
         self.phones = read_phones(phone_times(self.folder))
         clips = [clip for clip in read_manifest(self.folder) if self.phones.get(clip.id)]
         self.train = [clip for clip in clips if clip.split == "train" and clip.seconds <= self.max_seconds]
@@ -167,7 +173,9 @@ class CodecDataModule(StepDataModule):
         if random is not None:
             wave, after = vary(wave, random)
             if random.random() < self.rough:
-                wave = roughen(wave, random)
+                others = random.choice(len(self.train), _BABBLE) if random.random() < _BABBLING else []
+                others = [load_clip(self.folder, self.train[i], SAMPLE_RATE) for i in others]
+                wave = degrade(wave, random, self.roughness, others)
         return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
 
     def val_batches(self) -> list[CodecBatch]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, synthesise
-from mossrepro.speech import voices
+from mossrepro.speech import roster
+from mossrepro.speech.voices import VERSION
 from mossrepro.utils import assets, cache, random
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import ConfigError
@@ -16,11 +17,13 @@ from mossrepro.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """How much of what: numbers of clips, but of sentences for `kokoro` and `test`.
+    """How much of what: numbers of clips, but of sentences for `kokoro`, `test` and `test_new`.
 
     assistant, pseudo: random sentences in the assistant's voice, and others in the hibari pseudo-speakers.
     kokoro: sentences in the Kokoro training voices; each is also spoken by `variants` pseudo-speakers of its voice.
-    valid: clips of the assistant and pseudo-speakers. test: sentences, each in all held-out voices and the assistant's.
+    valid: clips of the assistant and pseudo-speakers; valid_kokoro: of Kokoro training voices.
+    test: sentences, each in the assistant's voice and the two that roster "five" holds out.
+    test_new: how many of these sentences the held-out voices of roster "all" say too.
     """
 
     assistant: int
@@ -29,6 +32,8 @@ class CodecRecipe:
     variants: int
     valid: int
     test: int
+    test_new: int = 0
+    valid_kokoro: int = 0
     version: int = 1
 
 
@@ -37,44 +42,53 @@ CODEC_RECIPES = {
     "tiny": CodecRecipe(assistant=60, pseudo=300, kokoro=4, variants=4, valid=16, test=8),
     "small": CodecRecipe(assistant=900, pseudo=4000, kokoro=200, variants=4, valid=48, test=50),
 }
+# With the roster "all": more sentences by Kokoro voices, of which there are 16 times as many.
+CODEC_RECIPES_ALL = {
+    "small": CodecRecipe(600, 2000, kokoro=960, variants=2, valid=40, test=50, test_new=24, valid_kokoro=40),
+}
 
 
-def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache.cached) -> Path:
+def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache.cached, voices: str = "five") -> Path:
     """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
 
-    No sentence appears in two splits and the held-out voices appear in "test" alone. Cached by its recipe.
+    voices: a roster (`speech.roster`). No sentence appears in two splits and the held-out voices appear in "test"
+    alone. Cached by its recipe.
+
     Raises ConfigError for a size without a recipe (base and full need real recordings: `mossrepro data add`).
     """
     if size not in CODEC_RECIPES:
         raise ConfigError(f"no codec recipe for size {size!r}; known: {', '.join(CODEC_RECIPES)}")
-    recipe = CODEC_RECIPES[size]
+    recipe = CODEC_RECIPES_ALL.get(size, CODEC_RECIPES[size]) if voices == "all" else CODEC_RECIPES[size]
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
-    sources = {"voices": cache.digest([voices.VERSION, _voices()]), "words": cache.digest(vocabulary(False))}
+    sources = {"voices": cache.digest([VERSION, _voices(voices)]), "words": cache.digest(vocabulary(False))}
     spec = {"recipe": asdict(recipe), "engines": engines, "rate": SAMPLE_RATE, **sources}
-    return cached(
-        "codec-corpus", spec, lambda folder: synthesise(list(_codec_jobs(recipe)), folder, workers, SAMPLE_RATE)
-    )
+    jobs = list(_codec_jobs(recipe, voices))
+    return cached("codec-corpus", spec, lambda folder: synthesise(jobs, folder, workers, SAMPLE_RATE))
 
 
-def _voices() -> list[dict]:
-    """The voices as plain data, a part of the cache key."""
-    return [{**asdict(voice), "styles": [list(style) for style in voice.styles]} for voice in voices.VOICES.values()]
+def _voices(voices: str) -> list[dict]:
+    """The voices of a roster as plain data, a part of the cache key."""
+    chosen = [asdict(roster.VOICES[name]) for name in roster.names(roster=voices)]
+    return [{**voice, "styles": [list(style) for style in voice["styles"]]} for voice in chosen]
 
 
-def _codec_jobs(recipe: CodecRecipe) -> Iterator[Utterance]:
+def _codec_jobs(recipe: CodecRecipe, voices: str) -> Iterator[Utterance]:
     """All utterances of a codec corpus; the slow engine's come first, so that none of them is left for the end."""
     sentence = _Sentences()
-    kokoro, pseudo = voices.names("kokoro", "train", False), voices.names("hibari", "train", True)
-    held_out = voices.names(role="held-out")
+    kokoro, pseudo = roster.names("kokoro", "train", False, voices), roster.names("hibari", "train", True)
+    held_out = roster.names(role="held-out")
+    new = [name for name in roster.names(role="held-out", roster=voices) if name not in held_out]
     for i in range(recipe.test):
         text = sentence("test", 3, 6)
-        for voice in [*held_out, "assistant"]:
+        for voice in [*held_out, "assistant", *(new if i < recipe.test_new else ())]:
             yield Utterance(f"test-{voice}-{i:05d}", text, voice, "test")
     for i in range(recipe.kokoro):
         base, text = kokoro[i % len(kokoro)], sentence("train", 3, 6)
-        others = [name for name in voices.names("kokoro", "train", True) if voices.VOICES[name].base == base]
-        for voice in [base, *others[: recipe.variants]]:
+        for voice in [base, *roster.variants(base, voices)[: recipe.variants]]:
             yield Utterance(f"train-{voice}-{i:05d}", text, voice, "train")
+    for i in range(recipe.valid_kokoro):
+        voice = kokoro[i * len(kokoro) // recipe.valid_kokoro]
+        yield Utterance(f"valid-{voice}-{i:05d}", sentence("valid", 3, 6), voice, "valid")
     for i in range(recipe.valid):
         voice = "assistant" if i % 4 == 0 else pseudo[i % len(pseudo)]
         yield Utterance(f"valid-{voice}-{i:05d}", sentence("valid", 4, 10), voice, "valid")

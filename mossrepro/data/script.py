@@ -15,7 +15,7 @@ from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import FAMILIES, Fact, plain
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, in_processes, progress, synthesise
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
@@ -61,6 +61,7 @@ class ScriptRecipe:
     test_facts: most tested facts per set.
     words: how many of the most frequent words fill up random sentences, beside those of all questions; few, because the
         model has to learn the sound of each.
+    roster: of the users' voices (`speech.roster`).
     """
 
     user_speech: int = 4000
@@ -72,6 +73,7 @@ class ScriptRecipe:
     tests: int = 3
     test_facts: int = 1000
     words: int = 40
+    roster: str = "five"
 
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
@@ -94,7 +96,7 @@ def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list
 
 
 def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
-    held_out = voices.names(role="held-out")
+    held_out = roster.asking_voices(recipe.roster)
     lines: list[Line] = []
     tested = Counter()
     for fact in facts:
@@ -110,7 +112,7 @@ def _tests(facts: list[Fact], recipe: ScriptRecipe) -> list[Line]:
 
 def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
     """Training questions of A and P, and all answers; those of B, C and V are in split "test", for the judge only."""
-    pseudo, count = voices.names("hibari", "train", True), 0
+    pseudo, count = roster.names("hibari", "train", True), 0
     lines: list[Line] = []
     for fact in facts:
         split = "train" if fact.set in "AP" else "test"
@@ -122,7 +124,7 @@ def _asked(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:
             name, text = f"ask-{fact.key}-{phrasing}", fact.question(phrasing)
             count += 1
             if recipe.kokoro and count % recipe.kokoro == 0:
-                lines += _voice_variants(name, "question", text, count // recipe.kokoro, fact)
+                lines += _voice_variants(name, "question", text, count // recipe.kokoro, recipe.roster, fact)
     return lines
 
 
@@ -133,11 +135,11 @@ def _ask(fact: Fact, phrasing: int, version: int, among: list[str], seed: int) -
     return Line(name, "question", fact.question(phrasing), voice, "train", fact.key, fact.set)
 
 
-def _voice_variants(name: str, role: str, text: str, index: int, fact: Fact | None = None) -> list[Line]:
+def _voice_variants(name: str, role: str, text: str, index: int, voices: str, fact: Fact | None = None) -> list[Line]:
     """A line in one Kokoro training voice and in its pseudo-speakers, which are made from the same synthesis."""
-    base = voices.names("kokoro", "train", False)
+    base = roster.names("kokoro", "train", False, voices)
     chosen = base[index % len(base)]
-    others = [voice for voice in voices.names("kokoro", "train", True) if voices.VOICES[voice].base == chosen]
+    others = roster.variants(chosen, voices)
     about = (fact.key, fact.set) if fact else ("", "")
     return [Line(f"{name}-{voice}", role, text, voice, "train", *about) for voice in (chosen, *others)]
 
@@ -176,7 +178,7 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
     asked = {word for text in phrasings for word in plain(text).split()}
     words = [*frequent, *sorted(asked - set(frequent))]
     special, hidden = _special(facts, role), hidden_pairs(facts)
-    pseudo = voices.names("hibari", "train", True)
+    pseudo = roster.names("hibari", "train", True)
     lines, pool = [], []
     slow = recipe.user_speech_kokoro if role == "user_speech" else 0
     for i in range(slow + (recipe.user_speech if role == "user_speech" else recipe.assistant_speech)):
@@ -195,7 +197,7 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
             text = again[i // 3 % len(again)]
         voice = "assistant" if role == "assistant_speech" else pseudo[int(generator.integers(len(pseudo)))]
         if i < slow:
-            lines += _voice_variants(f"{_STREAMS[role]}-{i:05d}", role, text, i)
+            lines += _voice_variants(f"{_STREAMS[role]}-{i:05d}", role, text, i, recipe.roster)
             continue
         lines.append(Line(f"{_STREAMS[role]}-{i:05d}", role, text, voice, "train"))
     return lines

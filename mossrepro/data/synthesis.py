@@ -18,7 +18,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mossrepro.data.corpus import Clip, CorpusWriter, store
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample
 from mossrepro.utils.errors import MossError
 
@@ -62,7 +62,7 @@ def _chunks(jobs: Iterable[Utterance]) -> Iterator[list[Utterance]]:
     chunk: list[Utterance] = []
     last = None
     for job in jobs:
-        voice = voices.VOICES[job.voice]
+        voice = roster.VOICES[job.voice]
         slow = voice.engine == "kokoro"
         key = (job.text, voice.base or voice.name) if slow else "fast"
         if chunk and (key != last or (not slow and len(chunk) >= _CHUNK)):

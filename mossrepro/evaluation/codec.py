@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mossrepro.evaluation.prosody import Prosody
 from mossrepro.evaluation.tokenizers import Tokenizer
 from mossrepro.speech.mos import predicted_mos
 from mossrepro.speech.normalise import PHONES, normalise
+from mossrepro.speech.roster import HELD_OUT, group_of
 from mossrepro.speech.speaker import SpeakerEncoder, similarity
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
@@ -84,8 +85,9 @@ class CodecBenchmark:
         manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
         self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
         self.test = Clips(self.corpus, [c for c in self.manifest if c.split == "test"], self._phones)
-        self.unseen_speakers = self.test.where(lambda clip: clip.speaker != "assistant")
-        self.assistant = self.test.where(lambda clip: clip.speaker == "assistant")
+        self.groups = {name: self.test.where(partial(_is_of, name)) for name in (*HELD_OUT, "assistant")}
+        self.groups = {name: clips for name, clips in self.groups.items() if clips.clips}
+        self.unseen_speakers, self.assistant = self.groups["strangers"], self.groups["assistant"]
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -128,6 +130,11 @@ class CodecBenchmark:
         metrics.record(self.out, metrics.Metric(id, f"{tokenizer.title}: {what}", value, unit, **more))
 
 
+def _is_of(group: str, clip: Clip) -> bool:
+    """Whether a voice of this group speaks; recorded speakers of a corpus of one's own count as strangers."""
+    return (group_of(clip.speaker) or "strangers") == group
+
+
 def measure(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """Everything that can be measured of one tokenizer."""
     note = lambda *fact, **more: benchmark.record(tokenizer, *fact, **more)  # noqa: E731
@@ -144,7 +151,7 @@ def measure(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     if tokenizer.store:
         usage(benchmark, tokenizer)
     if tokenizer.recogniser:
-        for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
+        for name, clips in benchmark.groups.items():
             words(benchmark, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
         meaning(benchmark, tokenizer, codes)
         prosody_left(benchmark, tokenizer, codes)
@@ -169,6 +176,19 @@ def words(
         n = sum(len(text.split()) for text in spoken)
         benchmark.record(tokenizer, f"{kind[0]}er_{name}", f"{kind} error rate, {name}", wrong, "%", n=n, **bounds)
     return wrong
+
+
+def whisper(
+    benchmark: CodecBenchmark, tokenizer: Tokenizer, name: str, clips: Clips, waves: Sequence[np.ndarray]
+) -> None:
+    """Record what Whisper base, which sees the whole sound and knows English, gets wrong on the same waves."""
+    lexicon = benchmark.human_lexicon if clips is benchmark.human else benchmark.lexicon
+    heard = [lexicon.spelt(normalise(text)) for text in benchmark.judge.transcribe(waves)]
+    texts = [lexicon.spelt(text) for text in clips.texts]
+    wrong, low, high = error_rate(texts, heard)
+    bounds = {"low": low, "high": high, "interval": "bootstrap over clips, 95 %"}
+    title = f"Whisper base on the same clips: word error rate, {name}"
+    benchmark.record(tokenizer, f"whisper_wer_{name}", title, wrong, "%", n=len(" ".join(texts).split()), **bounds)
 
 
 def error_rate(said: Sequence[str], heard: Sequence[str], draws: int = 2_000) -> tuple[float, float, float]:
@@ -288,18 +308,26 @@ def streamed(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
 
 
 def robustness(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> str:
-    """Word error rates of held-out voices under every condition, and of recorded speech; returns the worst's name.
+    """Word error rates of every group of voices under every condition, and of recorded speech; the worst's name.
 
-    The worst is a fact too.
+    A condition of the strangers has the fact `wer_CONDITION`, of another group `wer_GROUP_CONDITION`. Beside each
+    stands Whisper base on the same waves (`whisper_wer_...`). The worst of the strangers is a fact too.
     """
     found = {}
-    for name, change in CONDITIONS.items():
-        waves = [change(w, rng(0, name, i)) for i, w in enumerate(benchmark.unseen_speakers.waves)]
-        codes = [tokenizer.encode(wave) for wave in waves]
-        found[name] = words(benchmark, tokenizer, name, benchmark.unseen_speakers, codes)
+    for group, clips in benchmark.groups.items():
+        whisper(benchmark, tokenizer, group, clips, clips.waves)
+        for name, change in CONDITIONS.items():
+            waves = [change(w, rng(0, name, i)) for i, w in enumerate(clips.waves)]
+            wanted = name if group == "strangers" else f"{group} {name}"
+            wrong = words(benchmark, tokenizer, wanted, clips, [tokenizer.encode(wave) for wave in waves])
+            whisper(benchmark, tokenizer, wanted, clips, waves)
+            if group == "strangers":
+                found[name] = wrong
     if benchmark.human:
-        codes = [tokenizer.encode(wave) for wave in benchmark.human.waves]
-        found["recorded speech"] = words(benchmark, tokenizer, "recorded speech", benchmark.human, codes)
+        clips = benchmark.human
+        codes = [tokenizer.encode(wave) for wave in clips.waves]
+        found["recorded speech"] = words(benchmark, tokenizer, "recorded speech", clips, codes)
+        whisper(benchmark, tokenizer, "recorded speech", clips, clips.waves)
     worst = max(found, key=found.get)
     benchmark.record(tokenizer, "wer_worst", f"word error rate, the worst condition: {worst}", found[worst], "%")
     return worst

@@ -141,7 +141,7 @@ class StageGraph:
     def _record_script(self) -> Path:
         data = asdict(self.size.data)
         del data["facts"], data["recall"]
-        recipe = ScriptRecipe(**data)
+        recipe = ScriptRecipe(**data, roster=self.size.roster)
         known = self.known()
         lines = write_script(known, recipe)
         return record_script(lines, known, cached=self._cached_data)
@@ -251,7 +251,8 @@ class StageGraph:
 
     def codec_corpus(self) -> Path:
         """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
-        corpus = codec_corpus(self.sound.size.codec_corpus or self.sound.size.name, cached=self._cached_data)
+        size = self.sound.size
+        corpus = codec_corpus(size.codec_corpus or size.name, cached=self._cached_data, voices=size.roster)
         phone_times(corpus, cached=self._cached_data)
         return corpus
 

