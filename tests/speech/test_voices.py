@@ -1,8 +1,12 @@
+import io
+import tarfile
+
 import numpy as np
 import pytest
 
 from mossrepro.speech import roster, voices
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils import assets
+from mossrepro.utils.errors import AssetError, ConfigError
 
 
 def _pitch(wave):
@@ -19,14 +23,60 @@ def _pitch(wave):
 
 
 def test_at_least_two_voices_are_held_out_by_identity():
-    held_out = roster.names(role="held-out")
-    assert len(held_out) >= 2
+    held_out = roster.names(role="held-out", roster="all")
+    assert len(held_out) == 9 and len(roster.names(role="held-out")) == 2
     forbidden = {style for name in held_out for style, _ in roster.VOICES[name].styles}
     for voice in roster.VOICES.values():
         if voice.role != "held-out":
             assert forbidden.isdisjoint(style for style, _ in voice.styles), voice.name
         assert voice.base == "" or roster.VOICES[voice.base].role != "held-out"
     assert [voice.name for voice in roster.VOICES.values() if voice.role == "assistant"] == ["assistant"]
+
+
+def test_groups_of_held_out_voices():
+    groups = {name: roster.names(group=name, roster="all") for name in roster.HELD_OUT}
+    assert {name: len(voices) for name, voices in groups.items()} == {"english": 4, "accents": 3, "strangers": 2}
+    assert {name[:2] for name in groups["english"]} == {"af", "am", "bf", "bm"}
+    assert set(roster.asking_voices("all")) == {*groups["english"], *groups["accents"]}
+    assert roster.asking_voices("five") == groups["strangers"] == roster.names(role="held-out")
+    assert roster.group_of("bf_emma") == "english" and roster.group_of("mix-1") == "" == roster.group_of("somebody")
+
+
+def test_rosters():
+    assert set(roster.names()) < set(roster.names(roster="all"))
+    mixtures = [voice for voice in roster.VOICES.values() if voice.name.startswith("mix-") and not voice.base]
+    assert len(mixtures) == 48
+    for voice in mixtures:
+        weights = [weight for _, weight in voice.styles]
+        assert sum(weights) == pytest.approx(1) and min(weights) > 0 and len({style for style, _ in voice.styles}) == 3
+    assert roster.variants("mix-1", "all") == ["mix-1+p1", "mix-1+p2"] and roster.variants("mix-1") == []
+    with pytest.raises(ConfigError, match="no roster 'most' of voices; known: five, all"):
+        roster.names(roster="most")
+
+
+@pytest.fixture
+def styles(tmp_path, monkeypatch):
+    """An npm package with one right and one short style table."""
+    path = tmp_path / "kokoro.tgz"
+    with tarfile.open(path, "w:gz") as package:
+        for name, count in (("af_heart", 510 * 256), ("af_sky", 7)):
+            raw = np.arange(count, dtype="<f4").tobytes()
+            info = tarfile.TarInfo(f"package/voices/{name}.bin")
+            info.size = len(raw)
+            package.addfile(info, io.BytesIO(raw))
+    get = assets.get
+    monkeypatch.setattr(assets, "get", lambda name: path if name == "kokoro-styles" else get(name))
+    voices.style_table.cache_clear()
+    yield path
+    voices.style_table.cache_clear()
+
+
+def test_style_tables(styles):
+    assert voices.style_table("af_heart").shape == (510, 1, 256) == voices.style_table("jf_alpha").shape
+    with pytest.raises(AssetError, match="'af_sky' has shape"):
+        voices.style_table("af_sky")
+    with pytest.raises(AssetError, match="holds no style 'am_onyx'"):
+        voices.style_table("am_onyx")
 
 
 def test_the_same_text_and_voice_give_the_same_samples():

