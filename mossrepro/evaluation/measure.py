@@ -21,7 +21,7 @@ from mossrepro.evaluation.text_retention import measure_text_retention
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.speech import voices
-from mossrepro.speech.normalise import word_error_rate
+from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -53,13 +53,13 @@ def codec(artifacts: RunArtifacts) -> None:
         codes = [artifacts.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
         used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
-        words = sum(len(text.split()) for text in texts)
-        title = f"codec: word error rate, {what}, one of {len(lexicon.words)} words as likely as another"
-        heard = [artifacts.codec.transcribe(row, lexicon)[0] for row in codes]
-        artifacts.record(metrics.Metric(f"codec_wer{end}", title, 100 * word_error_rate(texts, heard), "%", n=words))
-        said = [" ".join(phone for phone, _, _ in spoken[clip.id]) for clip in clips]
-        errors = 100 * jiwer.wer(said, [artifacts.codec.transcribe(row)[0] for row in codes])
-        phones = sum(len(row.split()) for row in said)
+        words = sum(len(normalise(text).split()) for text in texts)
+        title = f"codec: word error rate, {what}, all {len(lexicon.words)} words equally likely"
+        found = [artifacts.codec.transcribe(row, lexicon)[0] for row in codes]
+        artifacts.record(metrics.Metric(f"codec_wer{end}", title, 100 * word_error_rate(texts, found), "%", n=words))
+        references = [" ".join(phone for phone, _, _ in spoken[clip.id]) for clip in clips]
+        errors = 100 * jiwer.wer(references, [artifacts.codec.transcribe(row)[0] for row in codes])
+        phones = sum(len(row.split()) for row in references)
         artifacts.record(metrics.Metric(f"codec_per{end}", f"codec: phone error rate, {what}", errors, "%", n=phones))
         judged = artifacts.judge.transcribe(waves)
         whole = f"Whisper base, whole and unquantised: word error rate, {what}"

@@ -56,7 +56,8 @@ class LayerSplitTask(Task):
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail, or
             "trunk", the input of the speech tail.
         tail: initial speech tail: "copy" of the text tail or "random".
-        split_at: layers of the trunk before the split; None for all of them. A trained split cannot be moved.
+        split_at: layers of the trunk before the split; None: as in `init_from`, of a text model the whole trunk. A
+            trained split cannot be moved.
         extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
             parameters as a split; None for those of `init_from`.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. It is merged into the weights when the

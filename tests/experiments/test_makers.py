@@ -45,7 +45,11 @@ MAKERS = {
     **dict.fromkeys(("stage1", "stage2", "sft"), [*LM, "lm/lora.py"]),
     "flow": [*SOUND, "vocoder/flow.py"],
     "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],
-    "evaluation": ["evaluation/measure.py", "evaluation/spoken_qa.py", "evaluation/text_retention.py"],
+    "evaluation": [
+        *(f"evaluation/{name}.py" for name in ("measure", "spoken_qa", "text_retention", "artifacts")),
+        *(f"speech/{name}.py" for name in ("normalise", "whisper", "mos", "voices")),
+        *("codec/lexicon.py", "training/metrics.py", "data/facts.py", "lm/decode.py"),
+    ],
 }
 
 
