@@ -93,6 +93,8 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     baselines.add_argument("--encodec", type=Path, metavar="FILE", help="EnCodec's 24 kHz weights, to be compared with")
     text = "also ours with finite scalar quantisation, and with distillation from Whisper's features"
     baselines.add_argument("--ablations", action="store_true", help=text)
+    text = "measure only our codec, without training the baselines"
+    baselines.add_argument("--alone", action="store_true", help=text)
     baselines.set_defaults(run_verb=_codec_baselines)
     measures = {"lm": "the four pairings", "text": "what every stage leaves of the text model"}
     measures |= {"vocoder": "what comes back from codes", "all": "everything"}

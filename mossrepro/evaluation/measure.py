@@ -20,12 +20,19 @@ from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.evaluation.text_retention import measure_text_retention
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
-from mossrepro.speech import voices
+from mossrepro.speech import roster, voices
 from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
 
+# Group of test voices -> the end of its facts' ids, and of their titles.
+_GROUPS = {
+    "strangers": ("", " and voices"),
+    "assistant": ("_assistant", ", the assistant"),
+    "english": ("_english", ", four English voices"),
+    "accents": ("_accents", ", three voices with an accent"),
+}
 SHOWN = 3  # questions of a set whose sound is kept for the report
 
 
@@ -46,9 +53,11 @@ def codec(artifacts: RunArtifacts) -> None:
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]
     used: set[int] = set()
-    for end, held_out in (("", True), ("_assistant", False)):
-        clips = [clip for clip in test if (clip.speaker != "assistant") == held_out]
-        what = f"unseen sentences{' and voices' if held_out else ', the assistant'}"
+    for group, (end, who) in _GROUPS.items():
+        clips = [clip for clip in test if (roster.group_of(clip.speaker) or "strangers") == group]
+        if not clips:
+            continue
+        what = f"unseen sentences{who}"
         waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
         codes = [artifacts.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
         used.update(code for row in codes for code in row.tolist())
@@ -130,6 +139,9 @@ def language_model(artifacts: RunArtifacts) -> None:
             artifacts.record(spoken_qa.score(name, pairing, asked))
             if pairing != "T2T":
                 artifacts.record(spoken_qa.gain(name, pairing, asked, baseline))
+            if pairing in ("S2T", "S2S"):
+                for group, some in spoken_qa.by_group(asked).items():
+                    artifacts.record(spoken_qa.score(name, pairing, some, group))
             if pairing == "S2S" and name == "A":
                 waves = [one.wave for one in asked if one.wave is not None]
                 artifacts.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)

@@ -12,6 +12,7 @@ from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.documents import question_prompt
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.speech.roster import group_of
 from mossrepro.speech.voices import pronounced
 from mossrepro.training.metrics import Metric as Measured
 from mossrepro.training.metrics import wilson
@@ -19,6 +20,7 @@ from mossrepro.utils.random import rng
 
 BATCH = 32
 ROWS = {"T": 16, "S": 50}  # at most, of a reply
+GROUPS = {"english": "English voices", "accents": "voices with an accent", "strangers": "the other held-out voices"}
 INTERVAL = "Wilson 95 %, questions about one fact together"
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
@@ -105,12 +107,20 @@ def interval(asked: list[Asked]) -> tuple[float, float, float]:
     return share, *wilson(share * worth, worth)
 
 
-def score(name: str, pairing: str, asked: list[Asked]) -> Measured:
-    """Share of right answers with its interval, in per cent."""
+def by_group(asked: list[Asked]) -> dict[str, list[Asked]]:
+    """The same replies by the group of voices that asked (`speech.roster`); nothing where there is only one group."""
+    groups = defaultdict(list)
+    for one in asked:
+        groups[group_of(one.line.voice)].append(one)
+    return dict(groups) if len(groups) > 1 else {}
+
+
+def score(name: str, pairing: str, asked: list[Asked], group: str = "") -> Measured:
+    """Share of right answers with its interval, in per cent; `group`: of the voices that asked."""
     share, low, high = interval(asked)
     return Measured(
-        id=f"{pairing.lower()}_{name.lower()}",
-        name=f"{HEADLINE[pairing]} on {name}",
+        id="_".join(filter(None, (pairing.lower(), name.lower(), group))),
+        name=f"{HEADLINE[pairing]} on {name}" + (f", asked by {GROUPS[group]}" if group else ""),
         value=100 * share,
         unit="%",
         low=100 * low,

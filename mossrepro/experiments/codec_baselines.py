@@ -17,24 +17,21 @@ All but EnCodec get the same recogniser on their codes. Everything is a cached, 
 import argparse
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mossrepro.data import human
 from mossrepro.data.alignment import phone_times
 from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
-from mossrepro.data.degrade import CONDITIONS
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.graph import StageGraph
+from mossrepro.report.codec_tables import LEGEND, draw_robustness, robustness_table, tables
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import MEASURING, ConfigError, require
@@ -114,7 +111,9 @@ def finite_levels(codes: int) -> tuple[int, ...]:
     return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
 
 
-def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
+def all_tokenizers(
+    graph: BaselineGraph, encodec: Path | None, ablations: bool, alone: bool = False
+) -> list["Tokenizer"]:
     """All tokenizers, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
     from mossrepro.evaluation import tokenizers
     from mossrepro.vocoder.speech_decoder import SpeechDecoder
@@ -125,6 +124,8 @@ def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool) 
     corpus = graph.codec_corpus()
     found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker)]
     found[0].minutes = _minutes(ours)
+    if alone:
+        return found + late
     same_bits = [
         ("reconstruction", "our codec, trained by reconstruction", graph.reconstruction),
         ("kmeans", "k-means on mel", graph.kmeans),
@@ -153,13 +154,24 @@ def _minutes(folder: Path) -> float | None:
     return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
 
 
-def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False, *changes: Any) -> None:
-    """Train what is missing, measure all tokenizers (cached), and write facts and picture into the run's folder."""
+def compare(
+    size: str,
+    run: Path,
+    changes: tuple[Any, ...] = (),
+    encodec: Path | None = None,
+    ablations: bool = False,
+    alone: bool = False,
+) -> None:
+    """Train what is missing, measure all tokenizers (cached), and write facts and pictures into the run's folder.
+
+    changes: see `StageGraph`. encodec: file with EnCodec's weights. ablations: also ours with other quantisers and
+    objectives. alone: only our codec, without baselines.
+    """
     require(*MEASURING)
     graph = BaselineGraph(size, *changes)
     console = Console(stderr=True)
-    baselines, recorded = all_tokenizers(graph, encodec, ablations), graph.human()
-    adapted = graph.adapted(recorded) if recorded else None
+    baselines, recorded = all_tokenizers(graph, encodec, ablations, alone), graph.human()
+    adapted = graph.adapted(recorded) if recorded and not alone else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in baselines]}
     spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
     spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
@@ -174,10 +186,10 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
         for tokenizer in baselines:
             console.print(f"  measuring {tokenizer.title}")
             codec.measure(benchmark, tokenizer)
-        _ratios(folder)
+        if not alone:
+            _ratios(folder)
         codec.streamed(benchmark, baselines[0])
-        worst = codec.robustness(benchmark, baselines[0])
-        console.print(f"  robustness: the worst condition is {worst}")
+        console.print(f"  robustness: the worst condition is {codec.robustness(benchmark, baselines[0])}")
         if adapted:
             late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
             _adaptation(benchmark, codec, late)
@@ -185,14 +197,17 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
         figure = Figure()
         draw(figure, wave, benchmark.assistant.phones[shown.id], baselines[0].encode(wave), shown.text)
         figure.savefig(folder / "codes.png", dpi=130)
+        draw_robustness(metrics.read_metrics(folder)).savefig(folder / "robustness.png", dpi=130)
 
     measured = graph.cached("evaluation", "codec-comparison", spec, measure)
     (run / "facts").mkdir(parents=True, exist_ok=True)
     for path in (measured / "facts").glob("*.json"):
         shutil.copy(path, run / "facts")
-    shutil.copy(measured / "codes.png", run)
-    sounding = {name: str(graph.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
-    (run / "baselines.json").write_text(json.dumps(sounding, indent=1) + "\n")
+    for picture in ("codes.png", "robustness.png"):
+        shutil.copy(measured / picture, run)
+    if not alone:
+        sounding = {name: str(graph.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
+        (run / "baselines.json").write_text(json.dumps(sounding, indent=1) + "\n")
     found = metrics.read_metrics(run)
     Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
 
@@ -214,60 +229,6 @@ def _adaptation(benchmark, codec, late: "Tokenizer") -> None:
     before = metrics.read_metrics(benchmark.out)["rival_ours_wer_recorded_speech"].value
     title = "recorded speech: relative fall of the word error rate with its speaker in training"
     metrics.record(benchmark.out, metrics.Metric("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
-
-
-BACK = {"back_wer": "WER", "similarity": "voice", "stoi": "STOI", "pesq": "PESQ", "mos": "MOS"}
-TABLES: dict[str, dict[str, str]] = {  # title: {fact: heading}
-    "words, by a recogniser on the codes": {
-        "bits": "bit/s", "wer_strangers": "WER", "wer_assistant": "WER asst.", "per_strangers": "PER", "used": "used",
-        "perplexity": "perplex.", "streams": "streams", "speed": "speed", "minutes": "minutes",
-    },
-    "what codes tell": {
-        "pnmi": "PNMI", "purity": "purity", "spread": "spread", "pitch": "pitch", "melody": "melody",
-        "energy": "loudness",
-    },
-    "what comes back: held-out voices, then the assistant": {
-        f"{what}_{who}": heading for who in ("strangers", "assistant") for what, heading in BACK.items()
-    },
-}  # fmt: skip
-ORDER = ("ours", "finite", "distilled", "reconstruction", "kmeans", *ACOUSTIC, "encodec", "original")
-LEGEND = (
-    "WER, PER, used, PNMI, purity, prosody in per cent. WER: of words that are one in 5,000; asst.: the assistant. "
-    "speed: times real time. PNMI: share of the phones' entropy that a code tells; spread: edit distance of a text in "
-    "two voices; pitch, melody (pitch around the speaker's mean), loudness: variance that a linear probe reads off the "
-    "codes. Of several codebooks, used, perplexity, PNMI, purity and spread are the first's. Our decoder has one "
-    "voice, the assistant's."
-)
-
-
-def tables(found: dict[str, metrics.Metric]) -> list[Table]:
-    """One row for each tokenizer; a dash where something cannot be measured."""
-    views = []
-    for title, columns in TABLES.items():
-        view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        view.add_column("", no_wrap=True)
-        for heading in columns.values():
-            view.add_column(heading, justify="right", no_wrap=True)
-        for name in ORDER:
-            cells = [found.get(f"rival_{name}_{column}") for column in columns]
-            if any(cells):
-                view.add_row(name, *(f"{cell.value:.3g}" if cell else "–" for cell in cells))
-        views.append(view)
-    return views
-
-
-def robustness_table(found: dict[str, metrics.Metric]) -> Table:
-    """Our word and phone error rates, held-out voices under every condition, the worst first."""
-    rows = [("clean", "strangers"), *((name, re.sub(r"\W+", "_", name).strip("_")) for name in CONDITIONS)]
-    rows.append(("recorded speech", "recorded_speech"))
-    kept = [(name, found[f"rival_ours_wer_{id}"], found[f"rival_ours_per_{id}"]) for name, id in rows
-            if f"rival_ours_wer_{id}" in found]  # fmt: skip
-    view = Table(title="our codec, held-out voices", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "WER", "95 %", "PER"):
-        view.add_column(heading, justify="right" if heading else "left")
-    for name, words, phones in sorted(kept, key=lambda row: -row[1].value):
-        view.add_row(name, f"{words.value:.1f}", f"{words.low:.0f}-{words.high:.0f}", f"{phones.value:.1f}")
-    return view
 
 
 def _fit_kmeans(corpus: Path, codes: int, folder: Path) -> None:
@@ -341,5 +302,5 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    compare(args.size, run_folder(args), args.encodec, args.ablations, *changes_of(args))
+    compare(args.size, run_folder(args), changes_of(args), args.encodec, args.ablations, args.alone)
     return 0
