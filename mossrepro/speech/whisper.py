@@ -209,13 +209,17 @@ class Whisper(nn.Module):
         return self.norm(x)
 
     @torch.inference_mode()
-    def transcribe(self, mel: Tensor, limit: int) -> list[list[int]]:
-        """Text token ids of each row, without the special ones; at most `limit` of them."""
+    def transcribe(self, mel: Tensor, limit: int) -> list[tuple[list[int], float]]:
+        """(text token ids without the special ones, at most `limit`; mean probability of a token) of each row.
+
+        The probability is the geometric mean over the tokens and the end, as Whisper's own `avg_logprob` has it.
+        """
         heard = self.encode(mel)
         cross = [layer.cross.keys(heard) for layer in self.decoder]
         past: list[dict[str, Tensor]] = [{} for _ in self.decoder]
         tokens = torch.tensor([_PROMPT] * len(mel), device=mel.device)
         place, rows, done = 0, [], torch.zeros(len(mel), dtype=torch.bool, device=mel.device)
+        surprise, count = (torch.zeros(len(mel), device=mel.device) for _ in range(2))
         for step in range(min(limit, 440)):
             x = self.embedding(tokens) + self.places[place : place + tokens.shape[1]]
             place += tokens.shape[1]
@@ -227,13 +231,16 @@ class Whisper(nn.Module):
             best = scores[:, : _END + 1].argmax(-1)
             # The closing time stamp ends the text: without stamps Whisper repeats an utterance that is not padded.
             closing = scores[:, _STAMPS:].logsumexp(-1) > scores[:, :_END].amax(-1)
+            surprise -= torch.where(done, 0, scores.log_softmax(-1).amax(-1))
+            count += ~done
             done |= closing | (best == _END)
             if done.all():
                 break
             rows.append(torch.where(done, _END, best))
             tokens = best[:, None]
         table = torch.stack(rows, 1).tolist() if rows else [[] for _ in range(len(mel))]
-        return [[token for token in row if token != _END] for row in table]
+        texts = [[token for token in row if token != _END] for row in table]
+        return list(zip(texts, (-surprise / count.clamp(min=1)).exp().tolist(), strict=True))
 
 
 def whisper_teacher() -> Whisper:
@@ -257,26 +264,30 @@ class WhisperJudge:
 
     def transcribe(self, waves: Sequence[np.ndarray]) -> list[str]:
         """Mono float32 waves (n,) at 16 kHz -> their texts, as Whisper writes them. Those over 29 s in pieces."""
+        return [text for text, _ in self.transcribe_scored(waves)]
+
+    def transcribe_scored(self, waves: Sequence[np.ndarray]) -> list[tuple[str, float]]:
+        """`transcribe` with the mean probability of a token, 0 to 1, the least of a wave's pieces."""
         pieces = [(i, wave[at : at + _LONGEST]) for i, wave in enumerate(waves)
                   for at in range(0, max(1, len(wave)), _LONGEST)]  # fmt: skip
         groups: dict[int, list[int]] = {}
         for index, (_, piece) in enumerate(pieces):
             groups.setdefault(-(-(len(piece) + _TAIL) // 16_000), []).append(index)
-        texts = [""] * len(pieces)
+        found: list[tuple[str, float]] = [("", 0.0)] * len(pieces)
         for seconds, members in groups.items():
             for at in range(0, len(members), self.batch):
                 chosen = members[at : at + self.batch]
-                for index, text in zip(chosen, self._batch([pieces[i][1] for i in chosen], seconds), strict=True):
-                    texts[index] = text
-        joined: list[list[str]] = [[] for _ in waves]
-        for (i, _), text in zip(pieces, texts, strict=True):
-            joined[i].append(text)
-        return [" ".join(parts).strip() for parts in joined]
+                for index, one in zip(chosen, self._batch([pieces[i][1] for i in chosen], seconds), strict=True):
+                    found[index] = one
+        joined: list[list[tuple[str, float]]] = [[] for _ in waves]
+        for (i, _), one in zip(pieces, found, strict=True):
+            joined[i].append(one)
+        return [(" ".join(text for text, _ in parts).strip(), min(sure for _, sure in parts)) for parts in joined]
 
-    def _batch(self, waves: list[np.ndarray], seconds: int) -> list[str]:
+    def _batch(self, waves: list[np.ndarray], seconds: int) -> list[tuple[str, float]]:
         padded = torch.zeros(len(waves), seconds * 16_000)
         for row, wave in zip(padded, waves, strict=True):
             row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, np.float32))
         mel = whisper_mel(padded, causal=False).to(self.device)
         rows = self.model.transcribe(mel, limit=8 + 8 * seconds)
-        return [self.tokenizer.decode(row).strip() for row in rows]
+        return [(self.tokenizer.decode(row).strip(), sure) for row, sure in rows]
