@@ -15,8 +15,8 @@ _SHARE = 0.05  # of the sound, for "valid" and for "test" each
 def speaker_splits(clips: Iterable[Clip], seconds: Mapping[str, float]) -> dict[str, str]:
     """Speaker -> split, so that nobody is heard in two of them; speakers that are missing have their clips divided.
 
-    "test" and "valid" get 5 % of the sound or a little less, but a speaker each. Who is in the corpus stays where he
-    is; whose clips were divided before stays divided. Fewer than three speakers cannot be told apart: nobody is in it.
+    Who is in the corpus stays where he is, and whose clips are divided has them divided. With fewer than three
+    speakers there is nobody for a split of his own: all are missing.
 
     Args:
         clips: what is in the corpus.
@@ -30,23 +30,28 @@ def speaker_splits(clips: Iterable[Clip], seconds: Mapping[str, float]) -> dict[
     total = {**there, **seconds}
     if len(total) < len(SPLITS):
         return {}
-    found = {speaker: next(iter(splits)) for speaker, splits in homes.items() if len(splits) == 1}
-    free = sorted((speaker for speaker in total if speaker not in homes), key=_mix)
-    have: Counter[str] = Counter()  # seconds of each split
-    for clip in clips:
-        have[clip.split] += 0 if clip.speaker in found else clip.seconds
-    for speaker, split in found.items():
-        have[split] += total[speaker]
+    # As if all were new, so that a run that was cut short ends as one that was not.
+    found = _divide(total) | {speaker: next(iter(splits)) for speaker, splits in homes.items() if len(splits) == 1}
+    taken = set(found.values()).union(*homes.values())
     for split in ("test", "valid"):
+        new = [speaker for speaker in found if found[speaker] == "train" and speaker not in homes]
+        if split not in taken and len(new) > 1:  # who would have been in it was in the corpus before
+            found[min(new, key=total.__getitem__)] = split
+    return {speaker: split for speaker, split in found.items() if len(homes[speaker]) < 2}
+
+
+def _divide(seconds: Mapping[str, float]) -> dict[str, str]:
+    """Three or more speakers over the splits: "test" and "valid" get 5 % of the sound or less, but a speaker each."""
+    order, found = sorted(seconds, key=_mix), {}
+    for split, others in (("test", 2), ("valid", 1)):
+        room, free = _SHARE * sum(seconds.values()), [speaker for speaker in order if speaker not in found]
         for speaker in free:
-            if have[split] + total[speaker] <= _SHARE * sum(total.values()):
+            if seconds[speaker] <= room and len(found) + others < len(order):
                 found[speaker] = split
-                have[split] += total[speaker]
-        free = [speaker for speaker in free if speaker not in found]
-        if not have[split] and len(free) > 1:
-            found[min(free, key=lambda speaker: (total[speaker], _mix(speaker)))] = split
-            free = [speaker for speaker in free if speaker not in found]
-    return found | dict.fromkeys(free, "train")
+                room -= seconds[speaker]
+        if split not in found.values():
+            found[min(free, key=lambda speaker: seconds[speaker])] = split
+    return dict.fromkeys(order, "train") | found
 
 
 def content_split(sound: str) -> str:
