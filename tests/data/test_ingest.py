@@ -230,6 +230,30 @@ def test_one_bad_file_or_row_does_not_end_the_whole(tmp_path, capsys):
     assert "none of 5 recordings is usable; the first: " in capsys.readouterr().err
 
 
+ODD = "odd\u2028na\u0085me"
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "expected"),
+    [
+        ("transcripts.tsv", 'a.wav\t"Hello\nb.wav\tBye"\nc.wav\tYes\n', {'"Hello': "in", 'Bye"': "in", "Yes": "in"}),
+        ("transcripts.csv", 'a.wav,"Hello\nb.wav,Bye\nc.wav,Yes\n', {'"Hello': "in", "Bye": "in", "Yes": "in"}),
+        ("transcripts.tsv", f"{ODD}.wav\tOdd\t{ODD}\n", {"Odd": ODD}),
+        ("transcripts.tsv", f"a.wav\t{'x' * 200_000}\n", {"x" * 200_000: "in"}),
+        ("metadata.csv", "\ufeffa|One|\r\n\r\nb|2|Two\r\n", {"One": "in", "Two": "in"}),
+        ("metadata.csv", "a.wav|anna|Hello\nb.wav|bob|Bye\n", {"Hello": "anna", "Bye": "bob"}),
+        ("metadata.csv", f"a|One {ODD}\n", {"One odd na me": "in"}),
+    ],
+)  # fmt: skip
+def test_tables_of_all_sorts_become_a_corpus(tmp_path, name, table, expected):
+    for pitch, stem in enumerate(("a", "b", "c", ODD)):
+        _sound(tmp_path / "in" / f"{stem}.wav", pitch=pitch)
+    (tmp_path / "in" / name).write_bytes(table.encode())
+    clips = read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))
+    assert {clip.text: clip.speaker for clip in clips} == expected
+    assert all(len(load_clip(tmp_path / "out", clip, 16_000)) for clip in clips)
+
+
 def test_a_text_file_in_another_encoding_is_skipped_alone(tmp_path, capsys):
     _plain(tmp_path / "in")
     (tmp_path / "in" / "bob" / "x.txt").write_bytes("caf\xe9".encode("latin-1"))
