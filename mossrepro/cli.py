@@ -80,6 +80,8 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     add = kinds.add_parser("add", help="turn a folder of recordings with transcripts into a corpus")
     add.add_argument("folder", type=Path, help="LibriSpeech, LJSpeech, or NAME.wav beside NAME.txt")
     add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
+    text = "let Whisper write the transcripts that are missing, and leave out recordings of which it is unsure"
+    add.add_argument("--transcribe", action="store_true", help=text)
     add.set_defaults(run_verb=_data_add)
     human = kinds.add_parser("human", help="fetch a small corpus of recorded human speech (Debian package)")
     human.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
@@ -202,7 +204,7 @@ def _data_make(args: argparse.Namespace) -> int:
 def _data_add(args: argparse.Namespace) -> int:
     from mossrepro.data.ingest import add_folder
 
-    add_folder(args.folder, args.output)
+    add_folder(args.folder, args.output, args.transcribe)
     return 0
 
 
