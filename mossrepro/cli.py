@@ -78,7 +78,9 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     _run_options(make)
     make.set_defaults(run_verb=_data_make)
     add = kinds.add_parser("add", help="turn a folder of recordings with transcripts into a corpus")
-    add.add_argument("folder", type=Path, help="LibriSpeech, LJSpeech, or NAME.wav beside NAME.txt")
+    add.add_argument(
+        "folder", type=Path, help="LibriSpeech, LJSpeech, transcripts.tsv or .csv, or NAME.wav beside NAME.txt"
+    )
     add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
     add.set_defaults(run_verb=_data_add)
     human = kinds.add_parser("human", help="fetch a small corpus of recorded human speech (Debian package)")

@@ -12,10 +12,10 @@ from mossrepro.codec.recogniser import STEPS
 from mossrepro.codec.task import IGNORE
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.codec_corpus import codec_corpus
-from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.corpus import LONG_CLIP, Clip, left_out, load_clip, read_manifest
 from mossrepro.data.degrade import roughen
 from mossrepro.speech.normalise import PHONES
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
@@ -101,7 +101,7 @@ class CodecDataModule(StepDataModule):
         corpus: str | None = None,
         batch_seconds: float = 36.0,
         valid_clips: int = 80,
-        max_seconds: float = 15.0,
+        max_seconds: float = LONG_CLIP,
         delay: float = 0.08,
         augment: bool = True,
         rough: float = 0.0,
@@ -126,9 +126,15 @@ class CodecDataModule(StepDataModule):
         """Read the manifest. Raises DataError when a split is empty."""
         self.folder = Path(self.corpus) if self.corpus else codec_corpus(self.size)
         self.phones = read_phones(phone_times(self.folder))
-        clips = [clip for clip in read_manifest(self.folder) if self.phones.get(clip.id)]
-        self.train = [clip for clip in clips if clip.split == "train" and clip.seconds <= self.max_seconds]
-        valid = [clip for clip in clips if clip.split == "valid"]
+        clips = [clip for clip in read_manifest(self.folder) if clip.split in ("train", "valid")]
+        unfit = [clip for clip in clips if not self.phones.get(clip.id)]
+        fit = [clip for clip in clips if self.phones.get(clip.id)]
+        long = [clip for clip in fit if clip.split == "train" and clip.seconds > self.max_seconds]
+        self.train = [clip for clip in fit if clip.split == "train" and clip.seconds <= self.max_seconds]
+        valid = [clip for clip in fit if clip.split == "valid"]
+        reasons = {"whose sound does not fit the transcript": unfit, f"longer than {self.max_seconds:g} s": long}
+        if line := left_out(clips, reasons):
+            announce(f"{self.folder}: {line}")
         chosen = rng(self.seed, "valid").permutation(len(valid))[: self.valid_clips]
         self.valid = sorted((valid[i] for i in chosen), key=lambda clip: clip.seconds)
         for name in ("train", "valid"):

@@ -9,11 +9,11 @@ from mossrepro.codec.batches import RecogniserBatch
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.recogniser import labels
 from mossrepro.data.alignment import phone_times, read_phones
-from mossrepro.data.corpus import Clip, read_manifest
+from mossrepro.data.corpus import Clip, left_out, read_manifest
 from mossrepro.data.token_store import TokenStore
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
@@ -40,7 +40,12 @@ class RecogniserDataModule(StepDataModule):
         super().__init__(seed, num_workers)
         self.store, self.batch = TokenStore(tokens), batch
         self.phones = read_phones(phone_times(corpus))
-        clips = [clip for clip in read_manifest(corpus) if clip.id in self.store and self.phones.get(clip.id)]
+        every = [clip for clip in read_manifest(corpus) if clip.split in ("train", "valid")]
+        unread = [clip for clip in every if clip.id not in self.store]
+        unfit = [clip for clip in every if clip.id in self.store and not self.phones.get(clip.id)]
+        if line := left_out(every, {"without codes": unread, "whose sound does not fit the transcript": unfit}):
+            announce(f"{corpus}: {line}")
+        clips = [clip for clip in every if clip.id in self.store and self.phones.get(clip.id)]
         self.train = [clip for clip in clips if clip.split == "train"]
         self.valid = [clip for clip in clips if clip.split == "valid"][:valid_clips]
         if not self.train:

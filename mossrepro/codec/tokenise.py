@@ -23,6 +23,7 @@ from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
+from mossrepro.utils.io import read_lines
 
 SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
 
@@ -116,6 +117,7 @@ class TokeniseTask(LightningModule):
         data, rank = self.trainer.datamodule, self.trainer.global_rank
         self.codec.prepare_for_inference()  # on the device it will stay on
         self._done = held(self.store)
+        self._check_codebook()
         self.trainer.strategy.barrier()  # before anybody writes: all ranks skip the same clips
         self._writer = TokenWriter(self.store, self.codec.config.codes, rank)
         self._skipped: list[tuple[str, str]] = []
@@ -123,10 +125,19 @@ class TokeniseTask(LightningModule):
             for path in self.store.glob(f"{SKIPPED}-*.jsonl"):  # of an earlier run
                 path.unlink()
             np.save(self.store / PHONE_PROBS, self.codec.code_phone_probs())
-            np.save(self.store / CODEBOOK, self.codec.quantiser.codebook.detach().cpu().numpy())
+            np.save(self.store / CODEBOOK, self._codebook())
         left = math.ceil((len(data.clips) - len(self._done)) / self.trainer.world_size)
         self._bar = tqdm(total=left, desc="sound to codes", unit="clip", disable=rank > 0)
         self._seconds, self._began = 0.0, time.monotonic()
+
+    def _codebook(self) -> np.ndarray:
+        return self.codec.quantiser.codebook.detach().cpu().numpy()
+
+    def _check_codebook(self) -> None:
+        """DataError when the store holds the codes of another tokenizer."""
+        path = self.store / CODEBOOK
+        if self._done and path.is_file() and not np.array_equal(np.load(path), self._codebook()):
+            raise DataError(f"{self.store}: holds the codes of another tokenizer; delete it or choose another folder")
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Encode and write a batch."""
@@ -159,7 +170,7 @@ class TokeniseTask(LightningModule):
             return
         reasons = {}
         for path in sorted(self.store.glob(f"{SKIPPED}-*.jsonl")):
-            reasons |= {row["id"]: row["reason"] for row in map(json.loads, path.read_text().splitlines())}
+            reasons |= {row["id"]: row["reason"] for row in map(json.loads, read_lines(path))}
         text = f"{len(missing)} of {len(clips)} clips have no codes, the first: {reasons.get(missing[0], missing[0])}"
         if len(missing) > self.budget * len(clips):
             raise DataError(f"{self.store}: {text}; repair them and resume, or raise --model.init_args.budget")

@@ -12,6 +12,7 @@ from mossrepro.speech.sphinx import align_phones
 from mossrepro.utils import cache
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
+from mossrepro.utils.io import read_lines
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"
@@ -25,7 +26,7 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
     """
     corpus = Path(corpus)
     clips = read_manifest(corpus)
-    spec = {"manifest": hashlib.sha256((corpus / MANIFEST).read_bytes()).hexdigest(), "version": 1}
+    spec = {"manifest": hashlib.sha256((corpus / MANIFEST).read_bytes()).hexdigest(), "version": 2}
 
     def build(folder: Path) -> None:
         path = folder / FILE
@@ -47,7 +48,7 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
 
 def read_phones(folder: str | Path) -> dict[str, list[Phone]]:
     """Clip id -> its phones; an incomplete last line is dropped, a clip that could not be aligned has none."""
-    lines = (Path(folder) / FILE).read_text().split("\n")[:-1]
+    lines = read_lines(Path(folder) / FILE, whole=True)
     return {row["id"]: [tuple(phone) for phone in row["phones"]] for row in map(json.loads, lines)}
 
 

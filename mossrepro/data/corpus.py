@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from mossrepro.utils.audio import load, save
 from mossrepro.utils.errors import DataError
+from mossrepro.utils.io import hold_lock, read_lines, write_atomic
 
 MANIFEST = "manifest.jsonl"
 SPLITS = ("train", "valid", "test")
+LONG_CLIP = 15.0  # seconds; the codec is not trained on longer ones unless it is told to
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def read_manifest(folder: str | Path) -> list[Clip]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise DataError(f"{path}: no such manifest")
-    return [_clip(line, f"{path}:{number}") for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)]
+    return [_clip(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
 
 
 def _clip(line: str, place: str) -> Clip:
@@ -68,19 +70,31 @@ class CorpusWriter:
     """Appends clips to a corpus, and continues where a killed writer stopped.
 
     A sound file is complete before its line is written, and an incomplete last line is cut off on opening: whatever
-    the manifest lists exists. `ids` holds what is already there; adding such an id again changes nothing.
+    the manifest lists exists. `clips` holds what is already there, by id; adding such an id again changes nothing,
+    `update` does. The corpus is locked while it is open.
+
+    Args:
+        folder: the corpus, new or partly filled.
+        wait: seconds for which another writer of it is waited for.
+
+    Raises:
+        DataError: the manifest cannot be read, or another process keeps the corpus.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, wait: float = 20.0) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        busy = DataError(f"{self.folder}: another process is writing this corpus; let it end and run this again")
         path = self.folder / MANIFEST
-        path.touch()
-        whole = path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
-        self.ids: set[str] = {clip.id for clip in read_manifest(self.folder)}
-        self._stream: IO[str] = path.open("a", encoding="utf-8")
+        self._stream = hold_lock(path, wait, busy)
+        self._stream.truncate(path.read_bytes().rfind(b"\n") + 1)
+        self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
+        self._stale = False  # lines of the file are older than `clips`
+
+    @property
+    def ids(self) -> KeysView[str]:
+        """Ids of all clips that are listed."""
+        return self.clips.keys()
 
     def __enter__(self) -> CorpusWriter:
         return self
@@ -89,23 +103,31 @@ class CorpusWriter:
         self.close()
 
     def close(self) -> None:
-        """Flush the manifest to the disk and close it."""
+        """Write the updates, flush the manifest to the disk and close it."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
+        if self._stale:
+            lines = "".join(clip.line() + "\n" for clip in self.clips.values())
+            write_atomic(self.folder / MANIFEST, lambda file: file.write(lines.encode()))
         self._stream.close()
 
     def add(self, id: str, wave: np.ndarray, rate: int, text: str, speaker: str, split: str) -> None:
         """Write the samples (n,) as FLAC and list the clip."""
-        if id not in self.ids:
+        if id not in self.clips:
             name, seconds = store(self.folder, id, wave, rate)
             self.append(Clip(id, name, rate, seconds, text, speaker, split))
 
     def append(self, clip: Clip) -> None:
         """List a clip whose sound file is already in the folder."""
-        if clip.id not in self.ids:
-            self._stream.write(clip.line() + "\n")
+        if clip.id not in self.clips:
+            self._stream.write((clip.line() + "\n").encode())
             self._stream.flush()
-            self.ids.add(clip.id)
+            self.clips[clip.id] = clip
+
+    def update(self, clip: Clip) -> None:
+        """Replace what is said about a clip that is listed; the manifest has it once the writer is closed."""
+        self.clips[clip.id] = clip
+        self._stale = True
 
 
 def store(folder: str | Path, id: str, wave: np.ndarray, rate: int) -> tuple[str, float]:
@@ -113,3 +135,14 @@ def store(folder: str | Path, id: str, wave: np.ndarray, rate: int) -> tuple[str
     name = f"audio/{id}.flac"
     save(Path(folder) / name, wave, rate)
     return name, round(len(wave) / rate, 4)
+
+
+def hours(seconds: Iterable[float]) -> str:
+    """Lengths of clips added up: "0.25 h"."""
+    return f"{sum(seconds) / 3600:.2f} h"
+
+
+def left_out(clips: Sequence[Clip], reasons: Mapping[str, Sequence[Clip]]) -> str:
+    """One line about those of `clips` that are not used, by reason: how many and how long; "" if all are used."""
+    told = [f"{len(lost)} {why} ({hours(clip.seconds for clip in lost)})" for why, lost in reasons.items() if lost]
+    return f"{sum(map(len, reasons.values()))} of {len(clips)} clips are left out: {', '.join(told)}" if told else ""

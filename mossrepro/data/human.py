@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.ingest import recordings
+from mossrepro.data.layouts import find_recordings
 from mossrepro.utils.audio import SAMPLE_RATE, load
 from mossrepro.utils.errors import AudioError, DataError
 
@@ -38,14 +39,27 @@ def make_corpus(target: str | Path) -> Path:
     source = find()
     if source is None:
         raise DataError(_HOW)
+    found = find_recordings(source)
+    skipped, seen = list(found.problems), set()
     with CorpusWriter(target) as writer:
-        for recording in recordings(source):
+        for recording in found.recordings:
+            path = recording.path
+            id = (
+                path.stem
+                if path.stem not in seen
+                else os.path.relpath(path.with_suffix(""), source).replace(os.sep, "-")
+            )
+            seen.add(path.stem)
             try:
-                wave = load(recording.path, SAMPLE_RATE)
-            except AudioError:  # an empty prompt, or one missing from the package
+                wave = load(path, SAMPLE_RATE)
+            except AudioError as error:  # an empty prompt, or one missing from the package
+                skipped.append(str(error))
                 continue
-            even = int(hashlib.sha1(recording.path.name.encode()).hexdigest(), 16) % 2 == 0
-            writer.add(recording.path.stem, wave, SAMPLE_RATE, recording.text, SPEAKER, "train" if even else "test")
+            even = int(hashlib.sha1(path.name.encode()).hexdigest(), 16) % 2 == 0
+            writer.add(id, wave, SAMPLE_RATE, recording.text, SPEAKER, "train" if even else "test")
         if not writer.ids:
             raise DataError(f"{source}: none of the recordings is usable")
+    if skipped:
+        line = f"{target}: skipped {len(skipped)} of {len(found.recordings) + len(found.problems)} recordings"
+        print(f"{line}, the first: {skipped[0]}", file=sys.stderr)
     return Path(target)

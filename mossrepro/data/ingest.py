@@ -2,168 +2,215 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import re
+import sys
 import zlib
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
+import numpy as np
+import soundfile
 from rich.progress import track
 
-from mossrepro.data.corpus import MANIFEST, CorpusWriter, read_manifest
-from mossrepro.utils.audio import VOICE_SAMPLE_RATE, load
+from mossrepro.data.corpus import LONG_CLIP, MANIFEST, SPLITS, Clip, CorpusWriter, hours, left_out, read_manifest
+from mossrepro.data.layouts import LAYOUTS, Found, Recording, find_recordings
+from mossrepro.data.splits import content_split, fill_empty_splits, speaker_splits
+from mossrepro.speech.normalise import normalise
+from mossrepro.utils.audio import VOICE_SAMPLE_RATE, load, resample
 from mossrepro.utils.errors import AudioError, DataError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_SPLITS = {0: "test", 1: "valid"}  # 2 of 20 files; the other 18 are for training
-_SHOWN = 5  # reasons for skipping that are printed
+_SHOWN, _LONGEST = 5, 300  # reasons for skipping that are printed, and characters of each
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A sound file with what is said in it and by whom."""
+@dataclass
+class _Tally:
+    """What becomes of the recordings: seconds of each that was added, updated or there already; reasons of the rest."""
 
-    path: Path
-    text: str
-    speaker: str
+    added: list[float] = field(default_factory=list)
+    updated: list[float] = field(default_factory=list)
+    unchanged: list[float] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def add_folder(folder: str | Path, target: str | Path) -> Path:
     """Turn a folder of recordings into a corpus in the folder `target`, which is returned.
 
     Layouts: LibriSpeech (*.trans.txt beside flac files), LJSpeech (metadata.csv, wavs/), a table of files and texts
-    (transcripts.tsv or .csv), or x.wav with x.txt. One file in ten goes to "valid" or "test", chosen by its name.
-    Unusable files are skipped and the reasons printed; a second call adds what is new.
-    Raises DataError when the folder holds no transcripts, or when nothing in it is usable.
+    (transcripts.tsv or .csv), or x.wav with x.txt. "valid" and "test" get a twentieth each: of the speakers where
+    three or more are told apart, else of the clips. A clip is named after its file and its sound, so that a second
+    call adds what is new, and updates the transcripts that changed. What is added, updated and skipped is printed.
+
+    Raises:
+        DataError: the folder holds no transcripts, or nothing in it is usable.
     """
-    folder = Path(folder)
+    folder, target = Path(folder), Path(target)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found = list(recordings(folder))
-    if not found:
-        raise DataError(
-            f"{folder}: no transcripts found (LibriSpeech *.trans.txt, LJSpeech metadata.csv, transcripts.tsv or .csv, "
-            "or a .txt file beside each sound file)"
-        )
-    target = Path(target)
-    skipped: list[str] = []
+    found, tally = find_recordings(folder), _Tally()
+    tally.skipped += found.problems
+    if not found.recordings and not found.problems:
+        raise DataError(f"{folder}: no transcripts found ({LAYOUTS}){_foreign(found)}")
     with CorpusWriter(target) as writer:
-        for recording in track(found, description="adding", transient=True):
-            _add(writer, folder, recording, skipped)
-        usable = len(writer.ids)
-    _tell(found, skipped)
-    if not usable:
+        seconds: dict[str, float] = defaultdict(float)
+        for recording in found.recordings:
+            if recording.known:
+                seconds[recording.speaker] += _seconds(recording.path)
+        splits = speaker_splits(writer.clips.values(), {who: time for who, time in seconds.items() if time})
+        adder = _Adder(writer, folder, splits, tally)
+        for recording in track(found.recordings, description="adding", transient=True):
+            adder.add(recording)
+        if not splits:
+            fill_empty_splits(writer)
+        empty = not writer.clips
+    _tell(found, tally)
+    if empty:
         (target / MANIFEST).unlink()
-        raise DataError(f"{folder}: none of {len(found)} recordings is usable; the first: {skipped[0]}")
+    if not tally.added + tally.updated + tally.unchanged:
+        total = len(found.recordings) + len(found.problems)
+        raise DataError(
+            f"{folder}: none of {total} recordings is usable; the first: {tally.skipped[0]}{_foreign(found)}"
+        )
+    _say(f"{target}: {summary(target)}")
+    if line := _warning(read_manifest(target)):
+        _say(f"{target}: {line}")
     return target
 
 
-def _add(writer: CorpusWriter, folder: Path, recording: Recording, skipped: list[str]) -> None:
-    """Copy one recording into the corpus, or note why not."""
-    relative = recording.path.relative_to(folder) if recording.path.is_relative_to(folder) else recording.path
-    id = f"{recording.path.stem}-{zlib.crc32(relative.as_posix().encode()):08x}"
-    if id in writer.ids:
-        return
-    if not recording.text.strip():
-        skipped.append(f"{relative}: the transcript is empty")
-        return
+class _Adder:
+    """Copies recordings into a corpus.
+
+    A clip's id is its file's name, the hash of its sound and that of its path below the folder: two files of one name
+    are two clips, and a sound that is found again is the same clip, whatever is said about it now.
+    """
+
+    def __init__(self, writer: CorpusWriter, folder: Path, splits: dict[str, str], tally: _Tally) -> None:
+        self.writer, self.folder, self.splits, self.tally = writer, folder, splits, tally
+        self.seen: set[str] = set()  # ids met in this run
+        self.before: dict[tuple[str, str], list[str]] = defaultdict(list)  # sound and text -> clips of earlier runs
+        for clip in writer.clips.values():
+            if match := _ID.fullmatch(clip.id):
+                self.before[match["sound"], clip.text].append(clip.id)
+
+    def add(self, recording: Recording) -> None:
+        """Add or update one recording, or note why it is skipped."""
+        path, text = recording.path, " ".join(recording.text.split())
+        relative = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
+        if not text:
+            self.tally.skipped.append(f"{relative}: the transcript is empty")
+            return
+        try:
+            wave, rate = _read(path)
+        except (AudioError, OSError, ValueError) as error:
+            self.tally.skipped.append(str(error))
+            return
+        sound = _sound_hash(wave, rate)
+        id = self._id(path.stem, relative.as_posix(), sound, text, len(wave) / rate)
+        if id in self.seen:
+            self.tally.skipped.append(f"{relative}: is listed twice, or its sound and its words are")
+            return
+        self.seen.add(id)
+        clip = self.writer.clips.get(id)
+        if clip is None:
+            split = self.splits.get(recording.speaker) if recording.known else None
+            wave = resample(wave, rate, VOICE_SAMPLE_RATE)
+            self.writer.add(id, wave, VOICE_SAMPLE_RATE, text, recording.speaker, split or content_split(sound))
+            self.tally.added.append(self.writer.clips[id].seconds)
+            return
+        speaker = recording.speaker if recording.known else clip.speaker
+        if (clip.text, clip.speaker) == (text, speaker):
+            self.tally.unchanged.append(clip.seconds)
+            return
+        words = clip.words if clip.text == text else None
+        self.writer.update(replace(clip, text=text, speaker=speaker, words=words))
+        self.tally.updated.append(clip.seconds)
+
+    def _id(self, stem: str, relative: str, sound: str, text: str, seconds: float) -> str:
+        """The id of the clip, or the one under which an earlier run listed it.
+
+        That is another one where the file has been moved, and where version 0.1, which did not look at the sound, made
+        the corpus; the length then tells two files of one name apart.
+        """
+        name = f"{zlib.crc32(relative.encode()):08x}"
+        id, old = f"{_plain(stem)}-{sound}-{name}", f"{stem}-{name}"
+        if id in self.writer.ids:
+            return id
+        if old in self.writer.ids and abs(self.writer.clips[old].seconds - seconds) < 1e-3:
+            return old
+        moved = [other for other in self.before[sound, text] if other not in self.seen]
+        return moved[0] if moved else id
+
+
+_ID = re.compile(r".*-(?P<sound>[0-9a-f]{16})-[0-9a-f]{8}")
+
+
+def _plain(stem: str) -> str:
+    """A file's name as a part of another one, in every file system."""
+    return re.sub(r"[^\w.-]", "_", stem)[:40]
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """The samples (n,) of a sound file at its own rate, and that rate."""
     try:
-        wave = load(recording.path, VOICE_SAMPLE_RATE)
-    except AudioError as error:
-        skipped.append(str(error))
-        return
-    split = _SPLITS.get(zlib.crc32(id.encode()) % 20, "train")
-    writer.add(id, wave, VOICE_SAMPLE_RATE, " ".join(recording.text.split()), recording.speaker, split)
+        rate = soundfile.info(path).samplerate
+    except (soundfile.SoundFileError, RuntimeError, OSError, ValueError):
+        rate = VOICE_SAMPLE_RATE  # `load` says what is wrong with it
+    return load(path, rate), rate
 
 
-def _tell(found: list[Recording], skipped: list[str]) -> None:
-    console = Console(stderr=True)
-    for reason in skipped[:_SHOWN]:
-        console.print(f"skipped {reason}", markup=False, highlight=False)
-    if skipped:
-        console.print(f"skipped {len(skipped)} of {len(found)} recordings", markup=False, highlight=False)
+def _sound_hash(wave: np.ndarray, rate: int) -> str:
+    """16 hex digits that name a sound, in whatever file it is."""
+    return hashlib.sha256(np.ascontiguousarray(wave, "<f4").tobytes() + rate.to_bytes(4, "little")).hexdigest()[:16]
 
 
-def recordings(folder: Path) -> Iterator[Recording]:
-    """The recordings of a folder, read by the first layout that fits."""
-    libri = sorted(folder.rglob("*.trans.txt"))
-    tables = [folder / name for name in ("transcripts.tsv", "transcripts.csv") if (folder / name).is_file()]
-    if libri:
-        for path in libri:
-            yield from _librispeech(path)
-    elif (folder / "metadata.csv").is_file():
-        yield from _ljspeech(folder)
-    elif tables:
-        yield from _table(tables[0])
-    else:
-        for path in sorted(folder.rglob("*.txt")):
-            sound = _sound(path.with_suffix(""))
-            if sound is not None:
-                yield Recording(sound, _read(path), _speaker(folder, sound))
-
-
-def _librispeech(path: Path) -> Iterator[Recording]:
-    """speaker-chapter.trans.txt: an id, a space, the text in capitals; the sound is id.flac beside it."""
-    for line in _read(path).splitlines():
-        name, _, text = line.strip().partition(" ")
-        if name:
-            sound = _sound(path.parent / name) or path.parent / f"{name}.flac"
-            yield Recording(sound, text.lower(), name.split("-")[0])
-
-
-def _ljspeech(folder: Path) -> Iterator[Recording]:
-    """metadata.csv: id|text|text with numbers written out; the sound is wavs/id.wav."""
-    for line in _read(folder / "metadata.csv").splitlines():
-        name, *texts = line.split("|")
-        if name.strip() and texts:
-            sound = _sound(folder / "wavs" / name) or folder / "wavs" / f"{name}.wav"
-            yield Recording(sound, texts[-1], folder.name)
-
-
-def _table(path: Path) -> Iterator[Recording]:
-    """transcripts.tsv or .csv: file, text and optionally speaker; a header line may give another order."""
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    rows = [row for row in csv.reader(_read(path).splitlines(), delimiter=delimiter) if any(row)]
-    columns = {"file": 0, "text": 1, "speaker": 2}
-    aliases = {"path": "file", "audio": "file", "filename": "file", "sentence": "text", "transcript": "text",
-               "client_id": "speaker"}  # fmt: skip
-    heads = [aliases.get(cell.strip().lower(), cell.strip().lower()) for cell in rows[0]] if rows else []
-    if "file" in heads and "text" in heads:
-        columns = {head: index for index, head in enumerate(heads)}
-        rows = rows[1:]
-    for row in rows:
-        cells = {head: row[index].strip() for head, index in columns.items() if index < len(row)}
-        sound = path.parent / cells["file"]
-        sound = sound if sound.is_file() else _sound(sound) or sound
-        yield Recording(sound, cells.get("text", ""), cells.get("speaker") or path.parent.name)
-
-
-def _sound(stem: Path) -> Path | None:
-    """The sound file with this name, whatever its format."""
-    for suffix in SUFFIXES:
-        if stem.with_name(stem.name + suffix).is_file():
-            return stem.with_name(stem.name + suffix)
-    return None
-
-
-def _speaker(folder: Path, sound: Path) -> str:
-    """A subfolder is taken to be one speaker, named after it."""
-    return sound.parent.name if sound.parent != folder else folder.name
-
-
-def _read(path: Path) -> str:
+def _seconds(path: Path) -> float:
+    """Length of a sound file by its header; 0 if it cannot be read."""
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text") from error
+        return soundfile.info(path).duration
+    except (soundfile.SoundFileError, RuntimeError, OSError, ValueError):
+        return 0.0
+
+
+def _tell(found: Found, tally: _Tally) -> None:
+    for reason in tally.skipped[:_SHOWN]:
+        _say(f"skipped {reason if len(reason) < _LONGEST else reason[:_LONGEST] + '...'}")
+    for suffix, count in sorted(found.foreign.items()):
+        _say(f"skipped: {count} {suffix} (convert to wav or flac)")
+    if found.untold:
+        _say(f"skipped: {found.untold} sound files without a transcript")
+    parts = [(name, getattr(tally, name)) for name in ("added", "updated", "unchanged")]
+    counted = ", ".join(f"{name} {len(times)} clips ({hours(times)})" for name, times in parts)
+    total = len(found.recordings) + len(found.problems)
+    _say(f"{counted}, skipped {len(tally.skipped)} of {total} recordings")
+
+
+def _foreign(found: Found) -> str:
+    counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.foreign.items()))
+    return f"; it holds {counted}: convert to wav or flac" if counted else ""
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _warning(clips: list[Clip]) -> str:
+    """One line about the clips that the codec's training leaves out, as far as it can be known before; "" if none."""
+    silent = {clip.id: clip for clip in clips if not normalise(clip.text)}
+    long = [clip for clip in clips if clip.id not in silent and clip.split == "train" and clip.seconds > LONG_CLIP]
+    reasons = {"without an English word in the transcript": list(silent.values())}
+    line = left_out(clips, reasons | {f"longer than {LONG_CLIP:g} s": long})
+    return f"in training the codec {line}" if line else ""
 
 
 def summary(folder: str | Path) -> str:
-    """One line about a corpus: clips, minutes and speakers per split."""
-    clips = read_manifest(folder)
-    counts = Counter(clip.split for clip in clips)
-    minutes = sum(clip.seconds for clip in clips) / 60
-    splits = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
-    return f"{len(clips)} clips ({splits}), {minutes:.1f} minutes, {len({clip.speaker for clip in clips})} speakers"
+    """One line about a corpus: clips, hours and speakers of each split, and whether a speaker is in several."""
+    clips, parts, heard = read_manifest(folder), [], []
+    for split in SPLITS:
+        ours = [clip for clip in clips if clip.split == split]
+        heard.append({clip.speaker for clip in ours})
+        time = hours(clip.seconds for clip in ours)
+        parts.append(f"{split} {len(ours)} clips, {time}, {len(heard[-1])} speakers")
+    shared = len(heard[0] & heard[1] | heard[0] & heard[2] | heard[1] & heard[2])
+    total = f"{len(clips)} clips, {hours(clip.seconds for clip in clips)}"
+    return f"{total} ({'; '.join(parts)}; {shared} speakers in more than one)"

@@ -38,3 +38,6 @@ class OracleStore:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return oracle_codes(self.texts[name], name, self.codes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.texts

@@ -19,6 +19,7 @@ from mossrepro.speech import voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
+from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import rng
 
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
@@ -261,6 +262,6 @@ def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float
 
 def read_script(folder: Path) -> list[Line]:
     """Load the lines of a recorded script."""
-    rows = [json.loads(text) for text in (Path(folder) / "script.jsonl").read_text().splitlines()]
+    rows = [json.loads(text) for text in read_lines(Path(folder) / "script.jsonl")]
     today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
     return [Line(**{**row, "role": today.get(row["role"], row["role"])}) for row in rows]

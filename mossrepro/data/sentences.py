@@ -14,6 +14,7 @@ import numpy as np
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import AssetError
 from mossrepro.utils.gguf import GGUFFile
+from mossrepro.utils.io import read_lines
 
 _SIZE = 5_100  # enough for 5,000 pronunciations; with more words, a recogniser sees each less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
@@ -83,7 +84,7 @@ def _package_file(module: str, inner: str, pip: str) -> Path:
 
 def _dictionary() -> set[str]:
     path = _package_file("pocketsphinx", "model/en-us/cmudict-en-us.dict", "pocketsphinx==5.1.1")
-    return {line.split(maxsplit=1)[0] for line in path.read_text("utf-8").splitlines() if line.strip()}
+    return {line.split(maxsplit=1)[0] for line in read_lines(path) if line.strip()}
 
 
 def _lexicon() -> dict[str, set[str]]:

@@ -9,7 +9,7 @@ number of writers. code_phone_probs.npy (sounds.npy in older stores) holds the p
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.io import hold_lock, read_lines
 
 META = "store.json"
+LARGEST = 65_536  # codebook that 16 bits can hold
 PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `code_table`
 
 
 class TokenStore:
-    """Codes by clip id: `store["a-17"]` -> np.ndarray (T,) int64. Opening reads the index only.
+    """Codes by clip id: `store["a-17"]` -> np.ndarray (T,) int64. Opening reads the codes once, to check them.
 
-    Raises DataError when the folder holds no store or a broken one.
+    Raises DataError when the folder holds no store or a broken one: an index that names codes which the file has not,
+    or twice, or codes outside the codebook.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -36,17 +39,21 @@ class TokenStore:
             self.vocabulary = int(json.loads((self.folder / META).read_text())["codes"])
             for shard in shards(self.folder):
                 self._open(shard)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.folder}: not a token store ({error})") from error
 
     def _open(self, shard: int) -> None:
-        path = self.folder / file_names(shard)[0]
-        size = path.stat().st_size
-        for name, (start, length) in _spans(self.folder, shard):
-            if 2 * (start + length) > size:
-                raise DataError(f"{path}: is shorter than its index says")
-            self._spans[name] = (len(self._codes), start, length)
-        self._codes.append(np.memmap(path, dtype="<u2", mode="r") if size else np.zeros(0, "<u2"))
+        path, spans = self.folder / file_names(shard)[0], _spans(self.folder, shard)
+        end = _end(spans.values())
+        if 2 * end > path.stat().st_size:
+            raise DataError(f"{path}: is shorter than its index says; run `mossrepro predict` into it again")
+        codes = np.memmap(path, dtype="<u2", mode="r", shape=(end,)) if end else np.zeros(0, "<u2")
+        if end and (largest := int(codes.max())) >= self.vocabulary:
+            raise DataError(
+                f"{path}: holds code {largest} of a codebook of {self.vocabulary}; delete it and tokenise again"
+            )
+        self._spans |= {name: (len(self._codes), start, length) for name, (start, length) in spans.items()}
+        self._codes.append(codes)
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
         try:
@@ -83,45 +90,91 @@ def shards(folder: Path) -> list[int]:
 
 def held(folder: str | Path) -> set[str]:
     """Ids of all clips that are in the store, in any shard; none if there is no store."""
-    return {name for shard in shards(Path(folder)) for name, _ in _spans(Path(folder), shard)}
+    return {name for shard in shards(Path(folder)) for name in _written(Path(folder), shard)}
 
 
-def _spans(folder: Path, shard: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(id, (first code, number of codes)) of every line of an index; an incomplete last line is dropped."""
-    path = folder / file_names(shard)[1]
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if line.endswith("\n"):
+def _spans(folder: Path, shard: int) -> dict[str, tuple[int, int]]:
+    """id -> (first code, number of codes), from an index; an incomplete last line is dropped.
+
+    Raises DataError naming the line that is no such row, or the file when two clips share codes.
+    """
+    path, spans = folder / file_names(shard)[1], {}
+    for number, line in enumerate(read_lines(path, whole=True) if path.exists() else [], 1):
+        try:
             row = json.loads(line)
-            yield row["id"], (row["start"], row["length"])
+            name, start, length = str(row["id"]), int(row["start"]), int(row["length"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: not a row of an index ({error}); delete the shard") from error
+        if start < 0 or length < 0:
+            raise DataError(f"{path}:{number}: first code {start}, {length} codes; delete the shard")
+        spans[name] = (start, length)
+    end = 0
+    for start, length in sorted(span for span in spans.values() if span[1]):
+        if start < end:
+            raise DataError(f"{path}: two clips share code {start}; delete the shard and tokenise again")
+        end = start + length
+    return spans
+
+
+def _end(spans: Iterable[tuple[int, int]]) -> int:
+    """Number of codes up to the last one that a clip has."""
+    return max((start + length for start, length in spans), default=0)
+
+
+def _written(folder: Path, shard: int) -> dict[str, tuple[int, int]]:
+    """The `_spans` whose codes are in the file: after a crash of the machine it may be shorter than its index says."""
+    path = folder / file_names(shard)[0]
+    size = path.stat().st_size // 2 if path.exists() else 0
+    return {name: span for name, span in _spans(folder, shard).items() if sum(span) <= size}
 
 
 class TokenWriter:
     """Appends clips to one shard of a store; opening an interrupted one cuts off an incomplete clip.
 
-    `done` holds the ids that are already in the shard.
+    `done` holds the ids that are already in the shard. The shard is locked while it is open, so that a process left
+    over from an earlier run cannot append to it too.
+
+    Args:
+        folder: the store, new or partly filled.
+        vocabulary: size of the codebook, at most 65,536.
+        shard: number of the writer.
+        wait: seconds for which another writer of the shard is waited for.
+
+    Raises:
+        DataError: the codebook is too large or another one than the store's, or another process keeps the shard.
     """
 
-    def __init__(self, folder: str | Path, vocabulary: int, shard: int = 0) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, vocabulary: int, shard: int = 0, wait: float = 20.0) -> None:
+        if not 0 < vocabulary <= LARGEST:
+            raise DataError(f"{folder}: a store holds codes of 16 bits, no codebook of {vocabulary} (1 to {LARGEST})")
+        self.folder, self.vocabulary = Path(folder), vocabulary
         self.folder.mkdir(parents=True, exist_ok=True)
         meta, text = self.folder / META, json.dumps({"codes": vocabulary}) + "\n"
         if meta.exists() and meta.read_text() != text:
             raise DataError(f"{self.folder}: was begun with another codebook size; delete it or choose another folder")
-        _replace(meta, text)
         codes, index = (self.folder / name for name in file_names(shard))
-        spans = dict(_spans(self.folder, shard))
+        busy = DataError(f"{codes}: another process is writing it; let it end, or end it, and run this again")
+        self._codes = hold_lock(codes, wait, busy)
+        _replace(meta, text)
+        spans = _written(self.folder, shard)
         self.done = set(spans)
-        self._end = max((start + length for start, length in spans.values()), default=0)
+        self._end = _end(spans.values())
         rows = [{"id": name, "start": start, "length": length} for name, (start, length) in spans.items()]
         _replace(index, "".join(json.dumps(row) + "\n" for row in rows))
-        self._codes = open(codes, "ab")
         self._codes.truncate(2 * self._end)
-        self._index = open(index, "a")
+        self._index = open(index, "a", encoding="utf-8")
 
     def add(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
-        """Append (id, codes) pairs; the codes reach the disk before the index names them."""
+        """Append (id, codes) pairs; the codes reach the disk before the index names them.
+
+        Raises DataError, and writes nothing, when a code is outside the codebook.
+        """
+        items = [(name, np.asarray(codes)) for name, codes in items]
+        for name, codes in items:
+            if len(codes) and not 0 <= codes.min() <= codes.max() < self.vocabulary:
+                raise DataError(f"{self.folder}: clip {name!r} has codes outside the codebook of {self.vocabulary}")
         for _, codes in items:
-            self._codes.write(np.asarray(codes).astype("<u2").tobytes())
+            self._codes.write(codes.astype("<u2").tobytes())
         self._codes.flush()
         for name, codes in items:
             self._index.write(json.dumps({"id": name, "start": self._end, "length": len(codes)}) + "\n")
@@ -136,8 +189,9 @@ class TokenWriter:
         self.close()
 
     def close(self) -> None:
-        self._codes.close()
+        """End the shard and its lock."""
         self._index.close()
+        self._codes.close()
 
 
 def _replace(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ from mossrepro.training import metrics, sizes
 from mossrepro.training.config import cache_key, changed_size, check_changes, configs_folder, find_size, read_config
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.io import read_lines
 
 STAGES = (
     "data",
@@ -162,8 +163,8 @@ class StageGraph:
             return line["fact"] in keys if line.get("fact") else not tells(hidden, line["text"].split())
 
         def build(folder: Path) -> None:
-            lines = (self.script() / "script.jsonl").read_text().splitlines(keepends=True)
-            (folder / "script.jsonl").write_text("".join(line for line in lines if fits(json.loads(line))))
+            lines = read_lines(self.script() / "script.jsonl")
+            (folder / "script.jsonl").write_text("".join(line + "\n" for line in lines if fits(json.loads(line))))
             if (self.script() / "words.json").is_file():
                 shutil.copy(self.script() / "words.json", folder)
             (folder / "facts.json").write_text(json.dumps(known))

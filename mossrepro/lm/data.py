@@ -16,7 +16,7 @@ from mossrepro.lm.documents import Documents
 from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
 
@@ -76,6 +76,8 @@ class LMDataModule(StepDataModule):
         self.documents = open_documents(
             Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance
         )
+        if lost := self.documents.without_codes:
+            announce(f"{tokens}: has no codes of {len(lost)} lines of {script}; they are left out")
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")

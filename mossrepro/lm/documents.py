@@ -36,7 +36,7 @@ class Documents:
     Args:
         grid: builds positions from text and codes.
         lines: the lines of the script.
-        codes: id of a line -> its codes, (n,) int64.
+        codes: id of a line -> its codes, (n,) int64. Lines without are not used (`without_codes`).
         facts: the facts that the lines are about.
         words: id of a line -> [(word, start, end)], in seconds. Lines without are not interleaved, and their
             monologues are aligned by counting letters.
@@ -64,6 +64,8 @@ class Documents:
         self.grid, self.codes, self.words, self.max_conversation_len = grid, codes, words or {}, max_conversation_len
         self.monologue, self.text_lookahead = monologue, text_lookahead
         self.facts = {fact.key: fact for fact in facts}
+        self.without_codes = [line for line in lines if line.id not in codes]  # `mossrepro predict` may skip some
+        lines = [line for line in lines if line.id in codes]
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
             role: [line for line in train if line.role == role]
@@ -73,17 +75,19 @@ class Documents:
         self.assistant_lines = (
             self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
         )
-        answers = [self.facts[line.fact] for line in self.by_role["answer"]]
+        self.asked = defaultdict(list)
+        for line in self.by_role["question"]:
+            self.asked[line.fact].append(line)
+        unasked = {line.fact for line in self.without_codes if line.role == "question"} - set(self.asked)
+        answers = [self.facts[line.fact] for line in self.by_role["answer"] if line.fact not in unasked]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
         by_text = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
         self.repeatable = [(line, by_text[line.text]) for line in self.by_role["user_speech"] if line.text in by_text]
-        self.asked = defaultdict(list)
-        for line in self.by_role["question"]:
-            self.asked[line.fact].append(line)
         spoken = self.by_role["assistant_speech"] + self.by_role["user_speech"]
         self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
-        self.held = [line for line in lines if line.role == "test" and line.set == "V"]
+        unanswered = {line.fact for line in self.without_codes if line.role == "answer"}
+        self.held = [x for x in lines if x.role == "test" and x.set == "V" and x.fact not in unanswered]
         self.replay = [fact for fact in facts if fact.set in "AB"]
 
     def draw(self, kind: str, random: np.random.Generator) -> Positions:

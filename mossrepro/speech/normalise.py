@@ -23,6 +23,8 @@ _SPELLINGS = {
 _SYMBOLS = {"+": " plus ", "×": " times ", "*": " times ", "÷": " divided by ", "=": " equals ", "%": " percent ",
             "&": " and ", "°": " degrees "}  # fmt: skip
 _ENDINGS = (("n't", " not"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"), ("'m", " am"), ("'d", " would"))
+# 3rd, 1980s; other letters are words of their own: 5kg, 2:45pm
+_NUMBER = re.compile(r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<fraction>\.\d+)?(?:(?P<ending>st|nd|rd|th|s)\b)?")
 _IS = re.compile(r"\b(what|it|that|there|here|he|she|who|where|how|when)'s\b")
 
 
@@ -41,20 +43,22 @@ def _cardinal(value: int) -> str:
 
 def _number(match: re.Match[str]) -> str:
     """A group of digits as it is spoken: years in pairs, decimals digit by digit, very long ones too."""
-    whole, fraction, ordinal = match["whole"], match["fraction"], match["ordinal"]
-    value = int(whole.replace(",", ""))
-    if value >= 1_000_000_000 or (len(whole) > 1 and whole.startswith("0")):
-        text = " ".join(_SMALL[int(digit)] for digit in whole.replace(",", ""))
+    whole, fraction, ending = match["whole"], match["fraction"], match["ending"]
+    digits = whole.replace(",", "")
+    value = int(digits) if len(digits) < 10 else 0
+    if len(digits) >= 10 or (len(whole) > 1 and whole.startswith("0")):
+        text = " ".join(_SMALL[int(digit)] for digit in digits)
     elif len(whole) == 4 and (1100 <= value < 2000 or 2010 <= value < 2100) and value % 100 and not fraction:
         text = f"{_cardinal(value // 100)} {'o ' if value % 100 < 10 else ''}{_cardinal(value % 100)}"
     else:
         text = _cardinal(value)
     if fraction:
         text += " point " + " ".join(_SMALL[int(digit)] for digit in fraction[1:])
-    if ordinal:
+    if ending:
         *head, last = text.split()
         stem = last[:-1] + "ie" if last.endswith("y") else last
-        text = " ".join([*head, _ORDINALS.get(last, stem + "th")])
+        plural = stem + ("es" if last.endswith("x") else "s")
+        text = " ".join([*head, plural if ending == "s" else _ORDINALS.get(last, stem + "th")])
     return f" {text} "
 
 
@@ -67,7 +71,7 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("‘", "'")
     text = re.sub(r"(?<=\d)\s*[-−–]\s*(?=\d)", " minus ", text)
     text = re.sub(r"\$\s?([\d,.]*\d)", r"\1 dollars ", text)
-    text = re.sub(r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?P<fraction>\.\d+)?(?P<ordinal>st|nd|rd|th)?\b", _number, text)
+    text = _NUMBER.sub(_number, text)
     for symbol, words in _SYMBOLS.items():
         text = text.replace(symbol, words)
     text = text.replace("won't", "will not").replace("can't", "can not").replace("let's", "let us")

@@ -16,6 +16,7 @@ import numpy as np
 from mossrepro.speech.normalise import PHONES, normalise
 from mossrepro.utils import cache
 from mossrepro.utils.errors import AssetError
+from mossrepro.utils.io import read_lines
 
 
 def _package(inner: str) -> str:
@@ -61,7 +62,7 @@ def _spelling() -> Any:
 def _dictionary() -> dict[str, list[list[str]]]:
     """Word -> its pronunciations, as pocketsphinx's file has them ("read" and "read(2)" are one word)."""
     found: dict[str, list[list[str]]] = {}
-    for line in Path(_package("cmudict-en-us.dict")).read_text("utf-8").splitlines():
+    for line in read_lines(_package("cmudict-en-us.dict")):
         word, *phones = line.split()
         found.setdefault(word.partition("(")[0], []).append(phones)
     return found

@@ -22,7 +22,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mossrepro.utils.errors import CheckpointError, Interrupted
-from mossrepro.utils.io import write_atomic
+from mossrepro.utils.io import read_lines, write_atomic
 from mossrepro.utils.private_apis import checkpoint_io, inside_a_step, set_checkpoint_io
 
 
@@ -152,7 +152,7 @@ class ProgressFile(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drops the lines after the step that the fit starts from, and goes on counting seconds from the last one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = read_lines(self.path) if self.path.exists() else []
         kept = [line for line in lines if _step(line) <= trainer.global_step]
         write_atomic(self.path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
         spent = json.loads(kept[-1])["seconds"] if kept else 0.0

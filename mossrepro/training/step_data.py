@@ -6,15 +6,23 @@ any number of workers.
 """
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mossrepro.utils.random import seed_for
+
+
+@rank_zero_only
+def announce(line: str) -> None:
+    """Print a line about the data on the first rank, for those who train on it."""
+    print(f"mossrepro: {line}", file=sys.stderr)
 
 
 class _Steps(IterableDataset):

@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.errors import CheckpointError, DataError, MossError
 
 
 def write_atomic(path: str | Path, write: Any) -> None:
@@ -56,6 +56,26 @@ def _os_error(error: BaseException | None) -> OSError | None:
     return None
 
 
+def read_lines(path: str | Path, whole: bool = False) -> list[str]:
+    """The lines of a UTF-8 text file without their ends; a byte order mark is dropped.
+
+    Lines end at newlines alone. `str.splitlines` also cuts at U+0085, U+2028 and others, which JSON and transcripts
+    hold inside a line.
+
+    Args:
+        path: the file.
+        whole: drop a last line that has no end: its writer was killed.
+
+    Raises:
+        DataError: the file is not UTF-8.
+    """
+    try:
+        *lines, rest = Path(path).read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; convert it, for example with iconv -t utf-8") from error
+    return lines if whole or not rest else [*lines, rest]
+
+
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
     """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
@@ -64,16 +84,31 @@ def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
         CheckpointError: another process still holds it after `seconds`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / ".lock", "w") as file:
-        deadline, announced = time.monotonic() + seconds, False
-        while not _try_lock(file):
-            if time.monotonic() > deadline:
-                raise CheckpointError(f"{folder}: another process is training into it")
-            if not announced:
-                print(f"mossrepro fit: waiting for another process that trains into {folder}", file=sys.stderr)
-                announced = True
-            time.sleep(0.1)
+    busy = CheckpointError(f"{folder}: another process is training into it")
+    with hold_lock(Path(folder) / ".lock", seconds, busy):
         yield
+
+
+def hold_lock(path: str | Path, seconds: float, busy: MossError) -> BinaryIO:
+    """Locks a file and returns it, open for appending; the lock is gone when it is closed or the process ends.
+
+    Args:
+        path: the file; made where there is none.
+        seconds: how long another process is waited for.
+        busy: raised when it still holds the lock then.
+    """
+    deadline, announced = time.monotonic() + seconds, False
+    while True:
+        file = open(path, "ab")
+        if _try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+        file.close()  # another process has it, or had it and put a new file in its place
+        if time.monotonic() > deadline:
+            raise busy
+        if not announced:
+            print(f"mossrepro: waiting up to {seconds:.0f} s; {busy}", file=sys.stderr)
+            announced = True
+        time.sleep(0.1)
 
 
 def _try_lock(file: Any) -> bool:
@@ -82,6 +117,8 @@ def _try_lock(file: Any) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        pass
     return True

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.corpus import Clip, left_out, load_clip, read_manifest
 from mossrepro.data.token_store import TokenStore
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.audio import VOICE_HOP, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
@@ -169,7 +169,10 @@ class FlowDataModule(SoundDataModule):
     @functools.cached_property
     def store(self) -> TokenStore:
         """The codes, opened when first needed."""
-        return TokenStore(self.tokens)
+        store, ours = TokenStore(self.tokens), super().clips("train") + super().clips("valid")
+        if line := left_out(ours, {"without codes": [clip for clip in ours if clip.id not in store]}):
+            announce(f"{self.tokens}: {line}")
+        return store
 
     def clips(self, split: str) -> list[Clip]:
         found = [clip for clip in super().clips(split) if clip.id in self.store]

@@ -84,6 +84,23 @@ def test_a_corpus_without_validation_is_refused(tmp_path):
         module(str(tmp_path))
 
 
+def test_what_is_not_trained_on_is_counted(corpus, monkeypatch, capsys):
+    with CorpusWriter(corpus) as writer:
+        writer.add("long", tone(15.2), 16_000, "word", "nobody", "train")
+        writer.add("unfit", tone(7.0), 16_000, "…", "nobody", "valid")
+        writer.add("test", tone(7.0), 16_000, "…", "nobody", "test")  # is nobody's loss
+    fit = {c.id: [("AA", 0.1, 0.2)] for c in read_manifest(corpus) if c.id not in ("unfit", "test")}
+    monkeypatch.setattr(data, "read_phones", lambda corpus: fit)
+    module(corpus)
+    said = capsys.readouterr().err
+    assert f"{corpus}: 2 of 26 clips are left out: 1 whose sound does not fit the transcript (0.00 h), 1 longer" in said
+    module(corpus, max_seconds=20.0)
+    assert "1 of 26 clips are left out: 1 whose" in capsys.readouterr().err
+    monkeypatch.setattr(data, "read_phones", lambda corpus: {c.id: [("AA", 0.1, 0.2)] for c in read_manifest(corpus)})
+    module(corpus, max_seconds=20.0)
+    assert capsys.readouterr().err == ""
+
+
 def test_the_span_follows_the_speech():
     wave = tone(1.0, quiet=0.25)
     start, end = speech_span(wave)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from codec_toys import TINY
 
 from mossrepro import cli
-from mossrepro.codec import SpeechCodec
+from mossrepro.codec import SpeechCodec, tokenise
 from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.token_store import TokenStore, file_names, held
+from mossrepro.data.token_store import TokenStore, TokenWriter, file_names, held
 from mossrepro.utils.audio import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -103,6 +104,28 @@ def test_broken_files_are_skipped_and_counted(tmp_path, corpus, codec, capsys) -
     assert len(TokenStore(tmp_path / "store")) == 5  # nothing else is lost
     assert cli.main(command(tmp_path, "--model.init_args.budget", "0.3")) == 0
     assert "2 of 7" in capsys.readouterr().err
+
+
+def test_codes_of_two_tokenizers_are_not_mixed(tmp_path, corpus, codec, capsys) -> None:
+    assert cli.main(command(tmp_path, "--data.init_args.splits", "[test]")) == 0
+    before = contents(tmp_path / "store")
+    codec.quantiser.codebook.normal_()
+    codec.save_pretrained(tmp_path / "codec")
+    assert cli.main(command(tmp_path)) == 2
+    assert "holds the codes of another tokenizer" in capsys.readouterr().err
+    assert contents(tmp_path / "store") == before
+
+
+def test_a_store_that_another_process_writes_is_refused_in_one_line(
+    tmp_path, corpus, codec, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(tokenise, "TokenWriter", partial(TokenWriter, wait=0.0))
+    with TokenWriter(tmp_path / "store", 16) as orphan:
+        assert cli.main(command(tmp_path)) == 2
+        orphan.add([("clip-6", np.array([3, 4]))])
+    said = capsys.readouterr().err
+    assert "codes.u16: another process is writing it" in said and "Traceback" not in said
+    assert contents(tmp_path / "store") == {"clip-6": [3, 4]}
 
 
 def test_the_store_says_what_its_codes_sound_like(codec, corpus, tmp_path) -> None:

@@ -66,3 +66,24 @@ def test_reader_batches_hold_codes_and_phones(tmp_path):
     assert sorted(data.lexicon.words) == sorted({word for text in texts for word in text.split()})
     again = RecogniserDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2).train_batch(0, 0, 1)
     assert all((batch[key] == again[key]).all() for key in batch)
+
+
+def test_clips_that_no_error_rate_sees_are_counted(tmp_path, capsys):
+    with CorpusWriter(tmp_path / "corpus") as writer:
+        for i, text in enumerate(("one two", "…", "one two")):
+            wave = audio.resample(*voices.say("one two", "assistant"), 16_000)
+            writer.add(f"clip-{i}", wave, 16_000, text, "assistant", "train")
+    with TokenWriter(tmp_path / "tokens", 8) as writer:
+        writer.add([(f"clip-{i}", np.arange(3)) for i in (0, 1)])
+    RecogniserDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2)
+    said = capsys.readouterr().err
+    assert "2 of 3 clips are left out: 1 without codes (0.00 h), 1 whose sound does not fit the transcript" in said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [("It was 1980s…", "it was nineteen eighties"), ("5kg", "five kilograms"), ("2:45pm", "two forty five p m")],
+)
+def test_numbers_beside_letters_are_aligned(written, said):
+    wave = audio.resample(*voices.say(said, "assistant"), 16_000)
+    assert len(align_phones(wave, written)) >= 7

@@ -1,16 +1,25 @@
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mossrepro.data import human
-from mossrepro.data.corpus import load_clip, read_manifest
+from mossrepro import cli
+from mossrepro.data import human, ingest
+from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
 from mossrepro.data.ingest import add_folder, summary
 from mossrepro.utils.errors import DataError
 
 
-def _sound(path, seconds=0.2):
+def _sound(path, seconds=0.2, pitch=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.3 * np.sin(np.arange(int(16_000 * seconds)) / 9), 16_000)
+    wave, kind = 0.3 * np.sin(np.arange(int(16_000 * seconds)) / (9 + pitch)), {}
+    if path.suffix.lower() == ".opus":
+        kind = {"format": "OGG", "subtype": "OPUS"}
+    soundfile.write(path, wave, 16_000, **kind)
 
 
 def _librispeech(folder):
@@ -96,3 +105,253 @@ def test_real_human_recordings_have_two_halves(tmp_path):
     clips = read_manifest(human.make_corpus(tmp_path))
     share = sum(clip.split == "test" for clip in clips) / len(clips)
     assert len(clips) > 100 and 0.4 < share < 0.6
+
+
+def _texts(target):
+    return sorted(clip.text for clip in read_manifest(target))
+
+
+def test_two_folders_with_equal_file_names_are_both_kept(tmp_path, capsys):
+    for pitch, name in enumerate(("one", "two")):
+        _sound(tmp_path / name / "x.wav", pitch=pitch)
+        (tmp_path / name / "x.txt").write_text(f"I am {name}")
+        assert cli.main(["data", "add", str(tmp_path / name), "-o", str(tmp_path / "corpus")]) == 0
+    clips = read_manifest(tmp_path / "corpus")
+    assert [clip.text for clip in clips] == ["I am one", "I am two"] and len({clip.id for clip in clips}) == 2
+    assert not np.array_equal(*(load_clip(tmp_path / "corpus", clip, 24_000) for clip in clips))
+    assert "added 1 clips (0.00 h), updated 0" in capsys.readouterr().err
+
+
+def test_a_corrected_transcript_replaces_the_old_one(tmp_path, capsys):
+    _sound(tmp_path / "in" / "wavs" / "a.wav", 18.0)
+    _sound(tmp_path / "in" / "wavs" / "b.wav", pitch=1)
+    (tmp_path / "in" / "metadata.csv").write_text("a|I has\nb|You have\n")
+    before = {clip.id: clip for clip in read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))}
+    (tmp_path / "in" / "metadata.csv").write_text("a|I have\nb|You have\n")
+    capsys.readouterr()
+    after = {clip.id: clip for clip in read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))}
+    assert _texts(tmp_path / "out") == ["I have", "You have"] and before.keys() == after.keys()
+    (changed,) = (clip for id, clip in after.items() if clip != before[id])
+    assert replace(changed, text="I has") == before[changed.id]
+    counted = "added 0 clips (0.00 h), updated 1 clips (0.01 h), unchanged 1 clips (0.00 h), skipped 0 of 2"
+    assert counted in capsys.readouterr().err
+
+
+def test_a_folder_that_was_moved_is_not_added_again(tmp_path):
+    _plain(tmp_path / "in")
+    clips = read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))
+    (tmp_path / "in").rename(tmp_path / "deep")
+    shutil.copytree(tmp_path / "deep", tmp_path / "in" / "deep")
+    assert read_manifest(add_folder(tmp_path / "in", tmp_path / "out")) == clips
+
+
+def test_a_corpus_with_ids_of_version_01_is_not_doubled(tmp_path):
+    _sound(tmp_path / "in" / "x.wav")
+    (tmp_path / "in" / "x.txt").write_text("right")
+    with CorpusWriter(tmp_path / "out") as writer:
+        writer.add("x-db537424", np.full(4_800, 0.1, np.float32), 24_000, "wrong", "in", "valid")
+    (clip,) = read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))
+    assert (clip.id, clip.text, clip.split) == ("x-db537424", "right", "valid")
+    _sound(tmp_path / "in" / "x.wav", 0.4)  # another sound of that name
+    assert len(read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))) == 2
+
+
+def test_a_run_that_was_cut_short_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    for i in range(12):
+        _sound(tmp_path / "in" / f"speaker{i % 4}" / f"{i}.wav", 0.1 + 0.01 * i, pitch=i)
+        (tmp_path / "in" / f"speaker{i % 4}" / f"{i}.txt").write_text(f"number {i}")
+    whole = read_manifest(add_folder(tmp_path / "in", tmp_path / "whole"))
+    calls, add = [], CorpusWriter.add
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        add(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CorpusWriter, "add", dies)
+        add_folder(tmp_path / "in", tmp_path / "cut")
+    assert len(read_manifest(tmp_path / "cut")) == 4
+    assert read_manifest(add_folder(tmp_path / "in", tmp_path / "cut")) == whole
+
+
+def test_links_are_followed_once_and_never_round(tmp_path):
+    _sound(tmp_path / "disk" / "anna" / "x.wav")
+    (tmp_path / "disk" / "anna" / "x.txt").write_text("over there")
+    _sound(tmp_path / "disk" / "outside.wav", pitch=1)
+    (tmp_path / "disk" / "outside.txt").write_text("not mine")
+    (tmp_path / "disk" / "in").mkdir()
+    for name, target in {"linked": "../anna", "again": "../anna", "loop": ".", "up": ".."}.items():
+        (tmp_path / "disk" / "in" / name).symlink_to(target, target_is_directory=True)
+    assert _texts(add_folder(tmp_path / "disk" / "in", tmp_path / "out")) == ["over there"]
+
+
+def test_formats_are_read_or_counted(tmp_path, capsys):
+    for pitch, name in enumerate(("a.WAV", "b.Flac", "c.ogg", "d.OPUS", "e.mp3")):
+        _sound(tmp_path / "in" / name, pitch=pitch)
+        (tmp_path / "in" / f"{name[0]}.txt").write_text(f"This is {name[0]}")
+    for name in ("f.m4a", "g.M4A", "h.wma"):
+        (tmp_path / "in" / name).write_bytes(b"\0" * 99)
+        (tmp_path / "in" / f"{name[0]}.txt").write_text("lost")
+    _sound(tmp_path / "in" / "nobody-knows.wav", pitch=9)
+    assert _texts(add_folder(tmp_path / "in", tmp_path / "out")) == [f"This is {x}" for x in "abcde"]
+    said = capsys.readouterr().err
+    assert "skipped: 2 .m4a (convert to wav or flac)" in said and "skipped: 1 .wma" in said
+    assert "skipped: 1 sound files without a transcript" in said
+    for path in (tmp_path / "in").glob("[a-e].*"):
+        path.unlink()
+    with pytest.raises(DataError, match="no transcripts.*it holds 2 .m4a, 1 .wma: convert to wav or flac"):
+        add_folder(tmp_path / "in", tmp_path / "none")
+
+
+def test_a_table_finds_files_whatever_their_suffix_and_folder(tmp_path):
+    for pitch, name in enumerate(("a.wav", "clips/b.FLAC", "c.WAV")):
+        _sound(tmp_path / "in" / name, pitch=pitch)
+    (tmp_path / "in" / "c.m4a").write_bytes(b"\0" * 99)  # converted, as told
+    (tmp_path / "in" / "transcripts.tsv").write_text("path\tsentence\na.mp3\tone\nb.flac\ttwo\nc.m4a\tthree\n")
+    assert _texts(add_folder(tmp_path / "in", tmp_path / "out")) == ["one", "three", "two"]
+
+
+def test_one_bad_file_or_row_does_not_end_the_whole(tmp_path, capsys):
+    _sound(tmp_path / "in" / "a.wav")
+    rows = ["a.wav\tGood.", "short", f"{'x' * 5_000}\tLong.", "b\0.wav\tNull.", "broken.wav\tNoise.", "in\tFolder."]
+    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF\xff\xff\xff\xffWAVEfmt ")
+    (tmp_path / "in" / "in").mkdir()
+    (tmp_path / "in" / "transcripts.tsv").write_text("\n".join(rows))
+    assert cli.main(["data", "add", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert _texts(tmp_path / "out") == ["Good."] and "skipped 5 of 6 recordings" in said
+    assert "transcripts.tsv:2: 1 of 2 columns" in said and max(map(len, said.split("\n"))) < 400
+    (tmp_path / "in" / "transcripts.tsv").write_text("\n".join(rows[1:]))
+    corpus = (tmp_path / "out" / "manifest.jsonl").read_bytes()
+    assert cli.main(["data", "add", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 2  # nothing of it is usable
+    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == corpus
+    assert "none of 5 recordings is usable; the first: " in capsys.readouterr().err
+
+
+ODD = "odd\u2028na\u0085me"
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "expected"),
+    [
+        ("transcripts.tsv", 'a.wav\t"Hello\nb.wav\tBye"\nc.wav\tYes\n', {'"Hello': "in", 'Bye"': "in", "Yes": "in"}),
+        ("transcripts.csv", 'a.wav,"Hello\nb.wav,Bye\nc.wav,Yes\n', {'"Hello': "in", "Bye": "in", "Yes": "in"}),
+        ("transcripts.tsv", f"{ODD}.wav\tOdd\t{ODD}\n", {"Odd": ODD}),
+        ("transcripts.tsv", f"a.wav\t{'x' * 200_000}\n", {"x" * 200_000: "in"}),
+        ("metadata.csv", "\ufeffa|One|\r\n\r\nb|2|Two\r\n", {"One": "in", "Two": "in"}),
+        ("metadata.csv", "a.wav|anna|Hello\nb.wav|bob|Bye\n", {"Hello": "anna", "Bye": "bob"}),
+        ("metadata.csv", f"a|One {ODD}\n", {"One odd na me": "in"}),
+    ],
+)  # fmt: skip
+def test_tables_of_all_sorts_become_a_corpus(tmp_path, name, table, expected):
+    for pitch, stem in enumerate(("a", "b", "c", ODD)):
+        _sound(tmp_path / "in" / f"{stem}.wav", pitch=pitch)
+    (tmp_path / "in" / name).write_bytes(table.encode())
+    clips = read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))
+    assert {clip.text: clip.speaker for clip in clips} == expected
+    assert all(len(load_clip(tmp_path / "out", clip, 16_000)) for clip in clips)
+
+
+def test_a_text_file_in_another_encoding_is_skipped_alone(tmp_path, capsys):
+    _plain(tmp_path / "in")
+    (tmp_path / "in" / "bob" / "x.txt").write_bytes("caf\xe9".encode("latin-1"))
+    assert _texts(add_folder(tmp_path / "in", tmp_path / "out")) == ["I am anna"]
+    assert "x.txt: not UTF-8 text" in capsys.readouterr().err
+
+
+def test_what_training_will_leave_out_is_told_at_once(tmp_path, capsys):
+    for pitch, (text, seconds) in enumerate({"Fine.": 0.2, "…": 0.2, "Привет": 0.2, "Too long.": 15.5}.items()):
+        _sound(tmp_path / "in" / f"{pitch}.wav", seconds, pitch)
+        (tmp_path / "in" / f"{pitch}.txt").write_text(text)
+    add_folder(tmp_path / "in", tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "2 without an English word in the transcript (0.00 h)" in said
+    long = next(clip for clip in read_manifest(tmp_path / "out") if clip.seconds > 15)
+    assert ("1 longer than 15 s (0.00 h)" in said) == (long.split == "train")
+
+
+def _speakers(target):
+    """Speaker -> the splits that she is in."""
+    homes = {}
+    for clip in read_manifest(target):
+        homes.setdefault(clip.speaker, set()).add(clip.split)
+    return homes
+
+
+def _libri_of_many(folder, speaker, chapter):
+    name = f"{speaker}-{chapter}"
+    _sound(folder / str(speaker) / str(chapter) / f"{name}-0.flac", pitch=speaker * 10 + chapter)
+    (folder / str(speaker) / str(chapter) / f"{name}.trans.txt").write_text(f"{name}-0 WORDS OF {speaker} {chapter}\n")
+
+
+def _filelist_of_many(folder, speaker, chapter):
+    _sound(folder / "wavs" / f"{speaker}-{chapter}.wav", pitch=speaker * 10 + chapter)
+    with (folder / "metadata.csv").open("a") as table:
+        table.write(f"wavs/{speaker}-{chapter}.wav|{speaker}|words of {speaker} {chapter}\n")
+
+
+def _folders_of_many(folder, speaker, chapter):
+    path = folder / "wavs" / str(speaker) / str(chapter) / "x.wav"
+    _sound(path, pitch=speaker * 10 + chapter)
+    path.with_suffix(".txt").write_text(f"words of {speaker} {chapter}")
+
+
+@pytest.mark.parametrize("write", [_libri_of_many, _filelist_of_many, _folders_of_many])
+def test_nobody_is_heard_in_two_splits(tmp_path, write, capsys):
+    for speaker in range(6):
+        for chapter in range(4):
+            write(tmp_path / "in", speaker, chapter)
+    first = _speakers(add_folder(tmp_path / "in", tmp_path / "out"))
+    assert first.keys() == set("012345") and all(len(splits) == 1 for splits in first.values())
+    assert set.union(*first.values()) == {"train", "valid", "test"}
+    said = capsys.readouterr().err
+    assert "24 clips, 0.00 h (train 16 clips, 0.00 h, 4 speakers; valid 4 clips, 0.00 h, 1 speakers; test 4" in said
+    assert "0 speakers in more than one" in said
+    for speaker in range(5, 9):  # three are new, one has more to say
+        write(tmp_path / "in", speaker, 5)
+    second = _speakers(add_folder(tmp_path / "in", tmp_path / "out"))
+    assert first.items() <= second.items() and all(len(splits) == 1 for splits in second.values())
+
+
+def test_one_voice_is_split_by_what_it_says(tmp_path):
+    for i in range(8):
+        _sound(tmp_path / "in" / "wavs" / f"{i}.wav", pitch=i)
+    (tmp_path / "in" / "metadata.csv").write_text("".join(f"{i}|words {i}\n" for i in range(8)))
+    splits = {clip.text: clip.split for clip in read_manifest(add_folder(tmp_path / "in", tmp_path / "out"))}
+    assert set(splits.values()) == {"train", "valid", "test"}
+    names = dict(zip(range(8), "hgfedcba", strict=True))  # other names, the same sounds
+    for i, name in names.items():
+        (tmp_path / "in" / "wavs" / f"{i}.wav").rename(tmp_path / "in" / "wavs" / f"{name}.wav")
+    (tmp_path / "in" / "metadata.csv").write_text("".join(f"{name}|words {i}\n" for i, name in names.items()))
+    clips = read_manifest(add_folder(tmp_path / "in", tmp_path / "again"))
+    plain = {clip.text: ingest.content_split(clip.id.split("-")[1]) for clip in clips}
+    moved = [text for text in splits if splits[text] != plain[text]]  # so that no split is empty
+    assert len(moved) <= 2 and {clip.text for clip in clips} == splits.keys()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(1, 900), min_size=3), st.randoms())
+def test_speakers_keep_their_split_and_no_split_is_empty(seconds, random):
+    splits = ingest.speaker_splits([], seconds)
+    assert splits.keys() == seconds.keys() and set(splits.values()) == {"train", "valid", "test"}
+    for split in ("valid", "test"):
+        ours = [seconds[speaker] for speaker in splits if splits[speaker] == split]
+        assert sum(ours) <= 0.05 * sum(seconds.values()) or len(ours) == 1
+    assert not any(ingest.speaker_splits([], dict(list(seconds.items())[:2])))
+    some = [name for name in seconds if random.random() < 0.5]
+    clips = [Clip(name, "", 1, seconds[name], "", name, splits[name]) for name in some]
+    assert ingest.speaker_splits(clips, seconds) == splits
+
+
+def test_prompts_of_one_name_in_two_folders_are_both_kept(tmp_path, monkeypatch, capsys):
+    source = tmp_path / "prompts"
+    for pitch, name in enumerate(("one", "digits/one", "letters/one")):
+        _sound(source / f"{name}.wav", pitch=pitch)
+    (source / "transcripts.tsv").write_text("one.wav\tOne.\ndigits/one.wav\t1\nletters/one.wav\tO\nno.wav\tNo.\n")
+    monkeypatch.setenv(human.VARIABLE, str(source))
+    for _ in range(2):
+        clips = read_manifest(human.make_corpus(tmp_path / "out"))
+        assert [clip.id for clip in clips] == ["one", "digits-one", "letters-one"]
+    assert "skipped 1 of 4 recordings, the first: " in capsys.readouterr().err

@@ -63,6 +63,25 @@ def test_what_does_not_fit_the_script_is_named(folder, tmp_path) -> None:
         module(tmp_path / "script", tokenizer=str(folder / "tokenizer.json"))
 
 
+def test_lines_without_codes_are_left_out_and_counted(folder, tmp_path, capsys) -> None:
+    """`mossrepro predict` may skip a share of the clips; a fit must not end when it meets one of them."""
+    lines = [json.loads(line) for line in (folder / "script.jsonl").read_text().split("\n")[:-1]]
+    fact = next(line["fact"] for line in lines if line["role"] == "answer" and line["set"] == "A")
+    lost = {line["id"] for line in lines if line["role"] == "question" and line["fact"] == fact}
+    lost |= {next(line["id"] for line in lines if line["role"] == role) for role in ("user_speech", "assistant_speech")}
+    held = next(line["fact"] for line in lines if line["role"] == "test" and line["set"] == "V")
+    lost |= {f"answer-{held}"} & {line["id"] for line in lines}
+    with TokenWriter(tmp_path / "store", 64) as store:
+        store.add([(line["id"], np.zeros(3, int)) for line in lines if line["id"] not in lost])
+    data = module(folder, tokens=str(tmp_path / "store"), mix=dict.fromkeys(("asr", "tts", "S2S", "T2S"), 1.0))
+    assert f"store: has no codes of {len(lost)} lines of {folder}; they are left out" in capsys.readouterr().err
+    assert all(other.key != fact for other in data.documents.spoken)
+    for kind in data.kinds:
+        for i in range(300):
+            data.documents.draw(kind, np.random.default_rng(i))
+    data.val_batches()
+
+
 def test_documents_are_cut_at_max_rows(folder) -> None:
     assert module(folder, max_positions=20).train_batch(0, 0, 1)["grid"].shape[1] == 20
 

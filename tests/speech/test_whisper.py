@@ -90,6 +90,12 @@ def test_words_are_pronounced_by_the_dictionary_and_else_by_rule():
         ("Café colour", "cafe color"),
         ("2005", "two thousand five"),
         ("007", "zero zero seven"),
+        ("It was 1980s…", "it was nineteen eighties"),
+        ("6s and the 80s", "sixes and the eighties"),
+        ("5kg or 3.5kg", "five kg or three point five kg"),
+        ("2:45pm, CO2 in 3D", "two forty five pm co two in three d"),
+        ("1,2345", "one two thousand three hundred forty five"),
+        ("9" * 5_000, "nine " * 4_999 + "nine"),
         ("", ""),
     ],
 )

@@ -90,3 +90,12 @@ def test_codes_of_another_length_are_refused(corpus, tmp_path):
         tokens.add([("clip-0", np.zeros(30)), ("clip-1", np.zeros(30))])
     with pytest.raises(DataError, match="30 codes"):
         FlowDataModule(corpus, tmp_path / "long").train_batch(0, 0, 1)
+
+
+def test_clips_without_codes_are_counted(corpus, tmp_path, capsys):
+    with TokenWriter(tmp_path / "few", 8) as tokens:
+        tokens.add([("clip-0", np.zeros(12)), ("clip-3", np.zeros(6))])
+    FlowDataModule(corpus, tmp_path / "few", length=6).train_batch(0, 0, 1)
+    assert "few: 1 of 3 clips are left out: 1 without codes (0.00 h)" in capsys.readouterr().err
+    FlowDataModule(corpus, corpus / "tokens", length=6).train_batch(0, 0, 1)
+    assert capsys.readouterr().err == ""
