@@ -132,7 +132,7 @@ def test_sizes_that_no_model_has_are_one_line_at_once(tokenizer, tmp_path, key, 
     started = time.monotonic()
     with pytest.raises(CheckpointError, match="theirs"):
         hub.load(folder, 64, 2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # not the hours that so many layers take
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_settings_of_other_layouts_that_no_model_has_are_one_line(tokenizer, tmp
     started = time.monotonic()
     with pytest.raises(CheckpointError, match="theirs"):
         opened(folder)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # not the hours that so many layers take
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_gguf_whose_sizes_are_not_those_of_its_tensors_is_one_line(merged, tmp
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=f"toy.gguf: .*{named}"):
         checkpoint.load_gguf(tmp_path / "toy.gguf", 64, 1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # not the hours that so many layers take
 
 
 @pytest.mark.parametrize("cut", [0, 4, 8, 100, -1])

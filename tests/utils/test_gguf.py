@@ -75,7 +75,7 @@ def test_counts_that_the_file_cannot_hold_are_named_at_once(path, old, new, name
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=f"toy.gguf: broken GGUF file .*{named}.*fetch it again"):
         GGUFFile(path).tensors()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # not the hours that so many layers take
 
 
 def test_tensors_that_are_said_to_share_their_place_are_refused(path):

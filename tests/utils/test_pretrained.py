@@ -67,7 +67,7 @@ def test_numbers_that_no_model_has_are_one_line_at_once(own, key, value) -> None
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=f"own/config.json: {name}="):
         load(folder)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # not the hours that so many layers take
 
 
 def test_sizes_are_those_of_the_weights_before_a_model_is_built(own, monkeypatch) -> None:
