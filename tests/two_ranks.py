@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from codec_toys import TINY, Stop
+from codec_toys import TINY, Continues, Stop
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lm_toys import module
 
@@ -58,7 +58,8 @@ def main(asked: dict) -> None:
         accumulate_grad_batches=asked["accumulate"], gradient_clip_val=0.5, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
         limit_val_batches=0, plugins=[AtomicCheckpointIO()],
-        callbacks=[Stop(out, asked["at"])] * bool(asked["at"]) + [Export(out / "export")],
+        callbacks=[Stop(out, asked["at"])] * bool(asked["at"]) + [Continues()] * bool(asked["ckpt"])
+        + [Export(out / "export")],
     )  # fmt: skip
     trainer.fit(task, data, ckpt_path=asked["ckpt"])
     if trainer.is_global_zero or not isinstance(strategy, ModelParallelStrategy):  # else the others hold a part

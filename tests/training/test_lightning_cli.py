@@ -141,7 +141,7 @@ def test_sigterm_saves_stops_with_130_and_the_same_command_continues(stage, tmp_
     assert curve(cut) == curve(tmp_path / "whole")
 
 
-def test_sigkill_loses_nothing_but_time(stage, tmp_path):
+def test_sigkill_loses_nothing_but_time(stage, tmp_path, capsys):
     command = ["fit", *stage, *NUMBERS, "--save_steps", "2", "--output"]
     cut, last = tmp_path / "cut", tmp_path / "cut" / "ckpt" / "last.ckpt"
     slow = [sys.executable, "-m", "mossrepro", *command, str(cut)]
@@ -156,6 +156,7 @@ def test_sigkill_loses_nothing_but_time(stage, tmp_path):
     assert process.wait() == -signal.SIGKILL and last.exists() and not (cut / "done.json").exists()
     resumed = ["-c", str(tmp_path / "slow.yaml")]
     assert cli.main([*command, str(cut), *resumed]) == 0
+    assert "continuing from" in capsys.readouterr().err  # begun anew it would end with the same bits
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
     assert_same(weights(tmp_path / "whole"), weights(cut))
 

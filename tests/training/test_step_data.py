@@ -4,6 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from mossrepro.training.callbacks import AtomicCheckpoint
 from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import Interrupted
 from mossrepro.utils.random import rng
 
 
@@ -66,7 +67,7 @@ def fit(folder, stop=None, workers=0, resume=False, accumulate=1, **options):
     if stop is None:
         trainer.fit(task, data, ckpt_path=ckpt)
     else:
-        with pytest.raises(Exception, match="the same command continues"):
+        with pytest.raises(Interrupted, match="the same command continues"):
             trainer.fit(task, data, ckpt_path=ckpt)
     return task
 
