@@ -58,7 +58,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
+    """Holds `folder/.lock` so that two processes never write to one folder; waits up to `seconds` for another one.
 
     Raises:
         CheckpointError: another process still holds it after `seconds`.
@@ -68,9 +68,9 @@ def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
         deadline, announced = time.monotonic() + seconds, False
         while not _try_lock(file):
             if time.monotonic() > deadline:
-                raise CheckpointError(f"{folder}: another process is training into it")
+                raise CheckpointError(f"{folder}: another process is writing to it")
             if not announced:
-                print(f"mossrepro fit: waiting for another process that trains into {folder}", file=sys.stderr)
+                print(f"mossrepro: waiting for another process that writes to {folder}", file=sys.stderr)
                 announced = True
             time.sleep(0.1)
         yield
