@@ -50,6 +50,8 @@ class LMDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
+    shares_batch = True
+
     def __init__(
         self,
         script: str,

@@ -78,13 +78,13 @@ def read_lines(path: str | Path, whole: bool = False) -> list[str]:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
+    """Holds `folder/.lock` so that two processes never write to one folder; waits up to `seconds` for another one.
 
     Raises:
         CheckpointError: another process still holds it after `seconds`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    busy = CheckpointError(f"{folder}: another process is training into it")
+    busy = CheckpointError(f"{folder}: another process is writing to it")
     with hold_lock(Path(folder) / ".lock", seconds, busy):
         yield
 

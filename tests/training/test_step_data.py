@@ -93,7 +93,7 @@ def test_workers_and_epochs_do_not_change_the_order(tmp_path):
 def test_the_position_survives_a_checkpoint_and_reads_as_plain_data(tmp_path):
     fit(tmp_path, stop=5)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert state["ToyData"] == {"step": 6} and state["global_step"] == 6
+    assert state["ToyData"] == {"step": 6, "ranks": 1} and state["global_step"] == 6
 
 
 def test_ranks_and_seeds_get_different_noise_and_the_batch_is_pure():
