@@ -7,25 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mossrepro
-from mossrepro.utils.errors import MossError, missing_package
+from mossrepro.utils.errors import Interrupted, MossError, missing_package
+from mossrepro.utils.signals import interruptible
 from mossrepro.utils.threads import thread_count
 
 FIT_VERBS = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 a claim failed, 2 bad input, 130 interrupted."""
+    """Runs one command line and returns its exit code: 0 done, 1 a claim failed, 2 bad input, 130 interrupted.
+
+    Interrupted is the same by Ctrl-C and by SIGTERM, in a fit and in any other verb.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        if argv and argv[0] in FIT_VERBS:
-            return _fit(argv)
-        args = build_parser().parse_args(argv)
-        return args.run_verb(args) or 0
+        with interruptible():
+            if argv and argv[0] in FIT_VERBS:
+                return _fit(argv)
+            args = build_parser().parse_args(argv)
+            return args.run_verb(args) or 0
     except MossError as error:
         print(f"mossrepro: {error}", file=sys.stderr)
-        return 130 if type(error).__name__ == "Interrupted" else 2
+        return 130 if isinstance(error, Interrupted) else 2
     except ModuleNotFoundError as error:
         if not (line := missing_package(error)):
             raise
@@ -78,7 +83,9 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     _run_options(make)
     make.set_defaults(run_verb=_data_make)
     add = kinds.add_parser("add", help="turn a folder of recordings with transcripts into a corpus")
-    add.add_argument("folder", type=Path, help="LibriSpeech, LJSpeech, or NAME.wav beside NAME.txt")
+    add.add_argument(
+        "folder", type=Path, help="LibriSpeech, LJSpeech, transcripts.tsv or .csv, or NAME.wav beside NAME.txt"
+    )
     add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
     text = "let Whisper write the transcripts that are missing, and leave out recordings of which it is unsure"
     add.add_argument("--transcribe", action="store_true", help=text)

@@ -31,12 +31,16 @@ PARTS = ("codec", "sft", "flow", "vocoder")  # what answering takes
 
 @dataclass
 class Answer:
-    """A reply: samples at `rate` Hz (empty for a written one), its codes, and its text (empty for a spoken one)."""
+    """A reply: samples at `rate` Hz (empty for a written one), its codes, and its text (empty for a spoken one).
+
+    `ended` is False where the limit of `GenerationConfig.max_positions` cut it off.
+    """
 
     wave: np.ndarray
     rate: int
     codes: list[int]
     text: str
+    ended: bool
 
     def save(self, path: str | Path) -> Path:
         """Write the sound. AudioError if there is none."""
@@ -91,8 +95,8 @@ class Assistant:
         reply = self.reply([prompt], config)[0]
         text = self.tokenizer.decode(reply.text).strip()
         if not reply.codes:
-            return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text)
-        return Answer(*self.speaker.speak(reply.codes), reply.codes, text)
+            return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text, reply.ended)
+        return Answer(*self.speaker.speak(reply.codes), reply.codes, text, reply.ended)
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -118,11 +122,16 @@ def talk(args: argparse.Namespace) -> int:
     check_length(question, args.question or "the sentence to say")
     check_writable(args.output)
     answer = Assistant.from_run(run).answer(question, spoken=not args.text)
+    seconds = len(answer.wave) / answer.rate
     if args.text:
         print(answer.text)
-        return 0
-    answer.save(args.output)
-    print(f"{args.output}: {len(answer.wave) / answer.rate:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
+    else:
+        answer.save(args.output)
+        print(f"{args.output}: {seconds:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
+    if not answer.ended:
+        where = f"{len(answer.text.split())} words" if args.text else f"{seconds:.1f} s"
+        limit = f"the model did not end it within {GenerationConfig.max_positions} positions"
+        print(f"the answer was cut at {where}; {limit}, ask for a shorter one", file=sys.stderr)
     return 0
 
 

@@ -1,6 +1,8 @@
 """The door: help without weight, errors in one line, and verbs that lead to functions that exist."""
 
+import argparse
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -33,20 +35,50 @@ def test_the_module_is_the_same_door():
     assert done.returncode == 2 and "invalid choice: 'tlak'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "function"),
-    [
-        ("experiments.reproduce", "main"),
-        ("experiments.reproduce", "make_data"),
-        ("experiments.reproduce", "evaluate"),
-        ("pipeline", "talk"),
-        ("data.ingest", "add_folder"),
-        ("data.human", "make_corpus"),
-        ("report.verb", "main"),
-    ],
-)
-def test_every_verb_leads_somewhere(module, function):
-    assert callable(getattr(importlib.import_module(f"mossrepro.{module}"), function))
+VERBS = {  # a command line: the function of the package that does its work
+    "fit -c x.yaml": "training.lightning_cli.main",
+    "validate -c x.yaml": "training.lightning_cli.main",
+    "test -c x.yaml": "training.lightning_cli.main",
+    "predict -c x.yaml": "training.lightning_cli.main",
+    "data make": "experiments.reproduce.make_data",
+    "data add folder -o out": "data.ingest.add_folder",
+    "data human -o out": "data.human.make_corpus",
+    "eval codec": "experiments.codec_baselines.main",
+    "eval lm": "experiments.reproduce.evaluate",
+    "eval text": "experiments.reproduce.evaluate",
+    "eval vocoder": "experiments.reproduce.evaluate",
+    "eval all": "experiments.reproduce.evaluate",
+    "talk question.wav": "pipeline.talk",
+    "reproduce": "experiments.reproduce.main",
+    "ablate": "experiments.ablate.main",
+    "bench codec": "bench.main.main",
+    "plan -c x.yaml": "lm.plan.main",
+    "report": "report.verb.main",
+    "import folder -o out": "convert.bring_in",
+    "export folder -o out": "convert.take_out",
+}
+
+
+@pytest.mark.parametrize("line", VERBS)
+def test_every_verb_calls_the_function_that_does_its_work(line, monkeypatch):
+    module, _, function = VERBS[line].rpartition(".")
+    module, called = importlib.import_module(f"mossrepro.{module}"), []
+    parameters = inspect.signature(getattr(module, function)).parameters
+    monkeypatch.setattr(module, function, lambda *args: called.append(args))
+    assert cli.main(line.split()) == 0
+    ((*args,),) = called
+    needed = [p for p in parameters.values() if p.default is p.empty]
+    assert len(needed) <= len(args) <= len(parameters)
+    assert not isinstance(args[0], argparse.Namespace) or args[0].verb == line.split()[0]
+
+
+def test_no_verb_is_forgotten():
+    (verbs,) = (a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found = set()
+    for name, parser in verbs.choices.items():
+        inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        found |= {f"{name} {kind}" for kind in inner[0].choices} if inner else {name}
+    assert found == {" ".join(line.split()[: 1 + (line.split()[0] in ("data", "eval"))]) for line in VERBS}
 
 
 def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):
@@ -88,8 +120,19 @@ def test_threads(monkeypatch):
     monkeypatch.setenv("MOSSREPRO_THREADS", "none")
     with pytest.raises(MossError, match="'none' is not a positive number"):
         threads.thread_count()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "cores", "expected"),
+    [(4, [(0, 0), (0, 1), (0, 0), (0, 1)], 2), (1, [(0, 0), (0, 1)], 1), (4, [(0, 0), (1, 0)], 2), (3, [], 3)],
+)
+def test_threads_are_the_physical_cores_that_the_process_may_use(allowed, cores, expected, monkeypatch):
+    """Two hardware threads of one core share what a training needs; a virtual machine may not name its cores."""
+    info = "\n\n".join(f"processor: {i}\nphysical id: {chip}\ncore id: {core}" for i, (chip, core) in enumerate(cores))
     monkeypatch.delenv("MOSSREPRO_THREADS")
-    assert 1 <= threads.thread_count() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    monkeypatch.setattr(threads.Path, "read_text", lambda _: info or "processor: 0")
+    assert threads.thread_count() == expected
 
 
 def test_a_reader_that_goes_away_is_no_error():

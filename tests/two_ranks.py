@@ -1,7 +1,7 @@
 """A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
 
 Settings: task ("lm", "vq" or "fsq"), strategy, devices, accumulate, steps, at (the step after which last.ckpt is
-saved), ckpt, out.
+saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number).
 """
 
 import json
@@ -11,14 +11,15 @@ from pathlib import Path
 
 import lightning
 import torch
-from codec_toys import TINY, Stop
+from codec_toys import TINY, Continues, Stop
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lm_toys import module
 
 from mossrepro.codec.data import collate
 from mossrepro.codec.task import CodecTask
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.training.callbacks import AtomicCheckpointIO, Export
+from mossrepro.training.callbacks import AtomicCheckpoint, AtomicCheckpointIO, Export
+from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.random import rng
 
@@ -44,6 +45,16 @@ def job(asked: dict) -> tuple[lightning.LightningModule, StepDataModule]:
     return CodecTask(network, lr=1e-3, quantise_after=0.4), Noises()
 
 
+def spoil(task: lightning.LightningModule, step: int) -> None:
+    """Let the loss of rank 1 be no number at that step; that of rank 0 is fine."""
+    plain = task.training_step
+
+    def spoilt(batch, index):
+        return plain(batch, index) * (float("nan") if (task.global_step, task.global_rank) == (step, 1) else 1.0)
+
+    task.training_step = spoilt
+
+
 def main(asked: dict) -> None:
     """Train, and write the weights of every rank that holds them all."""
     torch.set_num_threads(1)
@@ -53,12 +64,17 @@ def main(asked: dict) -> None:
         sizes = (asked["devices"], 1) if strategy == "fsdp2" else (1, asked["devices"])
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
     task, data = job(asked)
+    callbacks = [Stop(out, asked["at"])] * bool(asked["at"]) + [Continues()] * bool(asked["ckpt"])
+    callbacks += [FiniteCheck(every_n_steps=4), Export(out / "export")]
+    if asked.get("spoilt"):
+        spoil(task, asked["spoilt"])
+        callbacks.append(AtomicCheckpoint(out, every_n_steps=2, every_minutes=0))
     trainer = lightning.Trainer(
         accelerator="cpu", devices=asked["devices"], strategy=strategy, max_epochs=-1, max_steps=asked["steps"],
         accumulate_grad_batches=asked["accumulate"], gradient_clip_val=0.5, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
         limit_val_batches=0, plugins=[AtomicCheckpointIO()],
-        callbacks=[Stop(out, asked["at"])] * bool(asked["at"]) + [Export(out / "export")],
+        callbacks=callbacks,
     )  # fmt: skip
     trainer.fit(task, data, ckpt_path=asked["ckpt"])
     if trainer.is_global_zero or not isinstance(strategy, ModelParallelStrategy):  # else the others hold a part

@@ -7,22 +7,20 @@ are our own quantiser: encodec 0.1.1 initialises them from one batch (here 450 l
 restart of dead codes in the same step.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from encodec.modules import SEANetDecoder, SEANetEncoder
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Quantised, Quantiser
 from mossrepro.utils.audio import SAMPLE_RATE
-from mossrepro.utils.errors import CheckpointError
-from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS, renamed
+from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS
+from mossrepro.utils.pretrained import load_own
 from mossrepro.utils.safetensors_io import save_whole
 
 LOUD = 0.05  # of full scale, about the level of speech; the networks' input and output are near 1
@@ -182,10 +180,5 @@ class AcousticCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "AcousticCodec":
         """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit."""
-        folder = Path(folder)
-        try:
-            model = cls(AcousticConfig(**renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)))
-            model.load_state_dict(renamed(load_file(folder / "model.safetensors"), CODEC_TENSORS))
-        except (OSError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder}: not an acoustic codec that fits this version ({error})") from error
-        return model.eval()
+        make = lambda **settings: cls(AcousticConfig(**settings))  # noqa: E731
+        return load_own(AcousticConfig, make, folder, CODEC_CONFIG, CODEC_TENSORS)

@@ -52,11 +52,13 @@ def windowed_mask(queries: int, keys: int, window: int, device: torch.device) ->
 class CausalBlock(nn.Module):
     """A Whisper encoder layer (pre-norm attention, GELU feed-forward) that looks back `window` frames at most.
 
-    window = 0: as in Whisper, every frame sees the whole recording.
+    window = 0: as in Whisper, every frame sees the whole recording. ConfigError where `heads` does not divide `dim`.
     """
 
     def __init__(self, dim: int, heads: int, window: int, ffn_dim: int) -> None:
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ConfigError(f"heads={heads} does not divide dim={dim}")
         self.heads, self.window = heads, window
         self.attention_norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)

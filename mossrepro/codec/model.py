@@ -7,7 +7,6 @@ arXiv 2510.00499, section on the speech tokenizer: causal Whisper encoder, one c
 objective. Sizes differ (Whisper-base instead of large-v3, fewer codes), roles do not.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,9 +24,10 @@ from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.recogniser import LABELS, STEPS, Recogniser, ctc_labels
 from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.audio import MelState, streaming_mel, whisper_mel
-from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
-from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS, renamed
+from mossrepro.utils.errors import AudioError, ConfigError
+from mossrepro.utils.old_names import CODEC_CONFIG, CODEC_TENSORS
 from mossrepro.utils.packed_linear import pack_linear_layers
+from mossrepro.utils.pretrained import load_own
 from mossrepro.utils.safetensors_io import save_whole
 
 SAMPLES_PER_CODE = 1_280
@@ -230,15 +229,8 @@ class SpeechCodec(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SpeechCodec":
         """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit."""
-        folder = Path(folder)
-        try:
-            plain = renamed(json.loads((folder / "config.json").read_text()), CODEC_CONFIG)
-            config = CodecConfig(**plain | {"levels": tuple(plain.get("levels", ()))})
-            model = cls(config)
-            model.load_state_dict(renamed(load_file(folder / "model.safetensors"), CODEC_TENSORS))
-        except (OSError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder}: not a speech codec that fits this version ({error})") from error
-        return model.eval()
+        make = lambda **settings: cls(CodecConfig(**settings))  # noqa: E731
+        return load_own(CodecConfig, make, folder, CODEC_CONFIG, CODEC_TENSORS)
 
 
 class EncoderSession:

@@ -2,37 +2,45 @@
 
 A Whisper-VQ encoder: `encoder.conv1`, `encoder.conv2`, `encoder.layers.{i}.*` as the hub's Whisper names them (keys
 have no bias) and `encoder.codebook.weight`, as wide as the layers. Known from ports of the released weights; we have
-not seen the files themselves. Other tensors in them are ignored.
+not seen the files themselves. Other tensors are refused, but for those of HARMLESS.
 """
 
 import json
 from pathlib import Path
 
+import torch
+
 from mossrepro.codec.encoder import POOL, WHISPER_NAMES
 from mossrepro.codec.model import CodecConfig, SpeechCodec
-from mossrepro.codec.whisper import NAMES, read
+from mossrepro.codec.whisper import NAMES, read, shape_of
 from mossrepro.utils.errors import CheckpointError, ConfigError
-from mossrepro.utils.safetensors_io import Shards, write
+from mossrepro.utils.safetensors_io import Shards, count_layers, refuse_unknown, write
 
 HEAD = 64  # width of a Whisper head, at every size
 CONTEXT = 1_500  # frames that a layer looks back: 30 s, all that Whisper has positions for
 _CODEBOOK = "encoder.codebook.weight"
+# Tensors that may be there and do not change a code: positions (Whisper's sinusoids, which we compute, and those of
+# layers after the codebook), averages that train the codebook, the norm after the last layer, and the decoder.
+HARMLESS = r"encoder\.(embed_positions2?\.weight|ema_\w+|layer_norm\.(weight|bias))|decoder\..*"
 
 
 def load(folder: str | Path) -> SpeechCodec:
     """The released encoder as a codec of ours, in evaluation mode; sizes follow from the tensors.
 
-    It can encode and stream; its phone head and recogniser are untrained. CheckpointError when a tensor is missing or
-    has another shape.
+    It can encode and stream; its phone head and recogniser are untrained. CheckpointError when a tensor is missing,
+    unknown, quantised, or has another shape.
     """
     folder = Path(folder)
     try:
         held = Shards(folder)
         width, mels, _ = held.shape("encoder.conv1.weight")
-        layers = 1 + max(int(name.split(".")[2]) for name in held.names if name.startswith("encoder.layers."))
+        layers = count_layers(folder, held.names, "encoder.layers.")
+        names = _names(layers)
+        refuse_unknown(folder, held.names - {*names.values(), _CODEBOOK}, HARMLESS)
+        codes, code_dim = held.shape(_CODEBOOK)
         config = CodecConfig(
-            codes=held.shape(_CODEBOOK)[0],
-            code_dim=width,
+            codes=codes,
+            code_dim=code_dim,
             dim=width,
             heads=max(1, width // HEAD),
             ffn_dim=held.shape("encoder.layers.0.fc1.weight")[0],
@@ -42,10 +50,13 @@ def load(folder: str | Path) -> SpeechCodec:
             mels=mels,
             plain=True,
         )
+        with torch.device("meta"):  # all shapes are compared before there is memory for one
+            shapes = {ours: torch.empty(shape_of(held, theirs)) for ours, theirs in names.items()}
+            SpeechCodec(config).encoder.load_whisper(shapes)
         codec = SpeechCodec(config)
-        codec.encoder.load_whisper({ours: read(held, theirs) for ours, theirs in _names(layers).items()})
+        codec.encoder.load_whisper({ours: read(held, theirs) for ours, theirs in names.items()})
         codec.quantiser.codebook.copy_(held[_CODEBOOK].float())
-    except (ValueError, RuntimeError, CheckpointError, ConfigError) as error:
+    except (ValueError, RuntimeError, IndexError, CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder}: not the released tokenizer's encoder ({error})") from error
     codec.quantiser.started.fill_(True)
     return codec.eval()

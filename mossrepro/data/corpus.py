@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -86,14 +85,10 @@ class CorpusWriter:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = DataError(f"{self.folder}: another process is writing this corpus; let it end and run this again")
-        self._lock = hold_lock(self.folder / ".lock", wait, busy)
         path = self.folder / MANIFEST
-        path.touch()
-        whole = path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
+        self._stream = hold_lock(path, wait, busy)
+        self._stream.truncate(path.read_bytes().rfind(b"\n") + 1)
         self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
-        self._stream: IO[str] = path.open("a", encoding="utf-8")
         self._stale = False  # lines of the file are older than `clips`
 
     @property
@@ -111,11 +106,10 @@ class CorpusWriter:
         """Write the updates, flush the manifest to the disk and close it."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._stream.close()
         if self._stale:
             lines = "".join(clip.line() + "\n" for clip in self.clips.values())
             write_atomic(self.folder / MANIFEST, lambda file: file.write(lines.encode()))
-        self._lock.close()
+        self._stream.close()
 
     def add(self, id: str, wave: np.ndarray, rate: int, text: str, speaker: str, split: str) -> None:
         """Write the samples (n,) as FLAC and list the clip."""
@@ -126,7 +120,7 @@ class CorpusWriter:
     def append(self, clip: Clip) -> None:
         """List a clip whose sound file is already in the folder."""
         if clip.id not in self.clips:
-            self._stream.write(clip.line() + "\n")
+            self._stream.write((clip.line() + "\n").encode())
             self._stream.flush()
             self.clips[clip.id] = clip
 

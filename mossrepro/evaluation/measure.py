@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -123,11 +124,11 @@ def _judge_deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
 
 
 def language_model(artifacts: RunArtifacts) -> None:
-    """The four pairings on A, B, V, C after SFT."""
+    """The four pairings on A, B, V, C after SFT, and the share of all replies that did not end."""
     model, tokenizer = checkpoint.from_pretrained(artifacts.parts["sft"])
     model = prepare_for_inference(model)
     grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
-    index = []
+    index, cut = [], defaultdict(list)
     for name in "ABVC":
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
         baseline = spoken_qa.chance(lines, artifacts.known)
@@ -137,6 +138,7 @@ def language_model(artifacts: RunArtifacts) -> None:
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
             asked = ask_questions(artifacts, model, grid, lines, pairing, text_guidance)
             artifacts.record(spoken_qa.score(name, pairing, asked))
+            cut[pairing] += [not one.reply.ended for one in asked]
             if pairing != "T2T":
                 artifacts.record(spoken_qa.gain(name, pairing, asked, baseline))
             if pairing in ("S2T", "S2S"):
@@ -147,6 +149,9 @@ def language_model(artifacts: RunArtifacts) -> None:
                 artifacts.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
             if pairing == "S2S":
                 index += [_keep_sound(artifacts, one) for one in asked[:SHOWN] if one.wave is not None]
+    for pairing, hits in cut.items():
+        title = f"{spoken_qa.HEADLINE[pairing]}: replies cut off before their end"
+        artifacts.share(f"{pairing.lower()}_cut", title, hits)
     (artifacts.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 

@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
 COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
 ALL = (*VARIANTS, *COMBINED)
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
+_PAIRING = re.compile(r"val(id)?/[ST]2[ST]")
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
 VERSION = 1  # raised when the evaluation changes
 
@@ -138,7 +139,7 @@ def _losses(folder: Path) -> dict[str, float]:
     """Pairing -> the last validation loss of a stage; empty where it was too short to have any."""
     path, last = folder / "metrics.jsonl", {}
     for row in read_curve(path) if path.is_file() else ():
-        last |= {key.partition("/")[2]: value for key, value in row.items() if key.startswith(("val/", "valid/"))}
+        last |= {key[-3:]: value for key, value in row.items() if _PAIRING.fullmatch(key)}
     return last
 
 

@@ -17,6 +17,9 @@ class LMBatch(TypedDict):
     text_count: NotRequired[Tensor]  # (), supervised positions of the optimiser step, as a mean over ranks and batches
     monologue_count: NotRequired[Tensor]
     speech_count: NotRequired[Tensor]
+    text_answer: NotRequired[Tensor]  # (B, L) bool, in validation, one of the three: targets of the word that answers
+    speech_answer: NotRequired[Tensor]
+    monologue_answer: NotRequired[Tensor]
     lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document
     seed: NotRequired[Tensor]  # () int64
 

@@ -50,6 +50,8 @@ class LMDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
+    shares_batch = True
+
     def __init__(
         self,
         script: str,
@@ -140,10 +142,19 @@ class LMDataModule(StepDataModule):
         """The test questions of set V, one batch for each of VALIDATED; none for a script without them."""
         if not self.documents.held:
             return []
-        documents, grid = self.documents, self.documents.grid
-        return [
-            collate(documents.validation(pairing)[:_VAL_QUESTIONS], grid, self.max_positions) for pairing in VALIDATED
-        ]
+        return [self._val_batch(pairing) for pairing in VALIDATED]
+
+    def _val_batch(self, pairing: str) -> LMBatch:
+        """Questions and answers of a pairing, with "text_answer", "speech_answer" or "monologue_answer"."""
+        questions = self.documents.validation(pairing)[:_VAL_QUESTIONS]
+        batch = collate(questions, self.documents.grid, self.max_positions)
+        kind, words = self.documents.answer_words(pairing, questions)
+        if not kind:
+            return batch
+        marks = torch.zeros(batch["grid"].shape[:2], dtype=torch.bool)
+        for row, word in zip(marks, words, strict=True):
+            row[: len(word)] = torch.from_numpy(word[: len(row)])
+        return batch | {f"{kind}_answer": marks & (batch[f"{kind}_target"] >= 0)}
 
 
 def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:

@@ -55,7 +55,10 @@ class GenerationConfig:
 
 @dataclass
 class Reply:
-    """One answer: its text ids and its codes, each in order; `ended` is False if it was cut off at `max_positions`."""
+    """One answer: its text ids and its codes, each in order.
+
+    `ended` is False if it was cut off at `max_positions`, before EOSP in speech or <|im_end|> in text.
+    """
 
     text: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -248,4 +251,6 @@ def generate(
         grid = state.step(decoder.logits([*state.wanted()])).to(device)[:, None]
         if not state.wanted():
             break
+    for reply, code in zip(state.replies, grid[:, -1, 1].tolist(), strict=True):
+        reply.ended |= code == ids.eosp  # all was said, only <|im_end|> found no place
     return state.replies

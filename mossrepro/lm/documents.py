@@ -133,10 +133,13 @@ class Documents:
         """A spoken turn of the assistant."""
         monologues = {}
         if self.monologue:
-            starts = [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
-            monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": starts}
+            monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": self._starts(name)}
         written = text if self.text_guidance else None
         return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **monologues)
+
+    def _starts(self, name: str) -> list[float]:
+        """The codes with which the words of a line begin; none where it has no times."""
+        return [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
 
     def _speech(self, random: np.random.Generator) -> Positions:
         line = self._pick(self.by_role["assistant_speech"], random)
@@ -201,6 +204,47 @@ class Documents:
             answer = self._answer(pairing, self.facts[line.fact])
             documents.append(grid.join(grid.system(pairing in SPOKEN), grid.turn("user", **heard), answer))
         return documents
+
+    def answer_words(self, pairing: str, documents: list[Positions]) -> tuple[str, list[np.ndarray]]:
+        """Where the word that answers the question stands in each of `validation`'s documents.
+
+        Returns the kind of target and, for every document, (L,) bool: whether the target at this position is of that
+        word. In written replies it is its tokens ("text"), in spoken ones the codes between its times ("speech"; none
+        of a reply without times). Where no reply has times: its tokens in the monologues ("monologue"), or kind "".
+        """
+        facts, spoken = [self.facts[line.fact] for line in self.held[: len(documents)]], pairing[2] == "S"
+        kind, words = "text", [self._answer_codes(fact) if spoken else self._answer_tokens(fact) for fact in facts]
+        if spoken:
+            kind = "speech" if any(map(any, words)) else "monologue" if self.monologue else ""
+        if kind == "monologue":
+            words = [self._answer_tokens(fact, monologue=True) for fact in facts]
+        closing, out = len(self.grid.text("<|im_end|>")) + len(self.grid.text("\n")) + spoken, []  # spoken: EOSP
+        for document, word in zip(documents, words, strict=True):
+            first = len(document) - closing - len(word)
+            out.append(np.zeros(len(document), dtype=bool))
+            out[-1][first - 1 : first - 1 + len(word)] = word  # targets stand one position before what they predict
+        return kind, out
+
+    def _answer_tokens(self, fact: Fact, monologue: bool = False) -> np.ndarray:
+        """Which tokens of the written answer, or of its monologue at each code, are of the answer word: (n,) bool."""
+        start = fact.written.rindex(fact.answer)
+        marks = self.grid.tokens_within(fact.written, start, start + len(fact.answer))
+        if not monologue:
+            return marks
+        name = f"answer-{fact.key}"
+        index = self.grid.spread(fact.written, len(self.codes[name]), self.text_lookahead, self._starts(name))
+        return np.append(marks, False)[index]
+
+    def _answer_codes(self, fact: Fact) -> np.ndarray:
+        """Which codes of the spoken answer are of the answer word: (n,) bool, none of them where it has no times."""
+        name = f"answer-{fact.key}"
+        marks, times = np.zeros(len(self.codes[name]), dtype=bool), self.words.get(name, ())
+        if len(times) == len(fact.written.split()):
+            first = len(fact.written[: fact.written.rindex(fact.answer)].split())
+            last = first + len(fact.answer.split()) - 1
+            start, end = (round(at * 12.5) + _LATE for at in (times[first][1], times[last][2]))
+            marks[start : max(end, start + 1)] = True
+        return marks
 
 
 def question_prompt(

@@ -115,13 +115,17 @@ class Grid:
         flags[0] = False
         monologues = np.full(n + 2, -1)
         if monologue:
-            monologues[:n] = self._spread(monologue, n, text_lookahead, starts)
+            tokens = np.array([*self.tokens(monologue), self.ids.im_end])
+            monologues[:n] = tokens[self.spread(monologue, n, text_lookahead, starts)]
         return Positions(text, speech, flags, monologues)
 
-    def _spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
-        """The monologue's token at each of `count` positions (see `spoken`), then <|im_end|>: (count,) ids."""
-        tokens = [*self.tokens(text), self.ids.im_end]
-        lengths = np.cumsum([0, *(len(self.tokenizer.decode([token])) or 1 for token in tokens[:-1])])
+    def spread(self, text: str, count: int, text_lookahead: int, starts: Sequence[float]) -> np.ndarray:
+        """Which token of a monologue belongs to each of `count` positions (see `spoken`): (count,) int.
+
+        The number of tokens stands for the end, <|im_end|>.
+        """
+        tokens = self.tokens(text)
+        lengths = np.cumsum([0, *(len(self.tokenizer.decode([token])) or 1 for token in tokens)])
         if len(starts) != len(text.split()):
             letters, times = [0, lengths[-1]], [0.0, count]
         else:  # the space before a word belongs to it
@@ -131,7 +135,12 @@ class Grid:
         index = np.searchsorted(begins, np.arange(count) + 1e-6, "right") - 1
         if text_lookahead:
             index = np.concatenate(([-1], index))[:count] + text_lookahead
-        return np.array(tokens)[np.minimum(index, len(tokens) - 1)]
+        return np.minimum(index, len(tokens))
+
+    def tokens_within(self, text: str, start: int, end: int) -> np.ndarray:
+        """Which of a text's tokens hold any of its characters from `start` to before `end`: (tokens,) bool."""
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array([first < end and last > start for first, last in offsets])
 
     def join(self, *parts: Positions) -> Positions:
         """Lay parts end to end."""

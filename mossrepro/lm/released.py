@@ -14,9 +14,10 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 
+from mossrepro.lm.checkpoint import build_config, build_unfilled
+from mossrepro.lm.hub import ROTARY_BUFFERS
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS, SpecialIds, open_tokenizer
 from mossrepro.utils import safetensors_io
@@ -48,7 +49,7 @@ def is_released(folder: Path) -> bool:
     """Whether config.json says that a folder is in the released layout."""
     if not (folder / "config.json").is_file():
         return False
-    return ARCHITECTURE in (safetensors_io.read_config(folder).get("architectures") or [])
+    return safetensors_io.architecture(safetensors_io.read_config(folder)) == ARCHITECTURE
 
 
 def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: str = "5GB") -> None:
@@ -73,27 +74,27 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
 def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     """A folder in the released layout, mapped into memory in the file's precision.
 
-    Raises CheckpointError for another layout, a missing shard or tensor, a wrong shape, or an unknown tensor.
+    Raises CheckpointError for another layout, quantised weights, sizes that are not those of the weights, a missing
+    shard or tensor, and unknown tensors.
     """
     folder = Path(folder)
     if not is_released(folder):
         raise CheckpointError(f"{folder / 'config.json'}: does not say {ARCHITECTURE}")
-    source, plain, tokenizer = safetensors_io.Shards(folder), safetensors_io.read_config(folder), open_tokenizer(folder)
+    where, source = folder / "config.json", safetensors_io.Shards(folder)
+    plain, tokenizer = safetensors_io.read_config(folder), open_tokenizer(folder)
     try:
-        config = _read(plain)
+        config = build_config(_read(plain), where, len(source.names))
         expected = _described(config, tokenizer)
     except KeyError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: has no {error}") from error
+        raise CheckpointError(f"{where}: has no {error}") from error
     except TypeError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: a size is not a number ({error})") from error
+        raise CheckpointError(f"{where}: a size is not a number ({error})") from error
     for key in FIXED:  # our model supports one value of each, and the ids are the tokenizer's
         if plain.get(key, expected[key]) != expected[key]:
-            raise CheckpointError(f"{folder / 'config.json'}: {key}={plain[key]!r}, this model has {expected[key]!r}")
-    with torch.device("meta"):
-        model = LayerSplitLM(config)
+            raise CheckpointError(f"{where}: {key}={plain[key]!r}, this model has {expected[key]!r}")
+    model = build_unfilled(config, where)
     wanted = names(model)
-    if extra := source.names - set(wanted.values()):
-        raise CheckpointError(f"{folder}: {sorted(extra)[0]} is not part of the model that config.json describes")
+    safetensors_io.refuse_unknown(folder, source.names - set(wanted.values()), ROTARY_BUFFERS)
     safetensors_io.fill_from(model, source, wanted)
     if config.tied:
         model.text_head.weight = model.text_embed.weight
@@ -133,9 +134,9 @@ def _described(config: LMConfig, tokenizer: Tokenizer) -> dict:
     }
 
 
-def _read(plain: dict) -> LMConfig:
-    """The released config.json -> ours. KeyError for a field that is not there."""
-    return LMConfig(
+def _read(plain: dict) -> dict:
+    """The released config.json -> fields of ours. KeyError for one that is not there."""
+    return dict(
         dim=plain["hidden_size"],
         layers=plain["num_hidden_layers"],
         tail_layers=plain["num_modality_layers"],

@@ -15,8 +15,9 @@ from mossrepro.training.metrics import Metric
 INK, MUTED, GRID, BLUE, GREEN, RED = "#1c2430", "#667085", "#e4e7ec", "#2563c9", "#157f3c", "#c22f2f"
 SERIES = (BLUE, "#d97706", "#7c3aed")
 LOSSES = re.compile(r"loss|ctc|flat|mel|spectral|pitch|flow|sketch|text|speech", re.I)
-PAIRED = re.compile(r"val(id)?/[ST]2[ST]")  # the validation of the language model, by pairing
-RATES = re.compile(r"wer|cer|acc|correct", re.I)
+PAIRED = re.compile(r"val(id)?/[ST]2[ST]$")  # the validation of the language model, by pairing
+ANSWERED = re.compile(r"val/[ST]2[ST]_answer$")  # the same of the words that answer alone
+RATES = re.compile(r"(?<!ans)wer|cer|acc|correct", re.I)
 GROWING = {"t2t_c": "T2T on C", "s2t_a": "S2T on A", "s2t_c": "S2T on C", "s2s_a": "S2S on A"}
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mossrepro.report.claims import FAILED, MARK, MISSING, PASSED
 from mossrepro.report.figures import (
+    ANSWERED,
     BLUE,
     GREEN,
     GRID,
@@ -211,11 +212,11 @@ def _spectrograms(run: Run) -> str:
 
 
 def _curves(run: Run) -> str:
-    """Panels for each stage: its losses, its losses by pairing, and its error rates or accuracies."""
+    """Panels for each stage: its losses, those by pairing and of the words that answer, error rates or accuracies."""
     panels = []
     for stage, rows in run.curves.items():
         keys = sorted({key for row in rows for key in row} - {"step", "seconds"})
-        for pattern in (LOSSES, PAIRED, RATES):
+        for pattern in (LOSSES, PAIRED, ANSWERED, RATES):
             chosen = [key for key in keys if pattern.search(key) and (pattern is not LOSSES or not RATES.search(key))]
             chosen.sort(key=lambda key: ("loss" not in key, key))
             if chosen:

@@ -5,7 +5,6 @@ A checkpoint is written to a temporary file in the same folder, flushed to the d
 """
 
 import json
-import os
 import pickle
 import signal
 import threading
@@ -23,7 +22,20 @@ from torch.distributed.tensor import DTensor
 
 from mossrepro.utils.errors import CheckpointError, Interrupted
 from mossrepro.utils.io import read_lines, write_atomic
-from mossrepro.utils.private_apis import checkpoint_io, inside_a_step, set_checkpoint_io
+from mossrepro.utils.private_apis import batches_taken, checkpoint_io, inside_a_step, set_checkpoint_io, validate_now
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Reads a checkpoint as plain data; with `mmap` a tensor is read from the disk when it is used.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or holds anything but plain data and tensors.
+    """
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "the file is empty or cut short"
+        raise CheckpointError(f"could not read {path}: {reason}") from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,16 +46,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomic(path, lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint.
-
-        Raises:
-            CheckpointError: the file is missing, broken, or holds anything but plain data and tensors.
-        """
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "the file is empty or cut short"
-            raise CheckpointError(f"could not read {path}: {reason}") from error
+        """Reads a checkpoint; see `read_checkpoint` for what it raises."""
+        return read_checkpoint(path, map_location)
 
 
 class AtomicCheckpoint(Callback):
@@ -52,8 +56,7 @@ class AtomicCheckpoint(Callback):
     0 turns either interval off.
 
     After SIGINT or SIGTERM the running optimiser step is finished, saved, and the fit ends with `Interrupted`; a second
-    Ctrl-C stops at once without saving. The same happens in a fit that `mossrepro reproduce` started (it sets
-    $MOSSREPRO_CHILD) when that process is killed, since an orphan would go on training beside the restarted fit.
+    Ctrl-C stops at once without saving.
     """
 
     def __init__(self, folder: str | Path, every_n_steps: int = 0, every_minutes: float = 2.0) -> None:
@@ -62,7 +65,6 @@ class AtomicCheckpoint(Callback):
         self._signal = 0
         self._handlers: dict[int, Any] = {}
         self._saved_step, self._saved_at = 0, time.monotonic()
-        self._parent = os.getppid() if os.environ.get("MOSSREPRO_CHILD") else 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the trainer write with `AtomicCheckpointIO` (sharded strategies keep their own writer)."""
@@ -95,8 +97,7 @@ class AtomicCheckpoint(Callback):
         """(stop, save), the same on every rank: the clock and the signals of rank 0 count."""
         due = self.every_n_steps and trainer.global_step - self._saved_step >= self.every_n_steps
         late = self.every_minutes and time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        orphan = self._parent and os.getppid() != self._parent
-        return trainer.strategy.broadcast((bool(self._signal or orphan), bool(due or late)))
+        return trainer.strategy.broadcast((bool(self._signal), bool(due or late)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restores the signal handlers, also after an error."""
@@ -141,22 +142,34 @@ class ProgressFile(Callback):
     """Appends one JSON line per `every_n_steps` optimiser steps to `path`: step, seconds, and every logged number.
 
     Validation metrics ("val...") have lines of their own, at the step of the validation. A resumed fit first drops the
-    lines of steps that it will repeat, so that every step is in the file once.
+    lines of what it will repeat, so that every step and every validation is in the file once.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int = 10) -> None:
         self.path, self.every_n_steps = Path(path), every_n_steps
         self._last, self._start = -1, time.monotonic()
+        self._logged: dict[str, float] = {}
 
-    @rank_zero_only
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the logged numbers: a line repeats those that its own step did not log."""
+        checkpoint["logged"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes them back, where the checkpoint has them."""
+        self._logged = checkpoint.get("logged", {})
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drops the lines after the step that the fit starts from, and goes on counting seconds from the last one."""
+        """Drops the lines of what comes again, and goes on counting seconds from the last one."""
+        logged = {key: torch.tensor(value, dtype=torch.float64) for key, value in self._logged.items()}
+        trainer.callback_metrics.update(logged)
+        if not trainer.is_global_zero:
+            return
+        step, by_clock = trainer.global_step, trainer.val_check_batch is None
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = read_lines(self.path) if self.path.exists() else []
-        kept = [line for line in lines if _step(line) <= trainer.global_step]
-        write_atomic(self.path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
-        spent = json.loads(kept[-1])["seconds"] if kept else 0.0
-        self._last, self._start = trainer.global_step, time.monotonic() - spent
+        rows = [_row(line) for line in (read_lines(self.path) if self.path.exists() else [])]
+        kept = [r for r in rows if r and (r["step"] < step or r["step"] == step and (by_clock or not _validated(r)))]
+        write_atomic(self.path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
+        self._last, self._start = step, time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -178,6 +191,21 @@ class ProgressFile(Callback):
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
         self._last = step
+
+
+class ResumedValidation(Callback):
+    """Validates at the start of a fit that was saved at a step with a validation.
+
+    A checkpoint is written before the validation of its step, so that a signal is answered at once. It must stand
+    behind `ProgressFile`, which drops a line of the same validation.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validates if the batch before was the last of an interval."""
+        batches, interval = batches_taken(trainer), trainer.val_check_batch
+        if trainer.enable_validation and trainer.check_val_every_n_epoch is None and batches and interval:
+            if batches % interval == 0:
+                validate_now(trainer)
 
 
 def gathered(module: nn.Module) -> None:
@@ -203,9 +231,15 @@ class StepBar(RichProgressBar):
         return "training"
 
 
-def _step(line: str) -> float:
-    """The step of a line; infinity for a line cut short by a kill, so that it is dropped."""
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of the progress file; None for one cut short by a kill."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        row = json.loads(line)
+        return row if {"step", "seconds"} <= row.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def _validated(row: dict[str, Any]) -> bool:
+    """Whether a line holds validation metrics."""
+    return any(key.startswith("val") for key in row)

@@ -26,6 +26,8 @@ _SHAPE = {
     "tie_word_embeddings": "tied",
 }
 
+_MOST, _MOST_LAYERS = 1 << 20, 1000  # of any size of a text model, and of its layers
+
 
 def configs_folder() -> Path:
     """The folder `configs/` of the checkout; in an installed wheel, its copy inside the package."""
@@ -105,22 +107,32 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     """The shape of a text model as `training.sizes.Backbone` names it, from configs/backbone/NAME.json or a hub folder.
 
     Raises:
-        ConfigError: there is no such file, or it lacks a number.
+        ConfigError: there is no such file, it lacks a number, or a number is none that a model has.
+        CheckpointError: the folder's weights are quantised.
     """
     named = configs_folder() / "backbone" / f"{source}.json"
     path = named if named.is_file() else Path(source) / "config.json"
     try:
         found = json.loads(path.read_text())
-        shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if theirs in found}
+        shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if found.get(theirs) is not None}
         shape["qk_norm"] = found["model_type"] == "qwen3"
         missing = {"layers", "dim", "ffn_dim", "heads", "vocab"} - set(shape)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         known = ", ".join(sorted(file.stem for file in named.parent.glob("*.json")))
         raise ConfigError(
             f"{path}: no shape of a text model ({error}); give a hub folder, or one of {known}"
         ) from error
     if missing:
         raise ConfigError(f"{path}: lacks {', '.join(sorted(missing))}")
+    if path != named:
+        from mossrepro.utils.safetensors_io import refuse_quantised  # brings PyTorch, which not every reader needs
+
+        refuse_quantised(path.parent, found)
+    for theirs, ours in _SHAPE.items():
+        value = shape.get(ours, 1)
+        most = _MOST_LAYERS if ours == "layers" else _MOST
+        if ours != "tied" and (type(value) is not int or not 1 <= value <= most):
+            raise ConfigError(f"{path}: {theirs}={value!r} is not a whole number from 1 to {most}")
     return shape
 
 

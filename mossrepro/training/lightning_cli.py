@@ -8,7 +8,6 @@ A stage's YAML names the classes and takes its numbers from `${size...}`; an ove
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import re
@@ -24,11 +23,13 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
-from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, StepBar
+from mossrepro.training import resume
+from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, ResumedValidation, StepBar
 from mossrepro.training.config import resolved_arguments
+from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.sizes import Size
 from mossrepro.utils.errors import CheckpointError, ConfigError, MossError, missing_package
-from mossrepro.utils.io import exclusive, write_atomic
+from mossrepro.utils.io import exclusive
 from mossrepro.utils.private_apis import parsed_config
 from mossrepro.utils.threads import fast_bfloat16
 
@@ -45,7 +46,6 @@ TRAINER_DEFAULTS = {
     "check_val_every_n_epoch": None,
     "val_check_interval": 500,
 }
-FIXED_ON_RESUME = ("model", "data", "seed_everything")  # all that determines the weights, except the trainer's flags
 
 
 class MossCLI(LightningCLI):
@@ -88,6 +88,7 @@ class MossCLI(LightningCLI):
             self.trainer.callbacks[i] = StepBar()
         if config.get("output") is None:
             print("mossrepro fit: no --output, nothing will be saved", file=sys.stderr)
+            self.trainer.callbacks.append(FiniteCheck())
             return
         output = Path(config["output"])
         if self.trainer.is_global_zero:
@@ -95,26 +96,34 @@ class MossCLI(LightningCLI):
         if (output / "done.json").exists():
             raise ConfigError(f"{output} holds a finished fit; give another --output or delete {output / 'done.json'}")
         last = output / "ckpt" / "last.ckpt"
-        self._check_same(output / "fit.json", resuming=last.exists())
+        self._resume(output, last)
         self.trainer.callbacks += [
+            FiniteCheck(last),
             ProgressFile(output / "metrics.jsonl"),
             Export(output),
             AtomicCheckpoint(output / "ckpt", config["save_steps"], config["save_minutes"]),
+            ResumedValidation(),
         ]
-        if last.exists() and not config.get("ckpt_path"):
-            print(f"mossrepro fit: continuing from {last}", file=sys.stderr)
-            self.config_init["fit"]["ckpt_path"] = str(last)
 
-    def _check_same(self, path: Path, resuming: bool) -> None:
-        """A fit may only be continued with the settings it was started with; trainer flags may change."""
-        config = parsed_config(self)
-        now = {key: config.get(key) for key in FIXED_ON_RESUME}
-        if resuming and path.exists():
-            key = first_difference(json.loads(path.read_text()), now)
-            if key:
-                raise ConfigError(f"{path.parent} was started with another {key}; give another --output or restore it")
+    def _resume(self, output: Path, last: Path) -> None:
+        """Continues from `last` if it exists, with the settings that the fit was started with (`resume.py`)."""
+        now = resume.settings_of(parsed_config(self), self.trainer)
+        if last.exists():
+            resume.check_settings(output / "fit.json", now)
+            if not self.config["fit"].get("ckpt_path"):
+                print(f"mossrepro fit: continuing from {last}", file=sys.stderr)
+                self.config_init["fit"]["ckpt_path"] = str(last)
         elif self.trainer.is_global_zero:
-            write_atomic(path, lambda file: file.write((json.dumps(now, indent=2) + "\n").encode()))
+            resume.write_settings(output / "fit.json", now)
+        start = self.config_init["fit"].get("ckpt_path")
+        if start and Path(start).exists():
+            resume.check_step(self.trainer, Path(start))
+
+    def before_predict(self) -> None:
+        """Holds the output folder: an earlier process may still be about to end."""
+        output = self.config["predict"].get("output")
+        if output is not None and self.trainer.is_global_zero:
+            self._held.enter_context(exclusive(output))
 
 
 def _check_start(config: Any) -> None:
@@ -132,17 +141,6 @@ class _Parsed(MossCLI):
 
     def instantiate_classes(self) -> None:
         """Builds nothing."""
-
-
-def first_difference(a: Any, b: Any, key: str = "") -> str | None:
-    """The dotted name of the first entry in which two nested mappings differ, or None."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in [*a, *(n for n in b if n not in a)]:
-            found = first_difference(a.get(name), b.get(name), f"{key}.{name}" if key else name)
-            if found:
-                return found
-        return None
-    return None if a == b else key
 
 
 def main(args: list[str], run: bool = True) -> MossCLI:
@@ -176,6 +174,10 @@ def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
             args=args,
             run=run,
         )
+    except SystemExit as error:  # Lightning's answer to an interruption is exit code 1, a failed claim here
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     except argparse.ArgumentError as error:
         raise ConfigError(missing_package(error) or one_line(str(error))) from error
     except OmegaConfBaseException as error:

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.private_apis import batches_taken
 from mossrepro.utils.random import seed_for
 
 
@@ -64,16 +66,22 @@ class StepDataModule(LightningDataModule):
     One fit is one endless epoch that `trainer.max_steps` ends. Checkpoints must be written at the end of a batch
     (as `mossrepro.training.callbacks.AtomicCheckpoint` does): the position counts the batches handed to the model.
 
+    `shares_batch` says whose a batch is: each rank's (False), so that other ranks make another step, or that of all
+    ranks together (True).
+
     Args:
         seed: the seed of everything random: selection, augmentation, noise.
         num_workers: loader processes; the batches are the same for every number.
     """
+
+    shares_batch = False
 
     def __init__(self, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
         self.seed, self.num_workers = seed, num_workers
         self._start, self._counted = 0, 0  # the loop's counter stood at `_counted` when step `_start` was next
         self._resume: int | None = None  # a position read from a checkpoint, used once
+        self._ranks: int | None = None  # that read a batch each, as in the checkpoint
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """The batch of one step on one of `world` ranks; all randomness from `random.rng(self.seed, step, ...)`."""
@@ -95,14 +103,24 @@ class StepDataModule(LightningDataModule):
 
     def _loop_count(self) -> int:
         """Batches the trainer has taken so far; `ready` counts the running one too, `completed` lags by one."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready if self.trainer else self._counted
+        return batches_taken(self.trainer) if self.trainer else self._counted
 
     def train_dataloader(self) -> DataLoader:
-        """The endless loader, starting at `position()`."""
+        """The endless loader, starting at `position()`.
+
+        Raises:
+            ConfigError: a checkpoint is continued on another number of ranks, and each reads a batch of its own.
+        """
         self._start = self.position() if self._resume is None else self._resume
         self._counted, self._resume = self._loop_count(), None
         shares = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {"rank": 0, "num_replicas": 1}
         # devices of a tensor-parallel group share a rank, and so a batch
+        if self._ranks not in (None, shares["num_replicas"]) and not self.shares_batch:
+            raise ConfigError(
+                f"started on {self._ranks} devices, continued on {shares['num_replicas']}: each reads a batch, so the "
+                f"steps would be others; give --trainer.devices {self._ranks}, or another --output"
+            )
+        self._ranks = shares["num_replicas"]
         steps = _Steps(self, self.position, shares["rank"], shares["num_replicas"])
         return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
 
@@ -122,9 +140,9 @@ class StepDataModule(LightningDataModule):
         return moved if seed is None else {**moved, "seed": seed}
 
     def state_dict(self) -> dict[str, int]:
-        """The position, for the checkpoint."""
-        return {"step": self.position()}
+        """The position, for the checkpoint, and how many ranks read a batch each."""
+        return {"step": self.position(), "ranks": self._ranks or 1}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at the saved position, whatever the trainer's own counters say."""
-        self._resume = int(state_dict["step"])
+        self._resume, self._ranks = int(state_dict["step"]), state_dict.get("ranks")

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mossrepro.utils.errors import ConfigError
+
 
 def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) -> float:
     """Factor on the learning rate: linear warm-up over `warmup_steps`, then a cosine down to `last` at step `total`."""
@@ -19,7 +21,12 @@ def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) ->
 
 
 class Task(LightningModule):
-    """Base of the training tasks: schedule and clipping; a subclass adds its losses and its optimiser."""
+    """Base of the training tasks: schedule and clipping; a subclass adds its losses and its optimiser.
+
+    `gradient_norm` is that of the last optimiser step before clipping, () on its device; None without clipping.
+    """
+
+    gradient_norm: Tensor | None = None
 
     def scheduled(self, optimiser: torch.optim.Optimizer, warmup_steps: int, last: float = 0.02) -> dict[str, Any]:
         """What `configure_optimizers` returns. The factor depends on the step and on trainer.max_steps alone."""
@@ -38,9 +45,19 @@ class Task(LightningModule):
         """Clip the gradient norm ourselves: under mixed precision Lightning refuses to with a fused optimiser.
 
         Its reason is that float16 gradients are scaled; bfloat16 ones are not. The fused step is seven times as fast.
+
+        Raises:
+            ConfigError: clipping by value is asked for.
         """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ConfigError(f"gradient_clip_algorithm={gradient_clip_algorithm}: gradients are clipped by norm only")
         if gradient_clip_val:
-            self.log("train/gradient_norm", clip_gradients(self.parameters(), gradient_clip_val))
+            self.gradient_norm = clip_gradients(self.parameters(), gradient_clip_val)
+            self.log("train/gradient_norm", self.gradient_norm)
+
+    def culprits(self, batch: Any) -> str:
+        """What in a batch makes the loss not finite, in words; empty where a task cannot tell."""
+        return ""
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:

@@ -26,6 +26,10 @@ class CheckpointError(MossError):
     """Weights on disk that do not fit the model they are loaded into."""
 
 
+class TrainingError(MossError):
+    """A fit that cannot go on: its loss or its weights are no longer finite."""
+
+
 class DataError(MossError):
     """A corpus, manifest or token store that cannot be read."""
 

@@ -78,13 +78,13 @@ def read_lines(path: str | Path, whole: bool = False) -> list[str]:
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never train into one folder; waits up to `seconds` for another one.
+    """Holds `folder/.lock` so that two processes never write to one folder; waits up to `seconds` for another one.
 
     Raises:
         CheckpointError: another process still holds it after `seconds`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    busy = CheckpointError(f"{folder}: another process is training into it")
+    busy = CheckpointError(f"{folder}: another process is writing to it")
     with hold_lock(Path(folder) / ".lock", seconds, busy):
         yield
 
@@ -97,16 +97,18 @@ def hold_lock(path: str | Path, seconds: float, busy: MossError) -> BinaryIO:
         seconds: how long another process is waited for.
         busy: raised when it still holds the lock then.
     """
-    file, deadline, announced = open(path, "ab"), time.monotonic() + seconds, False
-    while not _try_lock(file):
+    deadline, announced = time.monotonic() + seconds, False
+    while True:
+        file = open(path, "ab")
+        if _try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+        file.close()  # another process has it, or had it and put a new file in its place
         if time.monotonic() > deadline:
-            file.close()
             raise busy
         if not announced:
             print(f"mossrepro: waiting up to {seconds:.0f} s; {busy}", file=sys.stderr)
             announced = True
         time.sleep(0.1)
-    return file
 
 
 def _try_lock(file: Any) -> bool:
@@ -115,6 +117,8 @@ def _try_lock(file: Any) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        pass
     return True

@@ -37,6 +37,29 @@ def inside_a_step(trainer: Any) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def batches_taken(trainer: Any) -> int:
+    """Batches that a Lightning trainer has taken in this fit, the running one and those before a resume included."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+
+def run_hooks_at_the_end(trainer: Any) -> None:
+    """Let a fit that is resumed at its last step call its start and end hooks; Lightning would skip them silently."""
+
+    class Ended(type(trainer.fit_loop)):
+        skip = False
+
+    trainer.fit_loop.__class__ = Ended
+
+
+def validate_now(trainer: Any) -> None:
+    """Run the validation inside a fit, between two batches or before the first."""
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop
+    first = connector._first_loop_iter
+    trainer.validating, loop.restarting = True, False
+    loop.run()
+    trainer.training, connector._first_loop_iter = True, first
+
+
 def checkpoint_io(trainer: Any) -> Any:
     """What a Lightning trainer's strategy writes checkpoints with; None where nobody chose."""
     return getattr(trainer.strategy, "_checkpoint_io", None)

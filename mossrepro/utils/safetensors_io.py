@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from torch import Tensor
 from mossrepro.utils.errors import CheckpointError, ConfigError
 
 INDEX = "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of the header that weights can be read from
+# Settings of config.json, and ends of tensors' names, that only quantised models have (compressed-tensors, fp8, AWQ,
+# GPTQ, bitsandbytes, MLX).
+_QUANTISED_SETTINGS = ("quantization_config", "compression_config", "quantization")
+_QUANTISED_NAMES = re.compile(
+    r"(_scale|scale_inv|_zero_point|_packed|[._]scales|qweight|qzeros|g_idx|absmax|quant_map|\.SCB)$|\.quant_state\."
+)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -22,37 +30,95 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     try:
         plain = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(plain, dict):
         raise CheckpointError(f"{path}: not a table of settings")
     return plain
 
 
+def architecture(plain: dict[str, Any]) -> str:
+    """The model class that a hub's config.json names first; "" where it names none."""
+    named = plain.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+
+
+def refuse_quantised(folder: Path, plain: dict[str, Any], dtypes: dict[str, str] | None = None) -> None:
+    """CheckpointError for a folder of quantised weights: read as they are, they would be wrong by their scales.
+
+    plain: its config.json. dtypes: name of a tensor -> the type that the file's header gives it.
+    """
+    kind = next((plain[key] for key in _QUANTISED_SETTINGS if plain.get(key)), None)
+    if isinstance(kind, dict):
+        kind = kind.get("quant_method") or kind.get("quant_algo") or f"{kind.get('bits', 'unknown')} bits"
+    for name, dtype in (dtypes or {}).items():
+        if kind is not None:
+            break
+        if _QUANTISED_NAMES.search(name):
+            kind = f"it holds {name}"
+        elif dtype not in _FLOATS and (name.endswith(("weight", "bias")) or dtype.startswith(("F", "C"))):
+            kind = f"{name} is {dtype}"
+    if kind is not None:
+        raise CheckpointError(
+            f"{folder}: quantised weights ({kind}) cannot be read; take the folder with the model's bf16 weights"
+        )
+
+
+def refuse_unknown(folder: Path, extra: Iterable[str], harmless: str = "") -> None:
+    """CheckpointError that counts `extra`, names of tensors that no model here has, and names the first three.
+
+    harmless: a regular expression of whole names that change nothing and so may be there.
+    """
+    extra = sorted(name for name in extra if not re.fullmatch(harmless, name))
+    if extra:
+        count = "1 tensor is" if len(extra) == 1 else f"{len(extra)} tensors are"
+        more = ", ..." if len(extra) > 3 else ""
+        raise CheckpointError(
+            f"{folder}: {count} not part of this model ({', '.join(extra[:3])}{more}); "
+            "take weights of the architecture that config.json names"
+        )
+
+
+def count_layers(folder: Path, names: Iterable[str], prefix: str) -> int:
+    """How many layers `prefix`0., `prefix`1., ... the names of a folder's tensors show. CheckpointError for gaps."""
+    found = {name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)}
+    missing = next((i for i in range(len(found)) if str(i) not in found), None)
+    if missing is not None:
+        raise CheckpointError(f"{folder}: {prefix}{missing} is missing; fetch the folder again")
+    return len(found)
+
+
 class Shards:
     """The tensors of a folder by name; nothing but the headers is read before a tensor is asked for.
 
-    Raises CheckpointError, which names the file: there are no weights, a shard of the index is missing, or a file is
-    broken.
+    Raises CheckpointError, which names the file: there are no weights, a shard of the index is missing, a file is
+    broken or does not hold what the index says, or the weights are quantised.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         index = self.folder / INDEX
-        try:
-            if index.is_file():
-                self._files = json.loads(index.read_text())["weight_map"]
-            else:
-                found = sorted(self.folder.glob("*.safetensors"))
-                if not found:
-                    raise CheckpointError(f"{self.folder}: there is no .safetensors file in it")
-                self._files = {name: file.name for file in found for name in _open(file).keys()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{index}: not an index of shards ({error})") from error
-        for file in sorted(set(self._files.values())):
-            if not (self.folder / file).is_file():
-                raise CheckpointError(f"{self.folder / file}: this shard is missing; fetch the folder again")
-        self._opened: dict[str, safe_open] = {}
+        places = _read_index(index) if index.is_file() else {}
+        paths = sorted({self.folder / file for file in places.values()} or self.folder.glob("*.safetensors"))
+        if not paths:
+            raise CheckpointError(f"{self.folder}: there is no .safetensors file in it")
+        for path in paths:
+            if not path.is_file():
+                raise CheckpointError(f"{path}: this shard is missing; fetch the folder again")
+        self._files: dict[str, safe_open] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: dict[str, str] = {}
+        for path in paths:
+            file = _open(path)
+            for name in file.keys():
+                if places.get(name, path.name) == path.name:
+                    header = file.get_slice(name)
+                    self._files[name], self._shapes[name] = file, tuple(header.get_shape())
+                    dtypes[name] = str(header.get_dtype())
+        for name in places.keys() - self._files.keys():
+            raise CheckpointError(f"{self.folder / places[name]}: has no tensor {name}, though {INDEX} says so")
+        has_config = (self.folder / "config.json").is_file()
+        refuse_quantised(self.folder, read_config(self.folder) if has_config else {}, dtypes)
 
     @property
     def names(self) -> set[str]:
@@ -60,26 +126,28 @@ class Shards:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        return self._read(name, lambda file: tuple(file.get_slice(name).get_shape()))
+        self._find(name)
+        return self._shapes[name]
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor, mapped into memory as the file has it."""
-        return self._read(name, lambda file: file.get_tensor(name))
+        return self._find(name).get_tensor(name)
 
-    def _read(self, name: str, get: Callable[[safe_open], Any]) -> Any:
-        file = self._file(name)
-        try:
-            return get(file)
-        except SafetensorError as error:  # the index names a shard that does not hold it
-            raise CheckpointError(f"{self.folder / self._files[name]}: has no tensor {name} ({error})") from error
-
-    def _file(self, name: str) -> safe_open:
+    def _find(self, name: str) -> safe_open:
         if name not in self._files:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
-        file = self._files[name]
-        if file not in self._opened:
-            self._opened[file] = _open(self.folder / file)
-        return self._opened[file]
+        return self._files[name]
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Name of a tensor -> the file that holds it."""
+    try:
+        places = json.loads(path.read_text())["weight_map"]
+        if not places or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
+            raise ValueError("weight_map must name a file of this folder for every tensor")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not an index of shards ({error}); fetch it again") from error
+    return places
 
 
 def _open(file: Path) -> safe_open:

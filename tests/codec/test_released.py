@@ -1,6 +1,7 @@
 """The released layout: out and in again gives the same codes, and what is missing is named."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -72,6 +73,39 @@ def test_what_is_missing_or_does_not_fit_is_named(codec, tmp_path) -> None:
     save_file(held | {"encoder.layers.0.fc2.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="layers.0.down.weight"):
         released.load(tmp_path)
+
+
+def test_what_does_not_belong_to_the_encoder_is_refused_but_for_a_few_names(codec, tmp_path) -> None:
+    released.save(codec, tmp_path)
+    held, path = load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors"
+    harmless = ("encoder.embed_positions.weight", "encoder.embed_positions2.weight", "encoder.ema_count")
+    harmless += ("encoder.ema_weight", "encoder.layer_norm.bias", "decoder.layers.0.fc1.weight")
+    save_file(held | {name: torch.ones(1) for name in harmless}, path)
+    wave = torch.randn(1, 1280 * 9)
+    assert torch.equal(released.load(tmp_path).encode(wave), codec.encode(wave))
+    save_file(held | {f"encoder.new.{i}.weight": torch.ones(1) for i in range(5)}, path)
+    with pytest.raises(CheckpointError, match=r"5 tensors are not part .*new.0.weight, .*new.2.weight, \.\.\.\)"):
+        released.load(tmp_path)
+    save_file(held | {"encoder.layers.1000000000.fc1.weight": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match=r"encoder.layers.2 is missing"):
+        released.load(tmp_path)
+    for name, shape in (("codebook", (1 << 40, 0)), ("codebook", (16,)), ("conv1", (0, 80, 3)), ("layers.0.fc1", (0,))):
+        save_file(held | {f"encoder.{name}.weight": torch.zeros(shape)}, path)
+        with pytest.raises(CheckpointError, match="not the released tokenizer"):
+            released.load(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["fp8", "config"])
+def test_a_quantised_tokenizer_is_refused(codec, tmp_path, how, capsys) -> None:
+    released.save(codec, tmp_path / "theirs")
+    path = tmp_path / "theirs" / ("model.safetensors" if how == "fp8" else "config.json")
+    if how == "fp8":
+        save_file({name: value.to(torch.float8_e4m3fn) for name, value in load_file(path).items()}, path)
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "awq"}}))
+    assert cli.main(["import", str(tmp_path / "theirs"), "-o", str(tmp_path / "ours")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "theirs: quantised weights (" in line and "bf16 weights" in line
 
 
 def test_the_verbs_know_a_tokenizer_from_a_language_model(codec, tmp_path, monkeypatch) -> None:

@@ -3,102 +3,22 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from codec_toys import TINY
 from safetensors.torch import load_file
+from stage_runs import CONFIGS, STAGES, flags, train
 
-from mossrepro import cli
 from mossrepro.codec import released
 from mossrepro.codec.model import CodecConfig, SpeechCodec
-from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.facts import all_facts
-from mossrepro.data.script import ScriptRecipe, write_script
-from mossrepro.data.token_store import TokenWriter
 from mossrepro.evaluation.artifacts import has_text_guidance
 from mossrepro.lm.checkpoint import from_pretrained
-from mossrepro.lm.tokenizer import mini_tokenizer
-from mossrepro.speech import voices
 from mossrepro.training import lightning_cli, sizes
 from mossrepro.utils.errors import ConfigError
-from mossrepro.utils.random import rng
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
 OVERLAYS = [*sorted((CONFIGS / "size").glob("*.yaml")), CONFIGS / "smoke.yaml"]
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """Eight sentences of the assistant, random codes of them in a token store, and a codec that knows nothing."""
-    folder = tmp_path_factory.mktemp("corpus")
-    SpeechCodec(replace(TINY, codes=64)).save_pretrained(folder / "codec")
-    codes = []
-    with CorpusWriter(folder / "clips") as clips:
-        for i, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"]):
-            text = f"there are {word} birds in the garden"
-            wave, rate = voices.say(text)
-            clips.add(f"c{i}", wave, rate, text, "assistant", "train" if i < 6 else "valid")
-            codes.append((f"c{i}", rng(1, i).integers(0, 64, -(-len(wave) // 1920))))
-    with TokenWriter(folder / "tokens", 64) as tokens:
-        tokens.add(codes)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def script(tmp_path_factory):
-    """A script of a few facts that nobody has spoken: with oracle codes the language model needs no sound."""
-    folder = tmp_path_factory.mktemp("script")
-    known = all_facts()[:24]
-    lines = write_script(
-        known, ScriptRecipe(user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200)
-    )
-    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
-    (folder / "facts.json").write_text(json.dumps(known))
-    said = [line for line in lines if line.role == "assistant_speech"]
-    times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
-    (folder / "words.json").write_text(json.dumps(times))
-    texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
-    mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def flags(stage, corpus, script, start="smollm2"):
-    """What a stage's YAML asks to be given on the command line."""
-    language = {"data.script": script, "data.tokenizer": script / "tokenizer.json"}
-    later = {**language, "data.tokens": "oracle", "model.init_from": start}
-    given = {
-        "codec": {"data.corpus": corpus / "clips"},
-        "acoustic": {"data.corpus": corpus / "clips"},
-        "recogniser": {
-            "model.codec": corpus / "codec",
-            "data.corpus": corpus / "clips",
-            "data.tokens": corpus / "tokens",
-        },
-        "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
-        "vocoder": {"data.corpus": corpus / "clips"},
-        "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
-    }.get(stage, later)
-    return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
-
-
-def train(stage, out, *more):
-    """Two steps of a stage at the smoke size, through the door."""
-    command = ["fit", "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml"), *more]
-    command += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
-    return cli.main([*command, "--trainer.enable_progress_bar", "false", "--output", str(out)])
-
-
-@pytest.fixture(scope="session")
-def backbone(corpus, script, tmp_path_factory):
-    """A mini text model of two steps, which the later stages start from."""
-    out = tmp_path_factory.mktemp("backbone") / "out"
-    assert train("backbone", out, *flags("backbone", corpus, script)) == 0
-    return out
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,3 +1,5 @@
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -70,8 +72,20 @@ def test_a_clip_can_be_corrected_and_keeps_its_place(tmp_path):
 def test_two_writers_of_one_corpus_do_not_mix(tmp_path):
     with CorpusWriter(tmp_path), pytest.raises(DataError, match="another process is writing this corpus"):
         CorpusWriter(tmp_path, wait=0.0)
-    with CorpusWriter(tmp_path, wait=0.0):
-        pass
+    with CorpusWriter(tmp_path, wait=0.0) as writer:
+        writer.add("a", WAVE, 16_000, "one", "me", "train")
+    with CorpusWriter(tmp_path) as writer:
+        writer.update(replace(writer.clips["a"], text="two"))
+        late = threading.Thread(target=_append, args=(tmp_path,))
+        late.start()
+        time.sleep(0.3)  # it waits for a manifest that is about to be replaced
+    late.join()
+    assert [clip.text for clip in read_manifest(tmp_path)] == ["two", "late"]
+
+
+def _append(folder):
+    with CorpusWriter(folder) as writer:
+        writer.add("b", WAVE, 16_000, "late", "me", "train")
 
 
 def test_what_is_left_out_is_one_line():

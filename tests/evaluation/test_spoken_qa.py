@@ -1,6 +1,7 @@
 """Scores, chance and intervals of spoken question answering, on made-up answers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ from lm_toys import small_model
 
 from mossrepro.data.facts import Fact, answered
 from mossrepro.data.script import Line
+from mossrepro.evaluation import measure
+from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.evaluation.measure import MEASURES
 from mossrepro.evaluation.spoken_qa import Asked, ask, chance, difference, gain, judged, said, score
 from mossrepro.lm.decode import Reply
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.tokenizer import mini_tokenizer
-from mossrepro.training.metrics import wilson
+from mossrepro.training.metrics import read_metrics, wilson
 
 FACTS = {
     fact.key: fact
@@ -89,6 +92,28 @@ def test_spoken_answers_go_through_voice_and_judge() -> None:
     assert [one.right for one in out] == [True, True] + [False] * 6
     written = ask(model, grid, LINES[:1], FACTS, codes, "S2T")
     assert written[0].wave is None and not written[0].reply.codes
+
+
+def test_replies_that_did_not_end_are_counted_by_pairing(monkeypatch, tmp_path) -> None:
+    (tmp_path / "wav").mkdir()
+    ended = {"T2T": [True] * 8, "S2T": [True] * 6 + [False] * 2, "T2S": [False] * 8, "S2S": [True] * 4 + [False] * 4}
+
+    def ask_questions(artifacts, model, grid, lines, pairing, text_guidance) -> list[Asked]:
+        pairs = zip(lines, ended[pairing], strict=False)
+        return [Asked(line, FACTS[line.fact], Reply([], [], end), "", False) for line, end in pairs]
+
+    monkeypatch.setattr(measure, "ask_questions", ask_questions)
+    monkeypatch.setattr(measure, "has_text_guidance", lambda _: False)
+    monkeypatch.setattr(measure, "prepare_for_inference", lambda model: model)
+    monkeypatch.setattr(measure.checkpoint, "from_pretrained", lambda _: (SimpleNamespace(grid=lambda _: None), None))
+    artifacts = RunArtifacts({"backbone": "smollm2", "sft": str(tmp_path)}, tmp_path)
+    artifacts.lines, artifacts.known, artifacts.mos = LINES, FACTS, lambda *_: None
+    measure.language_model(artifacts)
+    found = read_metrics(tmp_path)
+    assert {name: found[f"{name}_cut"].value for name in ("t2t", "s2t", "t2s", "s2s")} == {
+        "t2t": 0.0, "s2t": 25.0, "t2s": 100.0, "s2s": 50.0
+    }  # fmt: skip
+    assert found["s2s_cut"].n == 8 and found["s2s_cut"].low < 50 < found["s2s_cut"].high
 
 
 def test_the_measures_are_the_verbs_of_eval() -> None:

@@ -141,7 +141,10 @@ def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> 
 
 def test_the_table_marks_what_the_baselines_interval_does_not_hold(tmp_path) -> None:
     assert ablate._losses(tmp_path / "nothing") == {}
-    lines = [{"step": 20, "val/S2T": 2.0, "val/S2S": 3.0}, {"step": 30, "train/text": 1.0, "val/S2T": 1.5}]
+    lines = [
+        {"step": 20, "val/S2T": 2.0, "val/S2S": 3.0, "val/S2S_answer": 9.0},
+        {"step": 30, "train/text": 1.0, "val/S2T": 1.5},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert ablate._losses(tmp_path) == {"S2T": 1.5, "S2S": 3.0}
     rows = {"baseline": (50.0, 40.0, 60.0), "no_split": (70.0, 60.0, 80.0), "random_tail": (45.0, 30.0, 60.0)}

@@ -45,6 +45,21 @@ def test_text_may_switch_to_speech_and_back() -> None:
     assert (state.replies[0].text, state.replies[0].codes) == ([33, 34], [12])
 
 
+@pytest.mark.parametrize(("positions", "ended"), [(2, [False, False]), (3, [True, False]), (4, [True, True])])
+def test_a_reply_that_the_limit_cuts_off_is_not_ended(positions, ended, monkeypatch) -> None:
+    """One speaks: code, code, EOSP, <|im_end|>; one writes: three tokens, <|im_end|>."""
+    said = {"speech": iter([9, 9, IDS.eosp]), "text": iter([20, 21, 22, IDS.im_end])}
+
+    def scripted(self, channels: list[str]) -> dict[str, torch.Tensor]:
+        return {name: logits(next(said[name], IDS.im_end), 168).expand(2, -1).clone() for name in channels}
+
+    monkeypatch.setattr(IncrementalDecoder, "logits", scripted)
+    both = [prompt([1, IDS.sosp]), prompt([1, 9])]
+    replies = generate(small_model().eval(), both, IDS, GenerationConfig(max_positions=positions))
+    assert [reply.ended for reply in replies] == ended
+    assert replies[0].codes == [9, 9] and replies[1].text == [20, 21, 22][:positions]
+
+
 def test_batch_of_unequal_prompts_equals_one_by_one() -> None:
     model = small_model().eval()
     prompts = [prompt([1, 9, 11, IDS.sosp]), prompt([1, IDS.sosp]), prompt([1, 7, 7, 20], [1, 3, 4, 1])]

@@ -1,6 +1,7 @@
 """Training the split model: Stage 1 leaves the text half's bits alone, the loss is the one of the contract."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import VALIDATED, LayerSplitTask, separate
 from mossrepro.lm.tokenizer import mini_tokenizer
-from mossrepro.utils.errors import ConfigError
+from mossrepro.training.finite import FiniteCheck
+from mossrepro.utils.errors import ConfigError, TrainingError
 
 
 @pytest.fixture
@@ -25,9 +27,10 @@ def backbone(folder, tmp_path):
     return tmp_path / "backbone"
 
 
-def fit(task, data, steps: int) -> None:
+def fit(task, data, steps: int, *callbacks) -> None:
     Trainer(max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, accelerator="cpu", use_distributed_sampler=False).fit(task, data)  # fmt: skip
+            enable_model_summary=False, accelerator="cpu", use_distributed_sampler=False,
+            callbacks=list(callbacks)).fit(task, data)  # fmt: skip
 
 
 @pytest.mark.parametrize("train", ["speech", "all"])
@@ -74,9 +77,62 @@ def test_validation_is_on_unseen_questions_of_v_by_pairing(backbone, folder) -> 
             assert all(any(question in text for question in asked) for text in texts)
     trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
     numbers = trainer.validate(task, data, verbose=False)[0]
-    assert set(numbers) == {f"val/{pairing}" for pairing in VALIDATED}
+    assert set(numbers) == {*(f"val/{pairing}" for pairing in VALIDATED), "val/S2T_answer"}  # no times, no monologue
     out = task.eval().losses(batches[1])
     assert numbers["val/T2S"] == pytest.approx((out["speech"] / out["n_speech"]).item(), rel=1e-4)
+
+
+def word_times(facts) -> dict[str, list]:
+    """Made-up times of the answers: every word takes 0.16 s, two codes."""
+    return {
+        f"answer-{fact.key}": [(word, 0.16 * i, 0.16 * (i + 1)) for i, word in enumerate(fact.written.split())]
+        for fact in facts
+    }
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("kind", ["text", "speech", "monologue", ""])
+def test_the_answer_word_alone_is_found_in_every_kind_of_reply(folder, kind, guided) -> None:
+    data = module(folder, monologue=kind in ("speech", "monologue"), text_lookahead=1, text_guidance=guided)
+    documents, grid = data.documents, data.documents.grid
+    facts = [documents.facts[line.fact] for line in documents.held]
+    if kind == "speech":
+        documents.words = word_times(facts[1:])  # one reply could not be aligned
+    pairing = "S2T" if kind == "text" else "T2S"
+    batch = data.val_batches()[VALIDATED.index(pairing)]
+    assert {name for name in batch if name.endswith("_answer")} == ({f"{kind}_answer"} if kind else set())
+    for i, fact in enumerate(facts if kind else ()):
+        marks = batch[f"{kind}_answer"][i]
+        found = batch[f"{kind}_target"][i][marks].tolist()
+        if kind == "speech":
+            codes, n = documents.codes[f"answer-{fact.key}"], len(fact.written.split())
+            first, last = 2 * (n - len(fact.answer.split())) + 1, 2 * n + 1  # one code of lag
+            assert found == ([] if i == 0 else codes[first:last].tolist())
+        elif kind == "monologue":
+            tokens = [token for k, token in enumerate(found) if k == 0 or token != found[k - 1]]
+            assert grid.tokenizer.decode(tokens).strip(" .") == fact.answer
+            assert not marks[-1] and (grid.ids.im_end not in found)
+        else:
+            assert grid.tokenizer.decode(found).strip() == fact.answer
+
+
+def test_the_loss_of_the_answer_word_is_logged_beside_that_of_the_reply(backbone, folder) -> None:
+    data, task = module(folder, monologue=True), LayerSplitTask(str(backbone), codes=64).eval()
+    trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    for kind in ("monologue", "speech"):
+        if kind == "speech":
+            data.documents.words = word_times(data.documents.facts.values())
+        numbers = trainer.validate(task, data, verbose=False)[0]
+        assert set(numbers) == {f"val/{pairing}{end}" for pairing in VALIDATED for end in ("", "_answer")}
+        for pairing, batch in zip(VALIDATED, data.val_batches(), strict=True):
+            name = "text" if pairing == "S2T" else kind
+            marks, head = batch[f"{name}_answer"], "speech" if name == "speech" else "text"
+            with torch.no_grad():
+                logits = getattr(task.model, f"{head}_head")(getattr(task.model(batch["grid"]), head)[marks])
+            expected = torch.nn.functional.cross_entropy(logits, batch[f"{name}_target"][marks])
+            assert numbers[f"val/{pairing}_answer"] == pytest.approx(expected.item(), rel=1e-4)
+    trained = task.losses(data.train_batch(0, 0, 1))
+    assert not any("answer" in name for name in trained)
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -119,29 +175,23 @@ def test_thoughts_count_as_much_as_their_weight_says(backbone, folder, weight, m
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, monkeypatch) -> None:
+def test_the_document_of_a_loss_that_is_not_finite_is_named(backbone, folder, pack) -> None:
     task = LayerSplitTask(str(backbone), codes=64)
-    monkeypatch.setattr(task, "_trainer", SimpleNamespace(world_size=1, global_step=7, global_rank=0))
-    monkeypatch.setattr(task, "log", lambda *_, **__: None)
     batch = module(folder, mix={"asr": 1.0}, pack=pack).train_batch(0, 0, 1)
     documents = separate(batch)
     pad = task.model.config.modality_pad
     spoken = [set(one["grid"][..., 1][one["grid"][..., 0] == pad].tolist()) for one in documents]
     i, code = next((i, c) for i, mine in enumerate(spoken) for c in mine if sum(c in other for other in spoken) == 1)
-    assert len(documents) == 4 and torch.isfinite(task.training_step(batch, 0))
+    assert len(documents) == 4 and task.culprits(batch) == "no one of 4 documents alone"
     with torch.no_grad():
         task.model.speech_embed.weight[code] = float("nan")
     said = task.tokenizer.decode(documents[i]["text_target"][documents[i]["text_target"] >= 0].tolist())
-    with pytest.raises(ConfigError, match=rf"step 7, rank 0, document {i} \(.*{said.strip()[-8:]}.*lower the learning"):
-        task.training_step(batch, 0)
-    task._trainer.world_size = 2
-    with pytest.raises(ConfigError, match="rank 0, one of 4 documents"):
-        task.training_step(batch, 0)
-    task._trainer.world_size = 1
+    assert re.search(rf"^document {i} \(.*{said.strip()[-8:]}", task.culprits(batch))
+    with pytest.raises(TrainingError, match=rf"loss is no longer finite at step 0, document {i} \("):
+        fit(task, module(folder, mix={"asr": 1.0}, pack=pack), 1, FiniteCheck())
     with torch.no_grad():
         task.model.text_embed.weight.fill_(float("nan"))
-    with pytest.raises(ConfigError, match="every document: the weights are no longer finite"):
-        task.training_step(batch, 0)
+    assert task.culprits(batch).startswith("every document: the weights are no longer finite")
 
 
 def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folder, tmp_path) -> None:

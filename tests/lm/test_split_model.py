@@ -149,7 +149,7 @@ def test_weights_of_another_size_are_refused_by_name(tmp_path) -> None:
     good = (tmp_path / "config.json").read_text()
     for change, named in (
         ({"codes": 40}, "speech_embed.weight is"), ({"layers": 5}, "trunk.2.+is missing"), ({"heads": None}, "heads="),
-        ({"layers": 3}, "is not part of this model"), ({"new": 1}, "unknown key 'new'"),
+        ({"layers": 3}, "not part of this model"), ({"new": 1}, "unknown key 'new'"),
     ):  # fmt: skip
         (tmp_path / "config.json").write_text(json.dumps(json.loads(good) | change))
         with pytest.raises((CheckpointError, ConfigError), match=named):

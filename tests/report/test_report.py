@@ -149,6 +149,15 @@ def test_the_validation_by_pairing_has_a_panel_of_its_own(run):
     assert len(with_valid) > 1.2 * len(page._curves(loaded)) > 0
 
 
+def test_the_loss_of_the_answer_words_is_no_error_rate(run, monkeypatch):
+    keys = [f"val/{pairing}{end}" for pairing in ("S2T", "T2S", "S2S") for end in ("", "_answer")]
+    loaded, drawn = run_data.read_run(run, "small", []), []
+    loaded.curves = {"sft": [{"step": 1.0} | dict.fromkeys([*keys, "val/wer"], 1.0)]}
+    monkeypatch.setattr(page, "_panel", lambda axes, stage, rows, keys: drawn.append(keys))
+    page._curves(loaded)
+    assert drawn == [sorted(keys[::2]), sorted(keys[1::2]), ["val/wer"]]
+
+
 def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
     render(run, "--markdown", str(tmp_path / "out.md"))
     title, introduction, table, *_ = (tmp_path / "out.md").read_text().split("\n\n")

@@ -21,10 +21,11 @@ CLASSES = {
 BASES = {"Task", "SoundTask", "StepDataModule", "BackboneTask"}  # never named in a configuration, or documented above
 
 
-@pytest.mark.parametrize("one", sorted(CLASSES, key=lambda one: one.__name__), ids=lambda one: one.__name__)
+NAMED = sorted((one for one in CLASSES if one.__name__ not in BASES), key=lambda one: one.__name__)
+
+
+@pytest.mark.parametrize("one", NAMED, ids=lambda one: one.__name__)
 def test_every_argument_has_a_line_of_its_own(one):
-    if one.__name__ in BASES:
-        return
     lines = [line.strip() for line in (one.__doc__ or "").partition("Args:")[2].splitlines()]
     for name in list(inspect.signature(one.__init__).parameters)[1:]:
         entries = [line for line in lines if line.startswith(f"{name}: ")]

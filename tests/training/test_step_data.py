@@ -4,6 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from mossrepro.training.callbacks import AtomicCheckpoint
 from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import Interrupted
 from mossrepro.utils.random import rng
 
 
@@ -66,7 +67,7 @@ def fit(folder, stop=None, workers=0, resume=False, accumulate=1, **options):
     if stop is None:
         trainer.fit(task, data, ckpt_path=ckpt)
     else:
-        with pytest.raises(Exception, match="the same command continues"):
+        with pytest.raises(Interrupted, match="the same command continues"):
             trainer.fit(task, data, ckpt_path=ckpt)
     return task
 
@@ -92,7 +93,7 @@ def test_workers_and_epochs_do_not_change_the_order(tmp_path):
 def test_the_position_survives_a_checkpoint_and_reads_as_plain_data(tmp_path):
     fit(tmp_path, stop=5)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert state["ToyData"] == {"step": 6} and state["global_step"] == 6
+    assert state["ToyData"] == {"step": 6, "ranks": 1} and state["global_step"] == 6
 
 
 def test_ranks_and_seeds_get_different_noise_and_the_batch_is_pure():

@@ -36,13 +36,18 @@ def start(folder, tmp_path_factory):
     return path
 
 
-def train(out: Path, **asked) -> dict[str, torch.Tensor]:
-    """Weights after a fit in another process, the same on all of its ranks."""
+def start_fit(out: Path, **asked) -> subprocess.CompletedProcess:
+    """A fit in another process, which starts its other ranks."""
     out.mkdir()
     plain = {"strategy": "auto", "devices": 1, "accumulate": 1, "steps": 4, "at": 0, "ckpt": None, "out": str(out)}
     (out / "asked.json").write_text(json.dumps(plain | asked))
     command = [sys.executable, str(HERE / "two_ranks.py"), str(out / "asked.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def train(out: Path, **asked) -> dict[str, torch.Tensor]:
+    """Weights after a fit in another process, the same on all of its ranks."""
+    done = start_fit(out, **asked)
     assert done.returncode == 0, done.stderr[-3000:]
     states = [torch.load(path, weights_only=True) for path in sorted(out.glob("rank*.pt"))]
     assert len(states) == (1 if asked.get("strategy") in ("fsdp2", "tensor") else asked.get("devices", 1))
@@ -89,6 +94,21 @@ def test_the_codec_learns_on_two_ranks_and_they_stay_alike(tmp_path, task) -> No
     """`train` compares the ranks: what places the codes is drawn from what each rank has heard."""
     state = train(tmp_path / "two", task=task, strategy="ddp", devices=2, steps=8)
     assert bool(state["codec.quantiser.started"])
+
+
+SPOILT = [("ddp", "lm"), ("ddp", "fsq"), pytest.param("fsdp2", "lm", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("strategy", "task"), SPOILT)
+def test_all_ranks_stop_at_a_loss_of_one_that_is_no_number(folder, start, tmp_path, strategy, task) -> None:
+    """At the next checkpoint, after step 4; that of step 2 stays, and nothing is exported."""
+    asked = {"task": task, "script": str(folder), "start": str(start), "mix": MIX, "spoilt": 3, "steps": 40}
+    failed = start_fit(tmp_path / "two", **asked, strategy=strategy, devices=2)
+    assert failed.returncode == 1
+    assert failed.stderr.count("TrainingError: the loss is no longer finite at step 3") == 2, failed.stderr[-3000:]
+    state = torch.load(tmp_path / "two" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 2 and all(value.isfinite().all() for value in state["state_dict"].values())
+    assert not (tmp_path / "two" / "export").exists()
 
 
 def test_more_ranks_than_documents_are_refused(folder) -> None:

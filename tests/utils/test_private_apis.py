@@ -26,6 +26,22 @@ def test_inside_a_step(trainer):
     assert private_apis.inside_a_step(trainer) in (True, False)
 
 
+def test_batches_taken(trainer):
+    assert private_apis.batches_taken(trainer) == 0
+
+
+def test_hooks_at_the_end(trainer):
+    trainer.fit_loop.epoch_loop.max_steps = 0
+    assert trainer.fit_loop.skip
+    private_apis.run_hooks_at_the_end(trainer)
+    assert not trainer.fit_loop.skip and trainer.fit_loop.done  # tests/training/test_resume.py runs one
+
+
+def test_validate_now(trainer):
+    loop = trainer.fit_loop.epoch_loop.val_loop  # tests/training/test_resume.py runs it
+    assert callable(loop.run) and hasattr(loop, "restarting") and hasattr(trainer._logger_connector, "_first_loop_iter")
+
+
 def test_checkpoint_io(trainer):
     assert isinstance(private_apis.checkpoint_io(trainer), TorchCheckpointIO | None)
     mine = TorchCheckpointIO()

@@ -67,7 +67,7 @@ def test_bad_input_is_named(folders):
         speaker.speak([])
     with pytest.raises(DataError, match="book of 16"):
         speaker.speak([16])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="config.json: unknown key"):
         SpeechDecoder.from_pretrained(folders[1], folders[0])
     with pytest.raises(ConfigError, match="bands"):
         SpeechDecoder(FlowDecoder(16, bands=40, dim=64), speaker.vocoder)

@@ -1,0 +1,98 @@
+"""Folders in our own layout, model.safetensors beside config.json: checked against each other before a model is built.
+
+The numbers of config.json are bounded first, then a model without memory (on the meta device) is compared with the
+header of the weights, so that no file can ask for more than it holds.
+"""
+
+import re
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.old_names import renamed
+from mossrepro.utils.safetensors_io import Shards, read_config, refuse_unknown
+
+Model = TypeVar("Model", bound=nn.Module)
+MOST = 1 << 20  # of any size: a width, a vocabulary, a window
+_OTHER_MOST = {"max_positions": 1 << 30, "steps": 1000}
+_LAYERS = re.compile(r"(.*_)?(layers|blocks|codebooks)")  # settings that count parts with tensors of their own
+UNBUILDABLE = (ConfigError, TypeError, ValueError, RuntimeError, ArithmeticError)  # raised where sizes do not fit
+
+
+def check_settings(kind: Callable, plain: dict[str, Any], where: Path, tensors: int) -> dict[str, Any]:
+    """The settings of a config.json as arguments of the class `kind`, by the types of these.
+
+    Whole numbers are from 0 to MOST, numbers of layers at most the number of `tensors` in the folder, and all are
+    finite. CheckpointError names the file `where` and the first setting that is unknown or does not fit.
+    """
+    hints = get_type_hints(kind.__init__)
+    hints.pop("return", None)
+    if unknown := sorted(set(plain) - set(hints)):
+        raise CheckpointError(f"{where}: unknown key {unknown[0]!r}; it was written by another version")
+    for name, value in plain.items():
+        most = tensors if _LAYERS.fullmatch(name) else _OTHER_MOST.get(name, MOST)
+        if problem := _misfit(value, hints[name], most):
+            raise CheckpointError(f"{where}: {name}={_short(value)} {problem}; take the config.json of these weights")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+
+
+def _misfit(value: Any, hint: Any, most: int) -> str:
+    """What is wrong with a value of a declared type; "" for nothing."""
+    if get_origin(hint) is types.UnionType:  # X | None
+        return "" if value is None else _misfit(value, get_args(hint)[0], most)
+    if get_origin(hint) in (tuple, dict):
+        fits = isinstance(value, list | tuple) if get_origin(hint) is tuple else isinstance(value, dict)
+        parts = (value.values() if isinstance(value, dict) else value) if fits else ()
+        inner = [arg for arg in get_args(hint) if arg is not ...][-1]
+        return next(filter(None, (_misfit(part, inner, most) for part in parts)), "") if fits else "has another type"
+    if hint is int:
+        if type(value) is not int:
+            return "is not a whole number"
+        return "" if 0 <= value <= most else f"is not from 0 to {most}"
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if number and abs(value) <= sys.float_info.max else "is not a finite number"
+    return "" if isinstance(value, hint) else f"is not {'true or false' if hint is bool else 'a text'}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def load_own(
+    kind: Callable,
+    make: Callable[..., Model],
+    folder: str | Path,
+    old_settings: dict[str, str],
+    old_tensors: dict[str, str],
+) -> Model:
+    """A model in our own layout, in evaluation mode: `make(**settings)`, filled from model.safetensors.
+
+    kind: the class whose arguments the settings are. old_settings, old_tensors: names of earlier versions -> today's.
+    CheckpointError names the folder and what is missing, broken or does not fit.
+    """
+    folder = Path(folder)
+    where = folder / "config.json"
+    settings, source = renamed(read_config(folder), old_settings), Shards(folder)
+    settings = check_settings(kind, settings, where, len(source.names))
+    names = renamed({name: name for name in source.names}, old_tensors)  # ours -> the file's
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(value.shape) for name, value in make(**settings).state_dict().items()}
+    except UNBUILDABLE as error:
+        raise CheckpointError(f"{where}: no model has these settings ({str(error).splitlines()[0]})") from error
+    refuse_unknown(folder, set(names) - set(shapes))
+    for name, shape in shapes.items():
+        found = source.shape(names.get(name, name))
+        if found != shape:
+            raise CheckpointError(f"{folder}: {name} is {found}, the model's is {shape}")
+    model = make(**settings)
+    model.load_state_dict({name: source[theirs] for name, theirs in names.items()})
+    return model.eval()

@@ -1,0 +1,95 @@
+"""Runs of the stages of configs/ at the smoke size, in this process or in one that kills itself."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+from mossrepro import cli
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
+
+
+def flags(stage, corpus, script, start="smollm2"):
+    """What a stage's YAML asks to be given on the command line."""
+    language = {"data.script": script, "data.tokenizer": script / "tokenizer.json"}
+    later = {**language, "data.tokens": "oracle", "model.init_from": start}
+    given = {
+        "codec": {"data.corpus": corpus / "clips"},
+        "acoustic": {"data.corpus": corpus / "clips"},
+        "recogniser": {
+            "model.codec": corpus / "codec",
+            "data.corpus": corpus / "clips",
+            "data.tokens": corpus / "tokens",
+        },
+        "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
+        "vocoder": {"data.corpus": corpus / "clips"},
+        "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
+    }.get(stage, later)
+    return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
+
+
+def train(stage, out, *more):
+    """Two steps of a stage at the smoke size, through the door."""
+    command = ["fit", "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml"), *more]
+    command += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+    return cli.main([*command, "--trainer.enable_progress_bar", "false", "--output", str(out)])
+
+
+def run_apart(command: list[str], log: Path, kill: tuple[str, int] | None = None) -> int:
+    """The exit code of a command line in a process of its own, with as many threads as a user has.
+
+    `kill` names a place and how often it is reached before the process kills itself there with SIGKILL: "step",
+    "validation" or "save"; "export" 1 before it, 2 with the weights half written, 3 before `done.json`.
+
+    The process is forked from one that has imported everything and computed nothing, which spares ten seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mossrepro.training.lightning_cli", "mossrepro.lm.data", "mossrepro.vocoder.data"])
+    process = context.Process(target=_main, args=(command, log, kill))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _main(command: list[str], log: Path, kill: tuple[str, int] | None) -> None:
+    with open(log, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.pop("MOSSREPRO_THREADS", None)
+    if kill:
+        _kill(*kill)
+    raise SystemExit(cli.main(command))
+
+
+def _kill(place: str, count: int) -> None:
+    """Patch this process so that it dies at a place."""
+    import torch
+    from lightning.pytorch import LightningModule
+
+    from mossrepro.training import callbacks
+
+    def at(owner, name):
+        plain, left = getattr(owner, name), [count]
+
+        def dying(*args, **kwargs):
+            found = plain(*args, **kwargs)
+            left[0] -= 1
+            return found if left[0] else os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, name, dying)
+
+    def export(self, trainer, module):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if count > 1:
+            module.save_pretrained(self.folder)
+        if count == 2:
+            os.truncate(self.folder / "model.safetensors", 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if place == "export":
+        callbacks.Export.on_train_end = export
+        return
+    hooks = {"step": (LightningModule, "backward"), "validation": (LightningModule, "on_validation_batch_end")}
+    at(*hooks.get(place, (torch, "save")))
