@@ -50,6 +50,9 @@ class LMDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
+    # Targets too: which positions have one decides the shapes of a step.
+    on_host = ("seed", "lengths", *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count")))
+
     def __init__(
         self,
         script: str,

@@ -18,11 +18,13 @@ from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import reading_waits, select, send
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import Packing
 from mossrepro.utils.private_apis import attached_trainer
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
+_LOOK = 10  # optimiser steps after which the losses are looked at where that waits for the device
 VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
 
 
@@ -109,6 +111,7 @@ class LayerSplitTask(Task):
         if code_phone_probs is not None:
             spell_codes(self.model, self.tokenizer, code_table(code_phone_probs, "code_phone_probs", codes))
         self.train_part = train
+        self._unread: Tensor | float = 0.0  # sum of those that nobody has looked at: not finite if one is not
         self.model.train_only(train)
         self.model.checkpointed = checkpointed
         if compiled:
@@ -152,7 +155,10 @@ class LayerSplitTask(Task):
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
 
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
-        """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars)."""
+        """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
+
+        Targets are best in main memory, where `LMDataModule` leaves them: then nothing waits for the device.
+        """
         model: LayerSplitLM = self.model
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
         kinds["speech"] = ("speech", model.speech_head)
@@ -168,10 +174,11 @@ class LayerSplitTask(Task):
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()
             if place not in places:
-                out[kind] = positions.new_zeros((), dtype=torch.float32)
+                out[kind] = torch.zeros((), device=self.device)
                 continue
-            hidden_at, targets = getattr(hidden, place)[positions], batch[f"{kind}_target"][positions]
-            out[kind] = chunked_cross_entropy(head, hidden_at, targets)  # (n, D) and (n,)
+            hidden_at = select(getattr(hidden, place), positions)  # (n, D)
+            targets = send(batch[f"{kind}_target"][positions], hidden_at.device)  # (n,)
+            out[kind] = chunked_cross_entropy(head, hidden_at, targets)
         if "speech" not in places:
             out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
         if "text" not in places:
@@ -191,10 +198,19 @@ class LayerSplitTask(Task):
             if batch[f"{name}_count"] > 0:
                 self.log(f"train/{name}", mean.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
             total = total + weight * mean
-        if not torch.isfinite(total):
-            where = f"step {self.global_step}, rank {self.global_rank}, {self._culprits(batch)}"
-            raise ConfigError(f"loss is {total.item()} ({where}): lower the learning rate, or look at that batch")
+        self._unread = self._unread + total.detach()
+        if not reading_waits(self.device):
+            self._require_finite(f"step {self.global_step}", batch)
+        elif self.global_step % _LOOK == 0:
+            self._require_finite(f"step {self.global_step}, or up to {_LOOK} before")
         return total
+
+    def _require_finite(self, when: str, batch: LMBatch | None = None) -> None:
+        """ConfigError if a loss since the last call was not finite; it names the documents of `batch`."""
+        losses, self._unread = self._unread, 0.0
+        if isinstance(losses, Tensor) and not torch.isfinite(losses):
+            where = f"{when}, rank {self.global_rank}" + (f", {self._culprits(batch)}" if batch else "")
+            raise ConfigError(f"loss is {losses.item()} ({where}): lower the learning rate, or look at that batch")
 
     @torch.no_grad()
     def _culprits(self, batch: LMBatch) -> str:
@@ -235,8 +251,10 @@ class LayerSplitTask(Task):
         """Leave frozen weights out of the resume file (`init_from` has them), and key AdamW's state by names.
 
         Optimisers number their parameters in the order of their groups. `ModelParallelStrategy` would take the numbers
-        for the order of the model's parameters, which is another one.
+        for the order of the model's parameters, which is another one. ConfigError rather than a file of weights that
+        are not finite.
         """
+        self._require_finite(f"before step {self.global_step}")
         for name in self._frozen():
             checkpoint["state_dict"].pop(name, None)
         names = {id(parameter): name for name, parameter in self.named_parameters()}

@@ -144,6 +144,33 @@ def test_a_loss_that_is_not_finite_names_the_document(backbone, folder, pack, mo
         task.training_step(batch, 0)
 
 
+def test_where_looking_waits_losses_are_looked_at_seldom_and_before_saving(backbone, folder, monkeypatch) -> None:
+    task = LayerSplitTask(str(backbone), codes=64)
+    trainer = SimpleNamespace(world_size=1, global_step=11, global_rank=0, optimizers=[])
+    monkeypatch.setattr(task, "_trainer", trainer)
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    monkeypatch.setattr("mossrepro.lm.task.reading_waits", lambda device: True)
+    batch = module(folder, mix={"asr": 1.0}).train_batch(0, 0, 1)
+    task.training_step(batch, 0)
+    task.on_save_checkpoint({"state_dict": {}})
+    weight = task.model.text_embed.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    for trainer.global_step in (12, 19):
+        assert not torch.isfinite(task.training_step(batch, 0))  # nobody looks
+    with torch.no_grad():
+        weight.copy_(before)
+    with pytest.raises(ConfigError, match=r"loss is nan \(before step 19, rank 0\): lower the learning rate"):
+        task.on_save_checkpoint({"state_dict": {}})  # the last good file stays
+    task.training_step(batch, 0)
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    trainer.global_step = 20
+    with pytest.raises(ConfigError, match=r"step 20, or up to 10 before, rank 0\)"):
+        task.training_step(batch, 0)
+
+
 def test_data_of_another_model_are_refused_and_their_turns_noted(backbone, folder, tmp_path) -> None:
     task = LayerSplitTask(str(backbone), codes=64)
     fit(task, module(folder, system_turns="released"), 1)
