@@ -42,6 +42,11 @@ class AcousticTask(Task):
         self.lr, self.warmup_steps = lr, warmup_steps
         self.wave_weight, self.commitment_weight = wave_weight, commitment_weight
         self.quantise_after = quantise_after
+        self._quantised = False  # as `quantiser.started`, which is on the device
+
+    def on_train_start(self) -> None:
+        """Note whether the codebooks have been placed, in a training that is continued."""
+        self._quantised = self.codec.quantiser.started
 
     def _given_back(self, vectors: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Spectral and L1 distance of the decoded vectors (B, T, C) to the wave (B, N)."""
@@ -55,14 +60,15 @@ class AcousticTask(Task):
         quantiser, latents = self.codec.quantiser, self.codec.latents(batch["wave"])
         vectors, commitment = latents, latents.new_zeros(())
         flat = latents.detach().flatten(0, 1)
-        if not quantiser.started:
+        if not self._quantised:
             quantiser.remember(flat)
             if self.global_step >= self.quantise_after * self.trainer.max_steps:
                 quantiser.start(generator)
-        if quantiser.started:
+                self._quantised = True
+        if self._quantised:
             vectors, codes, commitment = quantiser(latents)
             replaced = quantiser.update(flat, codes.flatten(0, 1), generator)
-            self.log("train/replaced", float(replaced), batch_size=len(latents))
+            self.log("train/replaced", replaced.float(), batch_size=len(latents))
         spectral, wave = self._given_back(vectors, batch["wave"])
         self.log("train/spectral", spectral.detach(), prog_bar=True)
         return spectral + self.wave_weight * wave + self.commitment_weight * commitment

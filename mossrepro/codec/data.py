@@ -95,6 +95,8 @@ class CodecDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
+    on_host = ("seed", "lengths")
+
     def __init__(
         self,
         size: str = "small",

@@ -56,13 +56,17 @@ class FiniteScalarQuantiser(Remembering):
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """Start with the principal axes of the remembered latents. `generator` is not used."""
-        points = self.remembered()
+        """Start with the principal axes of the remembered latents. `generator` is not used.
+
+        Computed on the CPU: the axes' signs are then the same on any device, and MPS has no eigenvalues.
+        """
+        points = self.remembered().cpu()
         mean, n = points.mean(0), len(self.levels)
         variances, axes = torch.linalg.eigh(torch.cov((points - mean).T))
         axes, spread = axes[:, -n:].T, variances[-n:].clamp(min=1e-8).sqrt()
-        self.down.weight.copy_(axes / spread[:, None])
-        self.down.bias.copy_(-self.down.weight @ mean)
+        down = (axes / spread[:, None]).contiguous()
+        self.down.weight.copy_(down)
+        self.down.bias.copy_(-down @ mean)
         self.back.weight.copy_((axes * spread[:, None]).T)
         self.back.bias.copy_(mean)
         if dist.is_initialized():  # every rank remembers other latents, and DDP sends parameters only at the start
@@ -79,6 +83,6 @@ class FiniteScalarQuantiser(Remembering):
         passed = bounded + (places - bounded).detach()
         return Quantised(self._vectors(self._centred(passed)), codes, x.new_zeros(()))
 
-    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Does nothing: all parameters learn by gradient. Returns 0 replaced codes."""
-        return 0
+    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """Does nothing: all parameters learn by gradient. Returns 0 replaced codes, ()."""
+        return codes.new_zeros(())

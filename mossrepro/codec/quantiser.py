@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mossrepro.utils.devices import select, send, without_autocast
+
 RECENT = 8192  # latent frames kept for the k-means start and for replacing dead codes
 DEAD = 0.03  # a code used less than this share of the average is dead
 
@@ -38,6 +40,11 @@ class Remembering(nn.Module):
         self.register_buffer("recent", torch.zeros(RECENT, dim))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # frames ever written to `recent`
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self._full = False  # whether the ring was seen to be full, so that the device need not be asked again
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._full = False
+        super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def remember(self, frames: Tensor) -> None:
@@ -47,9 +54,21 @@ class Remembering(nn.Module):
         self.recent[at] = frames
         self.seen += len(frames)
 
+    def held(self) -> int:
+        """The number of latents in the ring. Once it is full, nothing is read back from the device."""
+        if self._full:
+            return RECENT
+        count = int(self.seen.clamp(max=RECENT))
+        self._full = count == RECENT
+        return count
+
     def remembered(self) -> Tensor:
         """The latents in the ring (n, C)."""
-        return self.recent[: int(self.seen.clamp(max=RECENT))]
+        return self.recent[: self.held()]
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """The numbers of the latents in the ring, in random order: (n,) int64."""
+        return send(torch.randperm(self.held(), generator=generator), self.recent.device)
 
 
 class Quantiser(Remembering):
@@ -68,26 +87,28 @@ class Quantiser(Remembering):
         self.register_buffer("sums", torch.zeros(codes, dim))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Quantised:
-        """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state."""
+        """Snap frames to codes: x (B, T, C), valid (B, T) bool -> Quantised. Changes no state.
+
+        With `valid` in main memory nothing waits for the device.
+        """
         x = x.to(torch.promote_types(x.dtype, self.codebook.dtype))
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 1.5 % of codes would differ from `encode`'s
+        with without_autocast(x.device):  # in bfloat16 1.5 % of codes would differ from `encode`'s
             codes = nearest_code(x, self.codebook)
         hard = F.embedding(codes, self.codebook)
         gap = (x - hard).square().mean(-1)
-        commitment = gap.mean() if valid is None else gap[valid].mean()
+        commitment = gap.mean() if valid is None else select(gap, valid).mean()
         return Quantised(x + (hard - x).detach(), codes, commitment)
 
-    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """n latents (n, C) from the ring, without repeats as long as it holds enough."""
-        points = self.remembered()
-        order = torch.randperm(len(points), generator=generator).repeat(-(-n // len(points)))[:n]
-        return points[order.to(points.device)]
+    def _draw(self, order: Tensor) -> Tensor:
+        """A latent for every code (K, C) from the ring in an order (`shuffled`), without repeats if it holds enough."""
+        codes = len(self.codebook)
+        return self.recent[order.repeat(-(-codes // len(order)))[:codes]]
 
     @torch.no_grad()
     def start(self, generator: torch.Generator, iterations: int = 10) -> None:
         """Place the codebook by k-means on the remembered latents."""
         points = self.remembered()
-        self.codebook.copy_(self._draw(len(self.codebook), generator))
+        self.codebook.copy_(self._draw(self.shuffled(generator)))
         for _ in range(iterations):
             counts, sums = self._tally(points, nearest_code(points, self.codebook))
             self.codebook.copy_(torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), self.codebook))
@@ -97,23 +118,36 @@ class Quantiser(Remembering):
 
     def _tally(self, points: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """How often each code was chosen (K,) and the sum of what chose it (K, C)."""
-        counts = torch.bincount(codes, minlength=len(self.codebook)).float()
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, torch.ones_like(codes, dtype=self.counts.dtype))
         return counts, torch.zeros_like(self.codebook).index_add_(0, codes, points)
 
     @torch.no_grad()
-    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Move the codebook towards frames (N, C) that chose codes (N,); returns how many dead codes were replaced."""
+    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """Move the codebook towards frames (N, C) that chose codes (N,); returns how many dead codes were replaced, ().
+
+        Where no latents have been remembered none is.
+        """
+        return self.move(frames, codes, self.shuffled(generator))
+
+    @torch.no_grad()
+    def move(self, frames: Tensor, codes: Tensor, order: Tensor) -> Tensor:
+        """As `update`, with the order in which latents take the place of dead codes (`shuffled`).
+
+        How many are dead is known to the device alone: every code has a latent drawn for it, and few take it.
+        """
         counts, sums = self._tally(frames.float(), codes)
         if dist.is_initialized():  # the same codebook on every rank; restarts agree through DDP's buffer broadcast
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        average = self.counts.mean()
-        dead = (self.counts < DEAD * average).nonzero().squeeze(-1)
-        if len(dead):
-            self.codebook[dead] = self._draw(len(dead), generator)
-            self.counts[dead] = average
-            self.sums[dead] = self.codebook[dead] * average
+        replaced = codes.new_zeros(())
+        if len(order):
+            average = self.counts.mean()
+            dead = self.counts < DEAD * average  # (K,)
+            drawn = self._draw(order)[(dead.cumsum(0) - 1).clamp(min=0)]  # the first dead code takes the first latent
+            self.counts.copy_(torch.where(dead, average, self.counts))
+            self.sums.copy_(torch.where(dead[:, None], drawn * average, self.sums))
+            replaced = dead.sum()
         self.codebook.copy_(self.sums / self.counts[:, None])
-        return len(dead)
+        return replaced

@@ -34,6 +34,8 @@ class RecogniserDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
+    on_host = ("seed", "codes", "label_lengths")  # CTC takes its lengths from main memory
+
     def __init__(
         self, corpus: str, tokens: str, batch: int = 24, valid_clips: int = 80, seed: int = 0, num_workers: int = 0
     ) -> None:

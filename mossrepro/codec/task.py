@@ -22,6 +22,7 @@ from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.recogniser import STEPS
 from mossrepro.training.task import Task
 from mossrepro.utils.audio import whisper_mel
+from mossrepro.utils.devices import select, send, without_autocast
 from mossrepro.utils.errors import ConfigError
 
 IGNORE = -100
@@ -102,6 +103,11 @@ class CodecTask(Task):
             self.distil_proj = nn.Linear(network.dim, wide)
         self.phone_accuracy = MeanMetric()  # over spoken frames, clips and ranks
         self._used = torch.zeros(network.codes)
+        self._quantised = False  # as `quantiser.started`, which is on the device
+
+    def on_train_start(self) -> None:
+        """Note whether the codebook has been placed, in a training that is continued."""
+        self._quantised = bool(self.codec.quantiser.started)
 
     def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
         """One step; it also updates the codebook, which learns by moving averages and not by gradient."""
@@ -109,18 +115,19 @@ class CodecTask(Task):
         quantiser = self.codec.quantiser
         clips = len(batch["wave"])
         offsets = torch.randint(0, len(self.codec.encoder.positions), (clips,), generator=generator)
-        mel, hidden, steps = self._hidden(batch, offsets.to(self.device))
+        mel, hidden, valid = self._hidden(batch, send(offsets, self.device))
         latents = self.codec.quantiser_input(hidden)
-        valid = torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         # DDP wants a gradient, if only of zeros, for the parameters of a quantiser that does not take part yet.
         frames, commitment = latents, sum((p.sum() * 0 for p in quantiser.parameters()), latents.new_zeros(()))
-        quantiser.remember(latents.detach()[valid])
-        if not quantiser.started and self.global_step >= self.quantise_after * self.trainer.max_steps:
+        kept = select(latents.detach(), valid)
+        quantiser.remember(kept)
+        if not self._quantised and self.global_step >= self.quantise_after * self.trainer.max_steps:
             quantiser.start(generator)
-        if quantiser.started:
+            self._quantised = True
+        if self._quantised:
             frames, codes, commitment = quantiser(latents, valid)
-            replaced = quantiser.update(latents.detach()[valid], codes[valid], generator)
-            self.log_dict({"train/commitment": commitment, "train/replaced": float(replaced)}, batch_size=clips)
+            replaced = quantiser.update(kept, select(codes, valid), generator)
+            self.log_dict({"train/commitment": commitment, "train/replaced": replaced.float()}, batch_size=clips)
         name, loss = self._loss(frames, batch["phones"], mel, valid)
         self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=clips)
         if self.distil:
@@ -135,14 +142,18 @@ class CodecTask(Task):
             logits = self.codec.phone_logits(frames).float()
             return "phones", F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
         wanted = rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE)
-        return "mel", F.mse_loss(self.mel_head(frames).float()[valid], wanted[valid])
+        return "mel", F.mse_loss(select(self.mel_head(frames).float(), valid), select(wanted, valid))
 
     def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and how many codes each clip has (B,)."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and which codes are a clip's (B, T) bool.
+
+        The last is where the batch's lengths are: in main memory, so that frames are selected without waiting.
+        """
+        with torch.no_grad(), without_autocast(self.device):
             mel = self.codec.features(batch["wave"])
         steps = (batch["lengths"] + SAMPLES_PER_CODE - 1) // SAMPLES_PER_CODE
-        return mel, self.codec.encoder(mel, offsets=offsets)[0], steps
+        valid = torch.arange(mel.shape[2] // MELS_PER_CODE, device=steps.device)[None] < steps[:, None]
+        return mel, self.codec.encoder(mel, offsets=offsets)[0], valid
 
     @torch.no_grad()
     def _teach(self, wave: Tensor) -> Tensor:
@@ -155,19 +166,18 @@ class CodecTask(Task):
         """Mean of 1 - cosine between the mapped encoder output at code t and the teacher's features of code t - 1."""
         wanted = self._teach(wave)[:, :-1].unflatten(-1, (STEPS, -1))
         guessed = self.distil_proj(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
-        return (1 - F.cosine_similarity(guessed, wanted, dim=-1))[valid[:, 1:]].mean()
+        return select(1 - F.cosine_similarity(guessed, wanted, dim=-1), valid[:, 1:]).mean()
 
     def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
         """Phone accuracy on spoken frames, from the code alone (from the latent while there is no codebook).
 
         With objective="mel" the loss itself.
         """
-        mel, hidden, steps = self._hidden(batch)
-        latents = self.codec.quantiser_input(hidden)
-        frames, valid = latents, torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
+        mel, hidden, valid = self._hidden(batch)
+        frames = latents = self.codec.quantiser_input(hidden)
         if self.codec.quantiser.started:
             frames, codes, _ = self.codec.quantiser(latents)
-            self._used += torch.bincount(codes[valid], minlength=len(self._used)).cpu()
+            self._used += torch.bincount(select(codes, valid), minlength=len(self._used)).cpu()
         if self.mel_head is not None:
             self.log("val/mel", self._loss(frames, batch["phones"], mel, valid)[1], batch_size=len(mel))
             return

@@ -37,6 +37,7 @@ from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, ConfigError, require
 from mossrepro.utils.random import rng
 
@@ -114,16 +115,16 @@ def finite_levels(codes: int) -> tuple[int, ...]:
     return tuple(1 << (bits // numbers + (i < bits % numbers)) for i in range(numbers))
 
 
-def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool) -> list["Tokenizer"]:
-    """All tokenizers, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
+def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool, at: torch.device) -> list["Tokenizer"]:
+    """All tokenizers, trained, on a device. Bad EnCodec weights are a CheckpointError or DataError before training."""
     from mossrepro.evaluation import tokenizers
     from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
-    late = [tokenizers.encodec(encodec)] if encodec else []
+    late = [tokenizers.encodec(encodec, device=at)] if encodec else []
     ours = graph.codec()
-    speaker = SpeechDecoder.from_pretrained(graph.flow(), graph.vocoder())
+    speaker = SpeechDecoder.from_pretrained(graph.flow(), graph.vocoder(), at)
     corpus = graph.codec_corpus()
-    found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker)]
+    found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker, at)]
     found[0].minutes = _minutes(ours)
     same_bits = [
         ("reconstruction", "our codec, trained by reconstruction", graph.reconstruction),
@@ -137,12 +138,12 @@ def all_tokenizers(graph: BaselineGraph, encodec: Path | None, ablations: bool) 
     for name, title, train in same_bits:
         codec = train()
         tokens = graph.tokenise(corpus, codec)
-        found.append(tokenizers.semantic(name, title, graph.read(codec, tokens), tokens))
+        found.append(tokenizers.semantic(name, title, graph.read(codec, tokens), tokens, device=at))
         found[-1].minutes = _minutes(codec)
     for name, codebooks in ACOUSTIC.items():
         codec, tokens, reader = graph.acoustic(codebooks)
         title = f"SEANet codec, {codebooks} codebook{'s' if codebooks > 1 else ''}"
-        found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
+        found.append(tokenizers.acoustic(name, title, codec, reader, tokens, at))
         found[-1].minutes = _minutes(codec)
     return found + late
 
@@ -153,12 +154,14 @@ def _minutes(folder: Path) -> float | None:
     return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
 
 
-def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool = False, *changes: Any) -> None:
+def compare(
+    size: str, run: Path, encodec: Path | None = None, ablations: bool = False, *changes: Any, device: str = "auto"
+) -> None:
     """Train what is missing, measure all tokenizers (cached), and write facts and picture into the run's folder."""
     require(*MEASURING)
-    graph = BaselineGraph(size, *changes)
+    graph, place = BaselineGraph(size, *changes), best_device(device)
     console = Console(stderr=True)
-    baselines, recorded = all_tokenizers(graph, encodec, ablations), graph.human()
+    baselines, recorded = all_tokenizers(graph, encodec, ablations, place), graph.human()
     adapted = graph.adapted(recorded) if recorded else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in baselines]}
     spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
@@ -168,7 +171,7 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
         from mossrepro.evaluation import codec, tokenizers
         from mossrepro.evaluation.code_picture import draw
 
-        benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded)
+        benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded, device)
         for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
             codec.sound(benchmark, codec.ORIGINAL, name, clips, clips.waves)
         for tokenizer in baselines:
@@ -179,7 +182,7 @@ def compare(size: str, run: Path, encodec: Path | None = None, ablations: bool =
         worst = codec.robustness(benchmark, baselines[0])
         console.print(f"  robustness: the worst condition is {worst}")
         if adapted:
-            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
+            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted, device=place)
             _adaptation(benchmark, codec, late)
         shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
@@ -291,7 +294,7 @@ def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
     from mossrepro.codec.acoustic import AcousticCodec
     from mossrepro.evaluation.tokenizers import acoustic_encoder
 
-    model, clips = AcousticCodec.from_pretrained(codec), read_manifest(corpus)
+    model, clips = AcousticCodec.from_pretrained(codec).to(best_device()), read_manifest(corpus)
     encode = acoustic_encoder(model)
     with (
         TokenWriter(folder, model.config.codes * model.config.codebooks) as writer,
@@ -341,5 +344,5 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    compare(args.size, run_folder(args), args.encodec, args.ablations, *changes_of(args))
+    compare(args.size, run_folder(args), args.encodec, args.ablations, *changes_of(args), device=args.device)
     return 0

@@ -51,6 +51,8 @@ class LMDataModule(StepDataModule):
     """
 
     shares_batch = True
+    # Targets too: which positions have one decides the shapes of a step.
+    on_host = ("seed", "lengths", *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count", "answer")))
 
     def __init__(
         self,

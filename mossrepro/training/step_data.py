@@ -75,6 +75,8 @@ class StepDataModule(LightningDataModule):
     """
 
     shares_batch = False
+    # Entries of a batch that stay in main memory: a step reads them, and fetching them back would stall a GPU.
+    on_host: tuple[str, ...] = ("seed",)
 
     def __init__(self, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
@@ -133,11 +135,10 @@ class StepDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None) if batches else []
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
-        """Moves everything but the seed: it is read on the CPU, and fetching it back would stall a GPU."""
-        seed = batch.get("seed")
-        rest = {key: value for key, value in batch.items() if key != "seed"}
+        """Moves everything but the entries named by `on_host`."""
+        rest = {key: value for key, value in batch.items() if key not in self.on_host}
         moved = super().transfer_batch_to_device(rest, device, dataloader_idx)
-        return moved if seed is None else {**moved, "seed": seed}
+        return {key: moved.get(key, value) for key, value in batch.items()}
 
     def state_dict(self) -> dict[str, int]:
         """The position, for the checkpoint, and how many ranks read a batch each."""

@@ -9,14 +9,16 @@ from torch import Tensor
 FLOOR = 1e-4  # amplitude of a spectrogram cell (-80 dB) below which nothing is compared
 
 
-@functools.lru_cache(maxsize=16)
-def _window(size: int, device: torch.device) -> Tensor:
-    return torch.hann_window(size, device=device)
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # one made inside it could not be used in training later
+def hann(size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The Hann window (size,), made once for each device. It must not be changed."""
+    return torch.hann_window(size, device=device, dtype=dtype)
 
 
 def magnitude(wave: Tensor, size: int) -> Tensor:
     """STFT magnitude, hop size / 4, scaled so that white noise keeps its deviation: (B, N) -> (B, size // 2 + 1, T)."""
-    window = _window(size, wave.device)
+    window = hann(size, wave.device)
     spectrum = torch.stft(wave, size, size // 4, window=window, pad_mode="constant", return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     return (power / window.square().sum()).clamp_min(FLOOR**2).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mossrepro.data.token_store import code_table
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import send, without_autocast
 from mossrepro.utils.spectral import spectral_loss
 from mossrepro.vocoder.batches import FlowBatch, HasMelStatistics, VocoderBatch
 from mossrepro.vocoder.checkpoint import save_module
@@ -100,7 +101,8 @@ class FlowTask(SoundTask):
         time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(rows) / rows, 1.0)
         noise = torch.randn(mel.shape, generator=generator)
         keep = torch.rand(rows, generator=generator) >= cond_dropout
-        return self.model.losses(batch["codes"], mel, batch["valid"], time.to(mel), noise.to(mel), keep.to(mel.device))
+        time, noise, keep = (send(x, mel.device) for x in (time, noise, keep))
+        return self.model.losses(batch["codes"], mel, batch["valid"], time, noise, keep)
 
     def training_step(self, batch: FlowBatch, index: int) -> Tensor:
         flow, coarse_mel = self._losses(batch, self.cond_dropout)
@@ -160,11 +162,11 @@ class VocoderTask(SoundTask):
         mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
         frames = mel.shape[-1] * self.model.upsample
         noise = torch.randn(len(mel), self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
-        with torch.autocast(mel.device.type, enabled=False):
+        with without_autocast(mel.device):
             turns = follow_pulses(wave, per_sample(f0, self.model.hop), self.model.rate)
-        voiced, noisy = self.model.parts(mel, f0, noise.to(mel.device), turns)
+        voiced, noisy = self.model.parts(mel, f0, send(noise, mel.device), turns)
         octaves, sure = self.model.pitch(mel)
-        with torch.autocast(mel.device.type, enabled=False):  # the losses need float32
+        with without_autocast(mel.device):  # the losses need float32
             spectrum = self.model.spectrum
             made = spectrum.synthesise(voiced + noisy)
             parts = {
