@@ -49,8 +49,8 @@ def spoil(task: lightning.LightningModule, step: int) -> None:
     """Let the loss of rank 1 be no number at that step; that of rank 0 is fine."""
     plain = task.training_step
 
-    def spoilt(batch, index):
-        return plain(batch, index) * (float("nan") if (task.global_step, task.global_rank) == (step, 1) else 1.0)
+    def spoilt(batch, batch_idx):
+        return plain(batch, batch_idx) * (float("nan") if (task.global_step, task.global_rank) == (step, 1) else 1.0)
 
     task.training_step = spoilt
 
