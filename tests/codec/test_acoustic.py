@@ -66,7 +66,7 @@ def test_one_recogniser_reads_all_books_and_nothing_else(codec, tmp_path) -> Non
     padded = torch.nn.functional.pad(flat[:1, :8], (0, 10), value=-1)
     assert again.transcribe(padded) == again.transcribe(flat[0, :8])
     for refused in (lambda: again.encode(torch.zeros(1, 1280)), again.listen):
-        with pytest.raises(ConfigError, match="only read codes"):
+        with pytest.raises(ConfigError, match="only decodes"):
             refused()
 
 
