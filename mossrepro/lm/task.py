@@ -201,7 +201,7 @@ class LayerSplitTask(Task):
         self._unread = self._unread + total.detach()
         if not reading_waits(self.device):
             self._require_finite(f"step {self.global_step}", batch)
-        elif self.global_step % _LOOK == 0:
+        elif self.global_step % _LOOK == 0 or self.global_step + 1 == self.trainer.max_steps:
             self._require_finite(f"step {self.global_step}, or up to {_LOOK} before")
         return total
 
