@@ -62,6 +62,11 @@ class ResidualQuantiser(nn.Module):
     def started(self) -> bool:
         return bool(self.codebooks[0].started)
 
+    @property
+    def lacking(self) -> int:
+        """Latents to remember before it can start."""
+        return self.codebooks[0].lacking
+
     def forward(self, x: Tensor) -> Quantised:
         """x (B, T, C) -> sum of the chosen rows (B, T, C), codes (B, T, codebooks), mean commitment over codebooks.
 
@@ -92,10 +97,11 @@ class ResidualQuantiser(nn.Module):
             rest = rest - book(rest[None]).vectors[0]
 
     @torch.no_grad()
-    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator, replace: bool = True) -> Tensor:
         """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many rows it replaced, ().
 
-        A codebook without dead codes leaves its random order to the next one.
+        On several ranks x and codes are those of all of them. `replace`: whether dead codes are replaced. A codebook
+        without dead codes leaves its random order to the next one.
         """
         self.codebooks[0].remember(x)
         orders = torch.stack([self.codebooks[0].shuffled(generator) for _ in self.codebooks])
@@ -104,7 +110,7 @@ class ResidualQuantiser(nn.Module):
             rows = F.embedding(codes[:, i], book.codebook)
             if i:
                 book.remember(x)
-            dead = book.move(x, codes[:, i], orders.index_select(0, taken)[0])
+            dead = book.move(x, codes[:, i], orders.index_select(0, taken)[0], replace)
             replaced, taken, x = replaced + dead, taken + (dead > 0), x - rows
         return replaced
 

@@ -15,8 +15,10 @@ from torchmetrics import MeanMetric
 from mossrepro.codec.batches import HasLexicon, RecogniserBatch
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.codec.recogniser import LABELS, STEPS, ctc_labels, ctc_loss
+from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import send
+from mossrepro.utils.distributed import mean_over_ranks
 
 
 class RecogniserTask(Task):
@@ -25,6 +27,8 @@ class RecogniserTask(Task):
     A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed (); for validation also
     text, a list of B strings. Phone errors need nothing else; words are looked up in the data module's `lexicon`, if it
     has one.
+
+    Several ranks train what one trains, except for dropout inside the recogniser: every rank draws masks of its own.
 
     Args:
         codec: folder of a trained codec; this task saves a copy of it with a trained recogniser.
@@ -56,13 +60,17 @@ class RecogniserTask(Task):
 
     def training_step(self, batch: RecogniserBatch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of their frames zeroed."""
-        generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
-        codes, codebooks = batch["codes"], self.codec.config.codebooks
-        hidden = torch.rand(len(codes), codes.shape[1] // codebooks, generator=generator) < self.frame_dropout
+        seed, codes, codebooks = int(batch["seed"]), batch["codes"], self.codec.config.codebooks
+        share = Share.of_batch(batch, len(codes))
+        generator = torch.manual_seed(seed)  # the global one: dropout must not differ after a resume
+        hidden = torch.rand(share.total, codes.shape[1] // codebooks, generator=generator) < self.frame_dropout
+        if share.first:  # all ranks drew the same so far
+            torch.manual_seed(seed + share.first)
         lengths = (codes >= 0).sum(1) // codebooks  # in main memory, as `codes`
-        log_probs, _ = self.codec.read(send(codes, self.device), send(hidden, self.device))
+        log_probs, _ = self.codec.read(send(codes, self.device), send(hidden[share.slice], self.device))
         total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
-        loss = total / batch["label_lengths"].sum()
+        count = batch["label_lengths"].sum()
+        loss = mean_over_ranks(total / count.clamp(min=1), count)
         self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
         return loss
 

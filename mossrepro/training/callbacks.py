@@ -160,7 +160,7 @@ class ProgressFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drops the lines of what comes again, and goes on counting seconds from the last one."""
-        logged = {key: torch.tensor(value, dtype=torch.float64) for key, value in self._logged.items()}
+        logged = {key: torch.tensor(value, dtype=torch.float64, device="cpu") for key, value in self._logged.items()}
         trainer.callback_metrics.update(logged)
         if not trainer.is_global_zero:
             return

@@ -37,6 +37,7 @@ from mossrepro.utils.private_apis import parsed_config
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 TRAINER_DEFAULTS = {
+    "devices": 1,  # on a machine with several GPUs too; more are asked for
     "max_epochs": -1,  # one endless epoch, ended by max_steps
     "logger": False,  # ProgressFile keeps the curves
     "enable_checkpointing": False,  # AtomicCheckpoint does it

@@ -21,7 +21,8 @@ class Tones(StepDataModule):
         time = torch.arange(16_000) / 16_000 * 2 * torch.pi
         generator = torch.Generator().manual_seed(step)
         hertz = 200.0 * torch.randint(1, 5, (4, 1), generator=generator)
-        return {"wave": 0.3 * (hertz * time[None]).sin()}
+        silent = torch.zeros(4, 13 * 4, dtype=torch.int64)
+        return {"wave": 0.3 * (hertz * time[None]).sin(), "lengths": torch.full((4,), 16_000), "phones": silent}
 
     def val_batches(self) -> list[dict[str, torch.Tensor]]:
         return [self.train_batch(1_000, 0, 1)]

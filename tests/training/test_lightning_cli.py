@@ -31,6 +31,12 @@ def stage(tmp_path, monkeypatch):
     return ["-c", str(tmp_path / "stage.yaml"), "-c", SMALL]
 
 
+def test_one_device_is_used_unless_more_are_asked_for(stage):
+    """On a machine with eight GPUs too: Lightning's own default is all of them."""
+    assert lightning_cli.parse(stage)["trainer"]["devices"] == 1
+    assert lightning_cli.parse([*stage, "--trainer.devices", "2"])["trainer"]["devices"] in (2, "2")
+
+
 def test_interpolation_across_files_follows_overrides(stage):
     """The trap: with parser_mode "omegaconf" the target keeps the overlay's value when a flag changes the source."""
     door = lightning_cli.main([*stage, "--size.codec.batch", "7"], run=False)
