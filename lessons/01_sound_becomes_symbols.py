@@ -275,7 +275,7 @@ if assistant:
     coded = [assistant.listen(wave) for _, _, wave in corpus]
     same, different = spread([text for text, _, _ in corpus], coded)
     print(f"the semantic codec: the same text in two voices {same:.2f}, two different texts {different:.2f}")
-    vectors = [assistant.codec.quantiser.codebook[torch.from_numpy(row)].numpy() for row in coded]
+    vectors = [assistant.codec.quantiser.codebook[torch.from_numpy(row)].cpu().numpy() for row in coded]
     print(f"the semantic codec: loudness {explained(vectors, energy, held_out):.0%}")
     print(f"the semantic codec: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
     for name, wave in said.items():

@@ -76,6 +76,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", type=Path, metavar="FOLDER", help=text)
 
 
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    text = "for answering and measuring: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps (default: auto)"
+    parser.add_argument("--device", default="auto", help=text)
+
+
 def _add_data(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("data", help="make the training data, or add your own")
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
@@ -112,6 +117,7 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
         part.set_defaults(run_verb=_eval)
     for part in kinds.choices.values():
         _run_options(part)
+        _device_option(part)
 
 
 def _add_talk(verbs: argparse._SubParsersAction) -> None:
@@ -122,6 +128,7 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help="default: answer.wav")
     parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
     parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
+    _device_option(parser)
     parser.set_defaults(run_verb=_talk)
 
 

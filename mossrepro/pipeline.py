@@ -22,6 +22,7 @@ from mossrepro.lm.grid import Positions
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import AudioError, CheckpointError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
@@ -51,17 +52,25 @@ class Answer:
 
 
 class Assistant:
-    """The four parts of a finished run in memory."""
+    """The four parts of a finished run, on one device."""
 
-    def __init__(self, codec: SpeechCodec, model, tokenizer, speaker: SpeechDecoder) -> None:
-        self.codec, self.model, self.speaker = codec.prepare_for_inference(), prepare_for_inference(model), speaker
+    def __init__(
+        self, codec: SpeechCodec, model, tokenizer, speaker: SpeechDecoder, device: torch.device | None = None
+    ) -> None:
+        device = device or best_device()
+        self.codec, self.model = codec.prepare_for_inference(device), prepare_for_inference(model, device)
+        self.speaker = speaker
         self.tokenizer, self.grid = tokenizer, model.grid(tokenizer)
         if codec.config.codes != model.config.codes:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
 
     @classmethod
-    def from_run(cls, run: str | Path) -> "Assistant":
-        """Load the parts that `runs/NAME/parts.json` names. CheckpointError if the run is not finished."""
+    def from_run(cls, run: str | Path, device: str = "auto") -> "Assistant":
+        """Load the parts that `runs/NAME/parts.json` names onto a device ("auto": `best_device`).
+
+        CheckpointError if the run is not finished, ConfigError if this machine has no such device.
+        """
+        place = best_device(device)
         parts = Path(run) / "parts.json"
         if not parts.is_file():
             raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
@@ -70,8 +79,8 @@ class Assistant:
             if not Path(folders[name]).is_dir():
                 raise CheckpointError(f"{parts}: {name} is gone ({folders[name]}); run `mossrepro reproduce` again")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
-        speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"])
-        return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker)
+        speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"], place)
+        return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker, place)
 
     def listen(self, wave: np.ndarray) -> np.ndarray:
         """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
@@ -112,6 +121,7 @@ def newest_run(root: Path = Path("runs")) -> Path:
 def talk(args: argparse.Namespace) -> int:
     """`mossrepro talk`: answer a recording, or a sentence spoken by a user voice."""
     run = args.run or newest_run()
+    best_device(args.device)  # one that is not there is refused before the work
     if args.say is not None:
         from mossrepro.speech import roster, voices
 
@@ -121,7 +131,7 @@ def talk(args: argparse.Namespace) -> int:
         question = audio.load(args.question, SAMPLE_RATE)
     check_length(question, args.question or "the sentence to say")
     check_writable(args.output)
-    answer = Assistant.from_run(run).answer(question, spoken=not args.text)
+    answer = Assistant.from_run(run, args.device).answer(question, spoken=not args.text)
     seconds = len(answer.wave) / answer.rate
     if args.text:
         print(answer.text)

@@ -114,6 +114,17 @@ def test_talk_wants_exactly_one_question(argv, capsys):
     assert "either a recording or --say" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "verb", [["talk", "a.wav", "--run", "r"], ["eval", "lm"], ["eval", "vocoder"], ["eval", "codec"]]
+)
+def test_a_device_that_is_not_there_is_one_line_and_comes_first(verb, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*verb, "--device", "tpu7"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mossrepro: device 'tpu7'") and "cpu" in err and err.count("\n") == 1
+    assert cli.build_parser().parse_args(verb).device == "auto"
+
+
 def test_threads(monkeypatch):
     monkeypatch.setenv("MOSSREPRO_THREADS", "3")
     assert threads.thread_count() == 3

@@ -70,3 +70,14 @@ def test_the_readme_says_what_its_numbers_mean_before_it_gives_them():
     assert "inner\nmonologue" in before or "inner monologue" in before
     table = re.search(r"^\| measured.*\n\|[-|]+\n((?:\|.*\n)+)", results, re.M)[1]
     assert len(table.splitlines()) == 6
+
+
+def test_the_tests_that_reliability_names_exist():
+    """Every test of docs/reliability.md is a function in a file of that name."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", text)) <= set(files)
+    for part in re.split(r"(?=`test_\w+\.py`)", text)[1:]:
+        file = re.match(r"`(test_\w+\.py)`", part)[1]
+        for name in re.findall(r"`(test_\w+)`", part):
+            assert f"def {name}(" in files[file], f"{file} has no {name}"

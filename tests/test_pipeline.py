@@ -45,7 +45,7 @@ def test_an_answer_says_whether_the_model_ended_it(assistant, spoken, monkeypatc
 def test_talk_says_when_an_answer_was_cut(ended, flags, tmp_path, monkeypatch, capsys) -> None:
     answer = Answer(np.full(36_000, 0.1, np.float32), 24_000, [1] * 19, "one two three", ended)
     stub = SimpleNamespace(answer=lambda *_, **__: answer)
-    monkeypatch.setattr(Assistant, "from_run", classmethod(lambda cls, run: stub))
+    monkeypatch.setattr(Assistant, "from_run", classmethod(lambda cls, run, device: stub))
     audio.save(tmp_path / "question.wav", WAVE, 16_000)
     argv = ["talk", str(tmp_path / "question.wav"), "-o", str(tmp_path / "answer.wav"), "--run", "x", *flags]
     assert cli.main(argv) == 0

@@ -1,56 +1,42 @@
 """A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
 
-Settings: task ("lm", "vq" or "fsq"), strategy, devices, accumulate, steps, at (the step after which last.ckpt is
-saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number).
+Settings: script, start, mix, train, pack, strategy, devices, accumulate, steps, at (the step after which last.ckpt is
+saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number). Or: stages (of `stage_toys`, each
+fitted under DDP), folder, out.
 """
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import lightning
 import torch
-from codec_toys import TINY, Continues, Stop
+from codec_toys import Continues, Stop
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lm_toys import module
+from stage_toys import fit, know_phones
+from torch import distributed
 
-from mossrepro.codec.data import collate
-from mossrepro.codec.task import CodecTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.callbacks import AtomicCheckpoint, AtomicCheckpointIO, Export
 from mossrepro.training.finite import FiniteCheck
-from mossrepro.training.step_data import StepDataModule
-from mossrepro.utils.random import rng
 
 
-class Noises(StepDataModule):
-    """Short noises with phones at random; every rank hears its own."""
-
-    def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
-        random = rng(self.seed, step, rank)
-        waves = [0.1 * random.standard_normal(1280 * 6).astype("float32") for _ in range(4)]
-        return collate(waves, [random.integers(1, 40, 24) for _ in waves])
-
-
-def job(asked: dict) -> tuple[lightning.LightningModule, StepDataModule]:
-    """The task and its data."""
-    torch.manual_seed(0)
-    if asked["task"] == "lm":
-        task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
-        return task, module(
-            Path(asked["script"]), batch=4, mix=asked["mix"], monologue=True, pack=asked.get("pack", False)
-        )
-    network = replace(TINY, levels=(4, 4) if asked["task"] == "fsq" else ())
-    return CodecTask(network, lr=1e-3, quantise_after=0.4), Noises()
+def all_stages(names: list[str], folder: Path, out: Path) -> None:
+    """Fit stages on two ranks, one after the other, and write the weights that each rank has in the end."""
+    torch.set_num_threads(1)
+    know_phones()
+    for name in names:
+        state = fit(name, folder, strategy="ddp", devices=2)
+        torch.save(state, out / f"{name}.rank{distributed.get_rank()}.pt")
 
 
 def spoil(task: lightning.LightningModule, step: int) -> None:
     """Let the loss of rank 1 be no number at that step; that of rank 0 is fine."""
     plain = task.training_step
 
-    def spoilt(batch, index):
-        return plain(batch, index) * (float("nan") if (task.global_step, task.global_rank) == (step, 1) else 1.0)
+    def spoilt(batch, batch_idx):
+        return plain(batch, batch_idx) * (float("nan") if (task.global_step, task.global_rank) == (step, 1) else 1.0)
 
     task.training_step = spoilt
 
@@ -63,7 +49,9 @@ def main(asked: dict) -> None:
     if strategy in ("fsdp2", "tensor"):
         sizes = (asked["devices"], 1) if strategy == "fsdp2" else (1, asked["devices"])
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
-    task, data = job(asked)
+    torch.manual_seed(0)
+    task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
+    data = module(Path(asked["script"]), batch=4, mix=asked["mix"], monologue=True, pack=asked.get("pack", False))
     callbacks = [Stop(out, asked["at"])] * bool(asked["at"]) + [Continues()] * bool(asked["ckpt"])
     callbacks += [FiniteCheck(every_n_steps=4), Export(out / "export")]
     if asked.get("spoilt"):
@@ -82,4 +70,8 @@ def main(asked: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    if "stages" in asked:
+        all_stages(asked["stages"], Path(asked["folder"]), Path(asked["out"]))
+    else:
+        main(asked)

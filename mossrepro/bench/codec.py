@@ -17,6 +17,7 @@ from mossrepro.bench.timing import race
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
 
@@ -27,8 +28,10 @@ def bench_codec(out: Path, seconds: float = 8.0, rounds: int = 7, config: CodecC
     """Encoding speed: 80 ms chunks against Mimi, whole recordings against EnCodec at 24 kHz. Facts go into `out`."""
     ours, mimi, encodec = SpeechCodec(config or CodecConfig()), _mimi(), _encodec()
     sizes = {"ours": _parts(ours.encoder, ours.pre_quant_proj)}
-    ours.prepare_for_inference().quantiser.codebook.normal_()
-    waves = {rate: torch.from_numpy(_noise(seconds, rate))[None] for rate in (SAMPLE_RATE, THEIRS)}
+    device = best_device()
+    ours.prepare_for_inference(device).quantiser.codebook.normal_()
+    mimi.to(device), encodec.to(device)
+    waves = {rate: torch.from_numpy(_noise(seconds, rate))[None].to(device) for rate in (SAMPLE_RATE, THEIRS)}
 
     @torch.inference_mode()
     def whole() -> None:

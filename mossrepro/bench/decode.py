@@ -25,6 +25,7 @@ from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.training import metrics
+from mossrepro.utils.devices import best_device, synchronise
 from mossrepro.utils.errors import ConfigError, MossError
 
 TINY = LMConfig(
@@ -42,7 +43,7 @@ def bench_decode(out: Path, rounds: int = 5, rows: int = 48) -> None:
     models = {"tiny": tiny, "small": open_start("smollm2", SPEECH_CODES, 4, "copy", 0)[0]}
     bench = SpeedReport(out, Table("answering", "ours, rows/s", "beside it, rows/s", "faster by"), "rows/s")
     for name, model in models.items():
-        theirs, size = as_llama(model.eval()), _text_half(model)
+        theirs, size = as_llama(model.eval().to(best_device())), _text_half(model)
         model = fuse_projections(deepcopy(model))
         _against_generate(bench, name, model, theirs, rounds, rows)
         _against_two_tails(bench, name, model, rounds, rows)
@@ -69,7 +70,7 @@ def _against_generate(
         said["mine"] = generate(model, [prompt], ids, config)[0].text
 
     def others() -> None:
-        grid = torch.from_numpy(prompt.text)[None]
+        grid = torch.from_numpy(prompt.text)[None].to(theirs.device)
         more = theirs.generate(
             grid, attention_mask=torch.ones_like(grid), max_new_tokens=rows, min_new_tokens=rows, do_sample=False,
             eos_token_id=[ids.im_end, ids.end], pad_token_id=ids.end, suppress_tokens=[ids.pad, ids.sosp],
@@ -105,11 +106,11 @@ def _against_memory(out: Path, model: LayerSplitLM, size: int, rounds: int, rows
 
     times = race({"first": lambda: answer(1), "all": lambda: answer(rows)}, rounds)
     speed = (rows - 1) / (statistics.median(times["all"]) - statistics.median(times["first"]))
-    block = torch.ones(1 << 28)  # 1 GiB
-    times = []
+    block, times = torch.ones(1 << 28, device=model.text_embed.weight.device), []  # 1 GiB
     for _ in range(7):
         started = time.perf_counter()
         block.sum()
+        synchronise(block.device)
         times.append(time.perf_counter() - started)
     bandwidth = block.numel() * 4 / min(times[1:])
     title = "text answers of small, rows after the first: share of the memory bound (weights read once a row)"

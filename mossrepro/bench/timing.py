@@ -9,17 +9,24 @@ from pathlib import Path
 from rich.table import Table
 
 from mossrepro.training import metrics
+from mossrepro.utils.devices import best_device, synchronise
 
 
 def race(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every runner in every round. A round runs each once, so that a slow moment meets all."""
+    """Seconds of every runner in every round. A round runs each once, so that a slow moment meets all.
+
+    The clock stops when `best_device`, on which they run, has done its work.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runners}
+    device = best_device()
     for run in runners.values():  # first calls allocate and compile
         run()
+    synchronise(device)
     for _ in range(rounds):
         for name, run in runners.items():
             started = time.perf_counter()
             run()
+            synchronise(device)
             seconds[name].append(time.perf_counter() - started)
     return seconds
 

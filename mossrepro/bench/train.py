@@ -23,9 +23,9 @@ from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training import metrics
+from mossrepro.utils.devices import best_device, training_precision
 from mossrepro.utils.errors import MossError
 from mossrepro.utils.random import rng
-from mossrepro.utils.threads import fast_bfloat16
 
 DOCUMENTS, SHORTEST, LONGEST = 8, 80, 160
 KINDS = ("text", "speech")
@@ -34,7 +34,7 @@ KINDS = ("text", "speech")
 def bench_train(out: Path, rounds: int = 5) -> None:
     """Measure; facts go into `out`."""
     bench = SpeedReport(out, Table("a training step", "ours, rows/s", "beside it, rows/s", "faster by"), "rows/s")
-    task = LayerSplitTask("smollm2", SPEECH_CODES, 4)
+    task = LayerSplitTask("smollm2", SPEECH_CODES, 4).to(best_device())
     docs = documents(Grid(task.tokenizer, SPEECH_CODES))
     _against_bare(bench, task, docs, rounds)
     _stage1(bench, task, docs, rounds)
@@ -79,7 +79,7 @@ class Bare(nn.Module):
         text, speech = grid.unbind(-1)
         spoken = text == self.pad
         x = torch.where(spoken[..., None], self.speech_embed(speech * spoken), self.text_embed(text))
-        place = self.rotary(x, torch.arange(x.shape[1])[None])
+        place = self.rotary(x, torch.arange(x.shape[1], device=x.device)[None])
         for block in self.trunk:
             x = block(x, position_embeddings=place)
         heard = said = x
@@ -92,8 +92,9 @@ class Bare(nn.Module):
 
 
 def mixed() -> torch.autocast:
-    """bfloat16 products where the processor has them."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16())
+    """bfloat16 products where the device has them, as `mossrepro fit` trains."""
+    device = best_device()
+    return torch.autocast(device.type, torch.bfloat16, enabled=training_precision(device) == "bf16-mixed")
 
 
 def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -115,6 +116,7 @@ def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]
 def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
     """Mean loss of a row of each channel, over packed documents."""
     batch = pack(docs, _grid(task), LONGEST)
+    batch["grid"] = batch["grid"].to(task.device)
 
     def loss() -> Tensor:
         out = task.losses(batch)
@@ -125,7 +127,7 @@ def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
 
 def theirs(bare: Bare, task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
     """The same, over padded documents."""
-    batch = collate(docs, _grid(task), LONGEST)
+    batch = {name: value.to(task.device) for name, value in collate(docs, _grid(task), LONGEST).items()}
 
     def loss() -> Tensor:
         logits = bare(batch["grid"])
@@ -142,7 +144,7 @@ def _grid(task: LayerSplitTask) -> Grid:
 
 
 def _against_bare(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rounds: int) -> None:
-    bare = Bare(task.model)
+    bare = Bare(task.model).to(task.device)
     mine, others = ours(task, docs), theirs(bare, task, docs)
     with torch.no_grad(), mixed():
         one, other = float(mine()), float(others())
@@ -153,7 +155,7 @@ def _against_bare(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions
 
 
 def _stage1(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rounds: int) -> None:
-    first = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech")
+    first = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech").to(task.device)
     runs = {"mine": stepper(first.model, ours(first, docs)), "theirs": stepper(task.model, ours(task, docs))}
     bench.note("bench_stage1_small", "small, Stage 1 beside all trained", race(runs, rounds), sum(map(len, docs)))
 
@@ -176,16 +178,22 @@ def _memory(out: Path, docs: list[Positions]) -> None:
 
 
 def peak(part: str, docs: list[Positions]) -> tuple[float, float]:
-    """Bytes that three training steps take beyond the libraries, at their highest, and what the plan says."""
+    """Bytes that three training steps take beyond the libraries, at their highest, and what the plan says.
+
+    On a CUDA device those that its allocator has handed out; elsewhere those of the process.
+    """
+    device = best_device()
     with torch.no_grad(), mixed():  # the libraries' own buffers
-        nn.Linear(64, 64)(torch.zeros(64, 64))
+        nn.Linear(64, 64, device=device)(torch.zeros(64, 64, device=device))
     before = _resident("VmRSS")
-    task = LayerSplitTask("smollm2", SPEECH_CODES, 4, train=part)
+    task = LayerSplitTask("smollm2", SPEECH_CODES, 4, train=part).to(device)
     run = stepper(task.model, ours(task, docs))
     for _ in range(3):
         run()
     taken = _resident("VmHWM") - before  # not ru_maxrss, which a process inherits from the one that started it
-    precision = "bf16-mixed" if fast_bfloat16() else "32-true"
+    if device.type == "cuda":
+        taken = torch.cuda.max_memory_allocated()
+    precision = training_precision(device)
     rows = round(np.mean([len(doc) for doc in docs]))
     kept = step(task.model.config, part, len(docs), rows, precision, False).kept
     return taken, memory(task.model, kept, precision, "single", 1).total

@@ -62,6 +62,11 @@ class ResidualQuantiser(nn.Module):
     def started(self) -> bool:
         return bool(self.codebooks[0].started)
 
+    @property
+    def lacking(self) -> int:
+        """Latents to remember before it can start."""
+        return self.codebooks[0].lacking
+
     def forward(self, x: Tensor) -> Quantised:
         """x (B, T, C) -> sum of the chosen rows (B, T, C), codes (B, T, codebooks), mean commitment over codebooks.
 
@@ -92,14 +97,21 @@ class ResidualQuantiser(nn.Module):
             rest = rest - book(rest[None]).vectors[0]
 
     @torch.no_grad()
-    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many rows it replaced."""
-        replaced = 0
+    def update(self, x: Tensor, codes: Tensor, generator: torch.Generator, replace: bool = True) -> Tensor:
+        """Move all codebooks towards latents x (N, C) with codes (N, codebooks); returns how many rows it replaced, ().
+
+        On several ranks x and codes are those of all of them. `replace`: whether dead codes are replaced. A codebook
+        without dead codes leaves its random order to the next one.
+        """
+        self.codebooks[0].remember(x)
+        orders = torch.stack([self.codebooks[0].shuffled(generator) for _ in self.codebooks])
+        replaced, taken = codes.new_zeros(()), codes.new_zeros(1)
         for i, book in enumerate(self.codebooks):
             rows = F.embedding(codes[:, i], book.codebook)
-            book.remember(x)
-            replaced += book.update(x, codes[:, i], generator)
-            x = x - rows
+            if i:
+                book.remember(x)
+            dead = book.move(x, codes[:, i], orders.index_select(0, taken)[0], replace)
+            replaced, taken, x = replaced + dead, taken + (dead > 0), x - rows
         return replaced
 
     def rows(self, codes: Tensor) -> Tensor:
@@ -121,6 +133,11 @@ class AcousticCodec(nn.Module):
         _awaken(self)
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.quantiser.codebooks[0].codebook.device
+
+    @property
     def bits_per_second(self) -> float:
         return SAMPLE_RATE / SAMPLES_PER_CODE * self.config.codebooks * math.log2(self.config.codes)
 
@@ -136,12 +153,12 @@ class AcousticCodec(nn.Module):
     @torch.inference_mode()
     def encode(self, wave: Tensor) -> Tensor:
         """wave (B, N) at 16 kHz -> codes (B, ceil(N / 1280), codebooks) int64."""
-        return self.quantiser(self.latents(wave)).codes
+        return self.quantiser(self.latents(wave.to(self.device))).codes
 
     @torch.inference_mode()
     def frames(self, codes: Tensor) -> Tensor:
         """Codes (B, T, codebooks) -> the vectors that they stand for (B, T, dim)."""
-        return self.quantiser.rows(codes)
+        return self.quantiser.rows(codes.to(self.device))
 
     def flat(self, codes: Tensor) -> Tensor:
         """Codes (B, T, codebooks) -> (B, T codebooks) in one vocabulary of codebooks * codes, for a token store."""

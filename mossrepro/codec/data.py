@@ -6,16 +6,15 @@ import numpy as np
 import soxr
 import torch
 
-from mossrepro.codec.batches import CodecBatch
+from mossrepro.codec.batches import IGNORE, CodecBatch
 from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.codec.recogniser import STEPS
-from mossrepro.codec.task import IGNORE
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import LONG_CLIP, Clip, left_out, load_clip, read_manifest
 from mossrepro.data.degrade import Roughness, degrade
 from mossrepro.speech.normalise import PHONES
-from mossrepro.training.step_data import StepDataModule, announce
+from mossrepro.training.step_data import Share, StepDataModule, announce
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
@@ -80,13 +79,19 @@ def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> CodecBatch:
     }
 
 
+def _nothing() -> CodecBatch:
+    """A code of silence, of length 0: the batch of a rank for which no clip is left."""
+    silence = collate([np.zeros(SAMPLES_PER_CODE, np.float32)], [np.full(STEPS, IGNORE)])
+    return {**silence, "lengths": torch.zeros(1, dtype=torch.int64)}
+
+
 class CodecDataModule(StepDataModule):
-    """Clips of a corpus with their text; batch `step` is a pure function of (seed, step, rank, world).
+    """Clips of a corpus with their text; the batch of a step is a pure function of (seed, step).
 
     Args:
         size: name of a codec corpus that is synthesised on first use.
         corpus: a corpus folder of your own instead.
-        batch_seconds: approximate seconds of sound per batch and rank.
+        batch_seconds: approximate seconds of sound per step, over all ranks, which share its clips.
         valid_clips: clips of the "valid" split that phone accuracy is measured on.
         max_seconds: longer training clips are left out.
         delay: seconds by which the phone targets lag behind the sound.
@@ -97,6 +102,8 @@ class CodecDataModule(StepDataModule):
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
+
+    on_host = ("seed", "share", "lengths")
 
     def __init__(
         self,
@@ -122,6 +129,7 @@ class CodecDataModule(StepDataModule):
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
         self.phones: dict[str, list[Phone]] = {}
+        self._per_pass = 1
         self._pass: tuple[int, list[list[int]]] = (-1, [])
 
     def prepare_data(self) -> None:
@@ -146,6 +154,8 @@ class CodecDataModule(StepDataModule):
         for name in ("train", "valid"):
             if not getattr(self, name):
                 raise DataError(f"{self.folder}: no {name} clips that fit their text")
+        # The same number of groups for every pass, so that a step finds its pass by division.
+        self._per_pass = max(1, int(sum(clip.seconds for clip in self.train) // self.batch_seconds))
 
     def groups(self, number: int) -> list[list[int]]:
         """The clips of one pass over the corpus, grouped by similar length and shuffled."""
@@ -154,23 +164,23 @@ class CodecDataModule(StepDataModule):
             seconds = np.array([clip.seconds for clip in self.train])
             order = np.argsort(seconds + random.uniform(0.0, LENGTH_JITTER, len(seconds)), kind="stable")
             bins = (np.cumsum(seconds[order]) // self.batch_seconds).astype(int)
-            found = [order[bins == b].tolist() for b in np.unique(bins)]
+            found = [group.tolist() for group in np.split(order, np.flatnonzero(np.diff(bins)) + 1)]
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
         return self._pass[1]
 
     def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
-        """The batch of a step on one rank; see `collate` for the keys."""
-        # The same number of groups for every pass, so that a step finds its pass by division.
-        per_pass = max(1, int(sum(clip.seconds for clip in self.train) // self.batch_seconds))
-        number, index = divmod(step * world + rank, per_pass)
+        """A rank's share of the clips of a step; see `collate` for the keys."""
+        number, index = divmod(step, self._per_pass)
         groups = self.groups(number)
+        group = groups[index % len(groups)]
+        share = Share.of_rank(len(group), rank, world)
         waves, phones = [], []
-        for i in groups[index % len(groups)]:
-            random = rng(self.seed, step, rank, i) if self.augment else None
+        for i in group[share.slice] if share.rows else ():
+            random = rng(self.seed, step, 0, i) if self.augment else None
             wave, frames = self._clip(self.train[i], random)
             waves.append(wave)
             phones.append(frames)
-        return collate(waves, phones)
+        return (collate(waves, phones) if waves else _nothing()) | {"share": share.tensor()}
 
     def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         """A clip's samples, augmented if there is a generator, and its phones."""

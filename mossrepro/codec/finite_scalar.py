@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mossrepro.codec.quantiser import Quantised, Remembering
+from mossrepro.utils.distributed import world_size
 from mossrepro.utils.errors import ConfigError
 
 _EDGE = 1e-3  # how far beyond the outermost level the bound lies, so that the level can be reached
@@ -28,7 +29,7 @@ class FiniteScalarQuantiser(Remembering):
     """
 
     def __init__(self, levels: tuple[int, ...], dim: int) -> None:
-        super().__init__(dim)
+        super().__init__(dim, needed=len(levels) + 1)  # as many latents as span its axes
         if not levels or min(levels) < 2:
             raise ConfigError(f"levels={list(levels)}: every number needs two levels or more")
         self.levels, n = tuple(levels), len(levels)
@@ -56,16 +57,24 @@ class FiniteScalarQuantiser(Remembering):
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """Start with the principal axes of the remembered latents. `generator` is not used."""
-        points = self.remembered()
+        """Start with the principal axes of the remembered latents. `generator` is not used.
+
+        Computed on the CPU: the axes' signs are then the same on any device, and MPS has no eigenvalues.
+
+        Raises:
+            ConfigError: there are too few of them.
+        """
+        self.check_enough()
+        points = self.remembered().cpu()
         mean, n = points.mean(0), len(self.levels)
         variances, axes = torch.linalg.eigh(torch.cov((points - mean).T))
         axes, spread = axes[:, -n:].T, variances[-n:].clamp(min=1e-8).sqrt()
-        self.down.weight.copy_(axes / spread[:, None])
-        self.down.bias.copy_(-self.down.weight @ mean)
+        down = (axes / spread[:, None]).contiguous()
+        self.down.weight.copy_(down)
+        self.down.bias.copy_(-down @ mean)
         self.back.weight.copy_((axes * spread[:, None]).T)
         self.back.bias.copy_(mean)
-        if dist.is_initialized():  # every rank remembers other latents, and DDP sends parameters only at the start
+        if world_size() > 1:  # an axis may point either way, and DDP sends parameters only at the start
             for parameter in (*self.down.parameters(), *self.back.parameters()):
                 dist.broadcast(parameter, 0)
         self.started.fill_(True)
@@ -79,6 +88,6 @@ class FiniteScalarQuantiser(Remembering):
         passed = bounded + (places - bounded).detach()
         return Quantised(self._vectors(self._centred(passed)), codes, x.new_zeros(()))
 
-    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """Does nothing: all parameters learn by gradient. Returns 0 replaced codes."""
-        return 0
+    def update(self, frames: Tensor, codes: Tensor, generator: torch.Generator, replace: bool = True) -> Tensor:
+        """Does nothing: all parameters learn by gradient. Returns 0 replaced codes, ()."""
+        return codes.new_zeros(())

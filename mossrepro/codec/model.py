@@ -118,10 +118,18 @@ class SpeechCodec(nn.Module):
             config.recogniser_dropout,
         )
 
-    def prepare_for_inference(self) -> "SpeechCodec":
-        """Pack weights for fast CPU encoding (`utils/packed_linear.py`): no training, saving, copying, moving after."""
-        pack_linear_layers(self.encoder)
+    def prepare_for_inference(self, device: torch.device | None = None) -> "SpeechCodec":
+        """Move to a device (None: stay), and there pack weights if it is a CPU (`utils/packed_linear.py`).
+
+        No training, saving, copying, moving after. It stays in float32: in another precision codes would differ.
+        """
+        pack_linear_layers(self.to(device or self.device).encoder)
         return self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.phones.weight.device
 
     def features(self, wave: Tensor) -> Tensor:
         """wave (B, N) at 16 kHz, padded with silence to whole codes -> log-mel (B, mels, 8 ceil(N / 1280))."""
@@ -158,7 +166,7 @@ class SpeechCodec(nn.Module):
         """
         if self.config.front == "none":
             raise ConfigError("this codec only decodes; encode with the codec that wrote the codes")
-        device = self.phones.weight.device
+        device = self.device
         steps = math.ceil(wave.shape[1] / SAMPLES_PER_CODE)
         if steps == 0:
             return torch.zeros(len(wave), 0, dtype=torch.int64, device=device)
@@ -212,7 +220,7 @@ class SpeechCodec(nn.Module):
 
         With a lexicon: its words, lower case. Without one: the phones ("HH AH L OW").
         """
-        rows = torch.as_tensor(codes, dtype=torch.int64, device=self.phones.weight.device)
+        rows = torch.as_tensor(codes, dtype=torch.int64, device=self.device)
         rows = rows[None] if rows.dim() == 1 else rows
         if rows.shape[1] == 0:
             return [""] * len(rows)
@@ -260,13 +268,13 @@ class EncoderSession:
         """
         if self.closed:
             raise AudioError("this session is closed; open another with `codec.listen()`")
-        chunk = torch.as_tensor(chunk).to(self._waiting)
+        chunk = torch.as_tensor(chunk)
         chunk = chunk[None] if chunk.dim() == 1 else chunk
         if chunk.dim() != 2 or len(chunk) != len(self._waiting):
             raise AudioError(f"a chunk of shape {tuple(chunk.shape)} for a session of {len(self._waiting)} streams")
         if not chunk.isfinite().all():
             raise AudioError("the chunk holds samples that are not finite numbers (NaN or infinity)")
-        wave = torch.cat([self._waiting, chunk], dim=1)
+        wave = torch.cat([self._waiting, chunk.to(self._waiting)], dim=1)
         whole = wave.shape[1] // SAMPLES_PER_CODE * SAMPLES_PER_CODE
         self._waiting = wave[:, whole:]
         parts = [self._codes(part) for part in wave[:, :whole].split(SEGMENT * SAMPLES_PER_CODE, dim=1) if whole]

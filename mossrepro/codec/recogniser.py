@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mossrepro.speech.normalise import PHONES
+from mossrepro.utils.devices import capable
 
 BLANK = 0
 LABELS = ("_", *PHONES)  # index = label; "_" stands for CTC's blank
@@ -24,6 +25,23 @@ def labels(phones: list[str]) -> list[int]:
 def ctc_labels(best: Tensor) -> list[int]:
     """The most likely label of every step, best (S,) int64 -> labels: repeats merged, blanks removed."""
     return [label for label in torch.unique_consecutive(best).tolist() if label != BLANK]
+
+
+def ctc_loss(log_probs: Tensor, target: Tensor, lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    """CTC loss in nats, summed over a batch: log_probs (B, S, 40), target (B, L) -> (). Impossible targets count 0.
+
+    lengths, target_lengths (B,) in steps and labels; in main memory, or the loss waits for the device.
+    """
+    total = F.ctc_loss(
+        capable(log_probs).transpose(0, 1),
+        capable(target),
+        lengths,
+        target_lengths,
+        blank=BLANK,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return total.to(log_probs.device)
 
 
 class ConvBlock(nn.Module):

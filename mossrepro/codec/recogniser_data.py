@@ -13,7 +13,7 @@ from mossrepro.data.corpus import Clip, left_out, read_manifest
 from mossrepro.data.token_store import TokenStore
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
-from mossrepro.training.step_data import StepDataModule, announce
+from mossrepro.training.step_data import Share, StepDataModule, announce
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
@@ -28,11 +28,13 @@ class RecogniserDataModule(StepDataModule):
     Args:
         corpus: corpus folder.
         tokens: token store of that corpus.
-        batch: clips per step and rank.
+        batch: clips per step, over all ranks.
         valid_clips: clips of the "valid" split that the error rates are measured on.
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
+
+    on_host = ("seed", "share", "codes", "label_lengths")  # CTC takes its lengths from main memory
 
     def __init__(
         self, corpus: str, tokens: str, batch: int = 24, valid_clips: int = 80, seed: int = 0, num_workers: int = 0
@@ -64,9 +66,17 @@ class RecogniserDataModule(StepDataModule):
         return self._pass[1]
 
     def train_batch(self, step: int, rank: int, world: int) -> RecogniserBatch:
-        """codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,)."""
-        number, index = divmod(step * world + rank, -(-len(self.train) // self.batch))
-        return self._collate([self.train[i] for i in self.groups(number)[index]])
+        """A rank's share of a step: codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,).
+
+        It is as long as the longest clip of all ranks, so that frames can be dropped at random for all of them alike.
+        """
+        number, index = divmod(step, -(-len(self.train) // self.batch))
+        clips = [self.train[i] for i in self.groups(number)[index]]
+        share = Share.of_rank(len(clips), rank, world)
+        batch = {key: value[share.slice] for key, value in self._collate(clips).items()}
+        if not share.rows:  # a clip of another rank: here it has no phones, and counts for nothing
+            batch["label_lengths"] = torch.zeros(1, dtype=torch.int64)
+        return batch | {"share": share.tensor()}
 
     def val_batches(self) -> list[RecogniserBatch]:
         """As `train_batch`, with text, a list of B strings."""

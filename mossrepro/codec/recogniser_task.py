@@ -10,13 +10,15 @@ from pathlib import Path
 import jiwer
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from mossrepro.codec.batches import HasLexicon, RecogniserBatch
 from mossrepro.codec.model import SpeechCodec
-from mossrepro.codec.recogniser import BLANK, LABELS, STEPS, ctc_labels
+from mossrepro.codec.recogniser import LABELS, STEPS, ctc_labels, ctc_loss
+from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import send
+from mossrepro.utils.distributed import mean_over_ranks
 
 
 class RecogniserTask(Task):
@@ -25,6 +27,8 @@ class RecogniserTask(Task):
     A batch holds codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,), seed (); for validation also
     text, a list of B strings. Phone errors need nothing else; words are looked up in the data module's `lexicon`, if it
     has one.
+
+    Several ranks train what one trains, except for dropout inside the recogniser: every rank draws masks of its own.
 
     Args:
         codec: folder of a trained codec; this task saves a copy of it with a trained recogniser.
@@ -56,27 +60,23 @@ class RecogniserTask(Task):
 
     def training_step(self, batch: RecogniserBatch, batch_index: int) -> Tensor:
         """One step of CTC on codes, some of their frames zeroed."""
-        generator = torch.manual_seed(int(batch["seed"]))  # the global one: dropout must not differ after a resume
-        codes = batch["codes"]
-        frames = (len(codes), codes.shape[1] // self.codec.config.codebooks)
-        hidden = (torch.rand(frames, generator=generator) < self.frame_dropout).to(codes.device)
-        log_probs, lengths = self.codec.read(codes, hidden)
-        total = F.ctc_loss(
-            log_probs.transpose(0, 1),
-            batch["labels"],
-            lengths * STEPS,
-            batch["label_lengths"],
-            blank=BLANK,
-            reduction="sum",
-            zero_infinity=True,
-        )
-        loss = total / batch["label_lengths"].sum()
+        seed, codes, codebooks = int(batch["seed"]), batch["codes"], self.codec.config.codebooks
+        share = Share.of_batch(batch, len(codes))
+        generator = torch.manual_seed(seed)  # the global one: dropout must not differ after a resume
+        hidden = torch.rand(share.total, codes.shape[1] // codebooks, generator=generator) < self.frame_dropout
+        if share.first:  # all ranks drew the same so far
+            torch.manual_seed(seed + share.first)
+        lengths = (codes >= 0).sum(1) // codebooks  # in main memory, as `codes`
+        log_probs, _ = self.codec.read(send(codes, self.device), send(hidden[share.slice], self.device))
+        total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
+        count = batch["label_lengths"].sum()
+        loss = mean_over_ranks(total / count.clamp(min=1), count)
         self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
         return loss
 
     def validation_step(self, batch: RecogniserBatch, batch_index: int) -> None:
         """Count phone errors, and word errors where there is a lexicon."""
-        log_probs, lengths = self.codec.read(batch["codes"])
+        log_probs, lengths = self.codec.read(send(batch["codes"], self.device))
         rows = [row[: int(n) * STEPS].cpu() for row, n in zip(log_probs, lengths, strict=True)]
         said = [row[:n].tolist() for row, n in zip(batch["labels"], batch["label_lengths"], strict=True)]
         self._count("per", [_spell(row) for row in said], [_spell(ctc_labels(row.argmax(-1))) for row in rows])

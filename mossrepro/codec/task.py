@@ -16,15 +16,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from mossrepro.codec.batches import CodecBatch
+from mossrepro.codec.acoustic import ResidualQuantiser
+from mossrepro.codec.batches import IGNORE, CodecBatch, padded_alike
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
+from mossrepro.codec.quantiser import Remembering
 from mossrepro.codec.recogniser import STEPS
+from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.audio import whisper_mel
+from mossrepro.utils.devices import select, send, without_autocast
+from mossrepro.utils.distributed import mean_over_ranks, rows_of_all_ranks
 from mossrepro.utils.errors import ConfigError
 
-IGNORE = -100
+
+def start_in_time(
+    quantiser: Remembering | ResidualQuantiser, task: Task, share: float, random: torch.Generator
+) -> bool:
+    """Start a quantiser once `share` of a task's steps is over, or as soon after that as it remembers enough latents.
+
+    Returns whether it has started. ConfigError at the last step if it never does.
+    """
+    steps = task.trainer.max_steps
+    if task.global_step < share * steps:
+        return False
+    if not quantiser.lacking:
+        quantiser.start(random)
+        return True
+    if task.global_step + 1 >= steps:
+        what = f"the codebook lacks {quantiser.lacking} of the latents that it starts from"
+        raise ConfigError(f"{what}, in step {steps} of {steps}: train longer, or with larger batches or fewer codes")
+    return False
 
 
 class CodecTask(Task):
@@ -41,7 +63,8 @@ class CodecTask(Task):
 
     Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and every frame goes
     through it.
-    A batch holds wave (B, N), lengths (B,) in samples, phones (B, 4 T) with -100 where ignored, seed ().
+    A batch holds wave (B, N), lengths (B,) in samples, phones (B, 4 T) with -100 where ignored, seed (). Means are over
+    the frames of all ranks, and the codebook learns from all of them.
 
     Args:
         network: shape of the codec.
@@ -51,6 +74,7 @@ class CodecTask(Task):
         warmup_steps: steps of linear warm-up; a cosine follows, which ends at the trainer's max_steps.
         quantise_after: share of max_steps after which the quantiser is switched on.
         commitment_weight: beta of arXiv 1711.00937.
+        replace_dead_every: steps from one replacement of dead codes to the next; 100 in the paper's tokenizer.
         weight_decay: of AdamW.
         objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
         teacher: import path of a function that gives the teacher, e.g. `mossrepro.speech.whisper.whisper_teacher`.
@@ -66,6 +90,7 @@ class CodecTask(Task):
         warmup_steps: int = 30,
         quantise_after: float = 0.4,
         commitment_weight: float = 0.25,
+        replace_dead_every: int = 1,
         weight_decay: float = 0.01,
         objective: str = "phones",
         teacher: Callable[[], nn.Module] | None = None,
@@ -74,11 +99,13 @@ class CodecTask(Task):
         super().__init__()
         if objective not in ("phones", "mel"):
             raise ConfigError(f"objective={objective!r}: choose phones or mel")
+        if replace_dead_every < 1:
+            raise ConfigError(f"replace_dead_every={replace_dead_every}: a number of steps, 1 or more")
         if distil and teacher is None:
             raise ConfigError(f"distil={distil} needs a teacher, for instance mossrepro.speech.whisper.whisper_teacher")
         self.lr, self.pretrained_lr_scale, self.weight_decay = lr, pretrained_lr_scale, weight_decay
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
-        self.commitment_weight = commitment_weight
+        self.commitment_weight, self.replace_dead_every = commitment_weight, replace_dead_every
         self.codec = SpeechCodec(network)
         self.codec.recogniser.requires_grad_(False)  # trained later, by `recogniser_task.py`
         self.mel_head = None
@@ -102,25 +129,33 @@ class CodecTask(Task):
             self.distil_proj = nn.Linear(network.dim, wide)
         self.phone_accuracy = MeanMetric()  # over spoken frames, clips and ranks
         self._used = torch.zeros(network.codes)
+        self._quantised = False  # as `quantiser.started`, which is on the device
+
+    def on_train_start(self) -> None:
+        """Note whether the codebook has been placed, in a training that is continued."""
+        self._quantised = bool(self.codec.quantiser.started)
 
     def training_step(self, batch: CodecBatch, batch_index: int) -> Tensor:
         """One step; it also updates the codebook, which learns by moving averages and not by gradient."""
         generator = torch.Generator().manual_seed(int(batch["seed"]))
-        quantiser = self.codec.quantiser
+        quantiser, batch = self.codec.quantiser, padded_alike(batch)
         clips = len(batch["wave"])
-        offsets = torch.randint(0, len(self.codec.encoder.positions), (clips,), generator=generator)
-        mel, hidden, steps = self._hidden(batch, offsets.to(self.device))
+        share = Share.of_batch(batch, clips)
+        offsets = torch.randint(0, len(self.codec.encoder.positions), (share.total,), generator=generator)
+        mel, hidden, valid = self._hidden(batch, send(offsets[share.slice], self.device))
         latents = self.codec.quantiser_input(hidden)
-        valid = torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
         # DDP wants a gradient, if only of zeros, for the parameters of a quantiser that does not take part yet.
         frames, commitment = latents, sum((p.sum() * 0 for p in quantiser.parameters()), latents.new_zeros(()))
-        quantiser.remember(latents.detach()[valid])
-        if not quantiser.started and self.global_step >= self.quantise_after * self.trainer.max_steps:
-            quantiser.start(generator)
-        if quantiser.started:
+        heard = rows_of_all_ranks(select(latents.detach(), valid).float())  # (N, C), the same on every rank
+        quantiser.remember(heard)
+        if not self._quantised:
+            self._quantised = start_in_time(quantiser, self, self.quantise_after, generator)
+        if self._quantised:
             frames, codes, commitment = quantiser(latents, valid)
-            replaced = quantiser.update(latents.detach()[valid], codes[valid], generator)
-            self.log_dict({"train/commitment": commitment, "train/replaced": float(replaced)}, batch_size=clips)
+            commitment = mean_over_ranks(commitment, valid.sum())
+            replace = (batch_index + 1) % self.replace_dead_every == 0
+            replaced = quantiser.update(heard, rows_of_all_ranks(select(codes, valid)), generator, replace)
+            self.log_dict({"train/commitment": commitment, "train/replaced": replaced.float()}, batch_size=clips)
         name, loss = self._loss(frames, batch["phones"], mel, valid)
         self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=clips)
         if self.distil:
@@ -130,19 +165,25 @@ class CodecTask(Task):
         return loss + self.commitment_weight * commitment
 
     def _loss(self, frames: Tensor, phones: Tensor, mel: Tensor, valid: Tensor) -> tuple[str, Tensor]:
-        """The objective's name and loss on frames (B, T, C)."""
+        """The objective's name and loss on frames (B, T, C), the mean over the valid frames of all ranks."""
         if self.mel_head is None:
             logits = self.codec.phone_logits(frames).float()
-            return "phones", F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
+            loss = F.cross_entropy(logits.flatten(0, 1), phones.flatten(), ignore_index=IGNORE)
+            return "phones", mean_over_ranks(loss, (phones != IGNORE).sum())
         wanted = rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE)
-        return "mel", F.mse_loss(self.mel_head(frames).float()[valid], wanted[valid])
+        loss = F.mse_loss(select(self.mel_head(frames).float(), valid), select(wanted, valid))
+        return "mel", mean_over_ranks(loss, valid.sum())
 
     def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and how many codes each clip has (B,)."""
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and which codes are a clip's (B, T) bool.
+
+        The last is where the batch's lengths are: in main memory, so that frames are selected without waiting.
+        """
+        with torch.no_grad(), without_autocast(self.device):
             mel = self.codec.features(batch["wave"])
         steps = (batch["lengths"] + SAMPLES_PER_CODE - 1) // SAMPLES_PER_CODE
-        return mel, self.codec.encoder(mel, offsets=offsets)[0], steps
+        valid = torch.arange(mel.shape[2] // MELS_PER_CODE, device=steps.device)[None] < steps[:, None]
+        return mel, self.codec.encoder(mel, offsets=offsets)[0], valid
 
     @torch.no_grad()
     def _teach(self, wave: Tensor) -> Tensor:
@@ -155,19 +196,19 @@ class CodecTask(Task):
         """Mean of 1 - cosine between the mapped encoder output at code t and the teacher's features of code t - 1."""
         wanted = self._teach(wave)[:, :-1].unflatten(-1, (STEPS, -1))
         guessed = self.distil_proj(hidden[:, 1:]).float().unflatten(-1, (STEPS, -1))
-        return (1 - F.cosine_similarity(guessed, wanted, dim=-1))[valid[:, 1:]].mean()
+        apart = select(1 - F.cosine_similarity(guessed, wanted, dim=-1), valid[:, 1:])
+        return mean_over_ranks(apart.mean(), len(apart))
 
     def validation_step(self, batch: CodecBatch, batch_index: int) -> None:
         """Phone accuracy on spoken frames, from the code alone (from the latent while there is no codebook).
 
         With objective="mel" the loss itself.
         """
-        mel, hidden, steps = self._hidden(batch)
-        latents = self.codec.quantiser_input(hidden)
-        frames, valid = latents, torch.arange(latents.shape[1], device=self.device)[None] < steps[:, None]
+        mel, hidden, valid = self._hidden(batch)
+        frames = latents = self.codec.quantiser_input(hidden)
         if self.codec.quantiser.started:
             frames, codes, _ = self.codec.quantiser(latents)
-            self._used += torch.bincount(codes[valid], minlength=len(self._used)).cpu()
+            self._used += torch.bincount(select(codes, valid), minlength=len(self._used)).cpu()
         if self.mel_head is not None:
             self.log("val/mel", self._loss(frames, batch["phones"], mel, valid)[1], batch_size=len(mel))
             return

@@ -21,6 +21,7 @@ from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.old_names import PARTS, renamed
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
@@ -28,24 +29,28 @@ RATED = 40  # recordings at most, for the mean opinion score
 
 
 class RunArtifacts:
-    """The parts of a run, loaded when first needed, and the folder for facts and sounds."""
+    """The parts of a run, loaded when first needed onto one device, and the folder for facts and sounds.
 
-    def __init__(self, parts: dict[str, str], out: Path) -> None:
+    device: a name for `best_device`.
+    """
+
+    def __init__(self, parts: dict[str, str], out: Path, device: str = "auto") -> None:
+        self.device = best_device(device)
         self.parts = {name: Path(folder) for name, folder in renamed(parts, PARTS).items()}
         self.out = Path(out)
         self.start, self._clock = parts["backbone"], time.monotonic()
 
     @cached_property
     def judge(self) -> WhisperJudge:
-        return WhisperJudge()
+        return WhisperJudge(self.device)
 
     @cached_property
     def codec(self) -> SpeechCodec:
-        return SpeechCodec.from_pretrained(self.parts["recogniser"]).prepare_for_inference()
+        return SpeechCodec.from_pretrained(self.parts["recogniser"]).prepare_for_inference(self.device)
 
     @cached_property
     def speaker(self) -> SpeechDecoder:
-        return SpeechDecoder.from_pretrained(self.parts["flow"], self.parts["vocoder"])
+        return SpeechDecoder.from_pretrained(self.parts["flow"], self.parts["vocoder"], self.device)
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -87,7 +92,7 @@ class RunArtifacts:
 
     def mos(self, name: str, title: str, waves: list[np.ndarray]) -> None:
         """Record the mean predicted opinion score of the first recordings, with a normal interval of the mean."""
-        scores = predicted_mos(waves[:RATED])
+        scores = predicted_mos(waves[:RATED], self.device)
         if not scores:
             return
         mean, low, high = float(np.mean(scores)), None, None

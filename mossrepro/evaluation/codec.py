@@ -33,6 +33,7 @@ from mossrepro.speech.speaker import SpeakerEncoder, similarity
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.random import rng
 
 DELAYS = (0.0, 0.04, 0.08, 0.12)  # seconds by which a code may name a sound late; each tokenizer is taken at its best
@@ -77,10 +78,11 @@ class CodecBenchmark:
     """The recordings on which tokenizers are compared, the judge, and the folder for facts.
 
     corpus: the codec's corpus: voices held out by identity and the assistant say the same test sentences.
-    human: a corpus of recorded speech, or None.
+    human: a corpus of recorded speech, or None. device: that of the judges, a name for `best_device`.
     """
 
-    def __init__(self, corpus: Path, out: Path, human: Path | None = None) -> None:
+    def __init__(self, corpus: Path, out: Path, human: Path | None = None, device: str = "auto") -> None:
+        self.device = best_device(device)
         self.corpus, self.out, self.human_folder = Path(corpus), Path(out), human
         manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
         self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
@@ -110,11 +112,11 @@ class CodecBenchmark:
 
     @cached_property
     def judge(self) -> WhisperJudge:
-        return WhisperJudge()
+        return WhisperJudge(self.device)
 
     @cached_property
     def speaker(self) -> SpeakerEncoder:
-        return SpeakerEncoder.pretrained()
+        return SpeakerEncoder.pretrained().to(self.device)
 
     @cached_property
     def probed(self) -> tuple[list[Clip], list[Prosody]]:
@@ -234,7 +236,8 @@ def prosody_left(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequenc
     train, found = benchmark.probed
     rows = [tokenizer.store[clip.id] for clip in train] + list(codes)
     with torch.inference_mode():
-        frames = [tokenizer.recogniser.frames(torch.from_numpy(row)[None])[0].numpy() for row in rows]
+        given = [torch.from_numpy(row)[None].to(tokenizer.recogniser.device) for row in rows]
+        frames = [tokenizer.recogniser.frames(row)[0].cpu().numpy() for row in given]
     speakers = [clip.speaker for clip in [*train, *benchmark.test.clips]]
     pitch, energy = [one.pitch for one in found], [one.energy for one in found]
     for name, what, targets in (
@@ -258,7 +261,7 @@ def sound(
         ("similarity", "speaker similarity", similarity(benchmark.speaker, *zip(*pairs, strict=True))),
         ("stoi", "STOI", _stoi(pairs)),
         ("pesq", "PESQ (wide band)", _pesq(pairs)),
-        ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED])),
+        ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED], benchmark.device)),
     ):
         if values:
             found.append((key, what, float(np.mean(values)), "", len(values)))
@@ -293,7 +296,7 @@ def streamed(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
     """
     codec, differ, clear, total = tokenizer.recogniser, 0, 0, 0
     for wave in benchmark.test.waves:
-        session, sound = codec.listen(), torch.from_numpy(wave)[None]
+        session, sound = codec.listen(), torch.from_numpy(wave)[None].to(codec.device)
         codes = torch.cat([*(session.push(part) for part in sound.split(SAMPLES_PER_CODE, 1)), session.close()], 1)
         other = codes != codec.encode(sound)
         with torch.inference_mode():

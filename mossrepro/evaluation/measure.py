@@ -37,10 +37,13 @@ _GROUPS = {
 SHOWN = 3  # questions of a set whose sound is kept for the report
 
 
-def measure(parts: dict[str, str], out: Path, which: Sequence[str] = ()) -> None:
-    """Measure `which` of MEASURES (default: all, in their order); facts and sounds go into the folder `out`."""
+def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device: str = "auto") -> None:
+    """Measure `which` of MEASURES (default: all, in their order); facts and sounds go into the folder `out`.
+
+    device: a name for `best_device`.
+    """
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
-    artifacts, console = RunArtifacts(parts, out), Console(stderr=True)
+    artifacts, console = RunArtifacts(parts, out, device), Console(stderr=True)
     for name in which or MEASURES:
         started = time.monotonic()
         MEASURES[name](artifacts)
@@ -126,7 +129,7 @@ def _judge_deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
 def language_model(artifacts: RunArtifacts) -> None:
     """The four pairings on A, B, V, C after SFT, and the share of all replies that did not end."""
     model, tokenizer = checkpoint.from_pretrained(artifacts.parts["sft"])
-    model = prepare_for_inference(model)
+    model = prepare_for_inference(model, artifacts.device)
     grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
     index, cut = [], defaultdict(list)
     for name in "ABVC":

@@ -29,7 +29,7 @@ def measure_text_retention(artifacts: RunArtifacts) -> None:
     found: dict[str, float] = {}
     for stage, when in STAGES.items():
         model, tokenizer = _open(artifacts, stage)
-        model.eval()
+        model.eval().to(artifacts.device)
         if stage == "before":
             first = model
         if stage == "stage1":
@@ -80,7 +80,7 @@ def _text_change(artifacts: RunArtifacts, first: LayerSplitLM, staged: LayerSpli
     lines, change = _questions(artifacts)[:16], 0.0
     for line in lines:
         rows = grid.join(grid.system(False), grid.turn("user", text=line.text), grid.reply_prefix(False))
-        x = torch.from_numpy(np.stack([rows.text, rows.speech], -1))[None]
+        x = torch.from_numpy(np.stack([rows.text, rows.speech], -1))[None].to(artifacts.device)
         logits = [m.text_head(m(x, tails=("text",)).text) for m in (first, staged)]
         change = max(change, float((logits[0] - logits[1]).abs().max()))
     title = "largest change of a text logit by Stage 1"
@@ -90,9 +90,8 @@ def _text_change(artifacts: RunArtifacts, first: LayerSplitLM, staged: LayerSpli
 def _text_answers(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Tokenizer) -> metrics.Metric:
     """Written answers to the written questions of C."""
     grid = model.grid(tokenizer)
-    return spoken_qa.score(
-        "C", "T2T", ask_questions(artifacts, prepare_for_inference(deepcopy(model)), grid, _questions(artifacts), "T2T")
-    )
+    ready = prepare_for_inference(deepcopy(model), artifacts.device)
+    return spoken_qa.score("C", "T2T", ask_questions(artifacts, ready, grid, _questions(artifacts), "T2T"))
 
 
 @torch.inference_mode()
@@ -102,7 +101,7 @@ def perplexity(model: LayerSplitLM, tokenizer: Tokenizer) -> tuple[float, int]:
     Windows of WINDOW tokens without left context, as plain text without a turn.
     """
     text = "\n".join(topics[name] for name in TOPICS)
-    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids)
+    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids, device=model.text_embed.weight.device)
     windows = [part for part in ids.split(WINDOW) if len(part) == WINDOW][:WINDOWS]
     total = count = 0
     for part in windows:

@@ -13,6 +13,7 @@ from mossrepro.codec.acoustic import AcousticCodec
 from mossrepro.codec.model import SAMPLES_PER_CODE, SpeechCodec
 from mossrepro.data.token_store import TokenStore
 from mossrepro.utils.audio import SAMPLE_RATE, resample
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import CheckpointError, DataError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
@@ -46,10 +47,15 @@ class Tokenizer:
 
 
 def semantic(
-    name: str, title: str, reader: str | Path, store: str | Path, speaker: SpeechDecoder | None = None
+    name: str,
+    title: str,
+    reader: str | Path,
+    store: str | Path,
+    speaker: SpeechDecoder | None = None,
+    device: torch.device | None = None,
 ) -> Tokenizer:
-    """A `SpeechCodec`: ours, ours with another objective, or k-means on mel."""
-    codec = SpeechCodec.from_pretrained(reader).prepare_for_inference()
+    """A `SpeechCodec` on a device (default: `best_device`): ours, ours with another objective, or k-means on mel."""
+    codec = SpeechCodec.from_pretrained(reader).prepare_for_inference(device or best_device())
 
     def encode(wave: np.ndarray) -> np.ndarray:
         return codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
@@ -64,28 +70,40 @@ def semantic(
 
 def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:
     """`Tokenizer.encode` of the SEANet baseline: the codes of all codebooks in one vocabulary."""
-    return lambda wave: codec.flat(codec.encode(torch.from_numpy(wave)[None]))[0].numpy()
+    return lambda wave: codec.flat(codec.encode(torch.from_numpy(wave)[None]))[0].cpu().numpy()
 
 
-def acoustic(name: str, title: str, folder: str | Path, reader: str | Path, store: str | Path) -> Tokenizer:
-    """The SEANet baseline, with the recogniser that was trained on its codes (`AcousticCodec.reader`)."""
-    codec = AcousticCodec.from_pretrained(folder)
+def acoustic(
+    name: str,
+    title: str,
+    folder: str | Path,
+    reader: str | Path,
+    store: str | Path,
+    device: torch.device | None = None,
+) -> Tokenizer:
+    """The SEANet baseline, with the recogniser that was trained on its codes (`AcousticCodec.reader`).
+
+    Both are on a device (default: `best_device`).
+    """
+    device = device or best_device()
+    codec = AcousticCodec.from_pretrained(folder).to(device)
     codebooks = codec.config.codebooks
 
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
         tables = [torch.from_numpy(row.reshape(-1, codebooks)) % codec.config.codes for row in rows]
-        return [codec.decode(table[None])[0].numpy() for table in tables]
+        return [codec.decode(table[None])[0].cpu().numpy() for table in tables]
 
-    read = SpeechCodec.from_pretrained(reader)
+    read = SpeechCodec.from_pretrained(reader).to(device)
     store = TokenStore(store)
     return Tokenizer(name, title, acoustic_encoder(codec), codec.bits_per_second, True, read, store, decode)
 
 
-def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
+def encodec(weights: str | Path, kbps: float = 1.5, device: torch.device | None = None) -> Tokenizer:
     """EnCodec at 24 kHz from its published weights (encodec_24khz-d7cc33bc.th), at 1.5 kbit/s and its own 75 frames.
 
-    Raises CheckpointError when the file is not that model, DataError when it is not there. The published file's name
-    holds the beginning of its SHA-256; another file of the same shape is measured too, and its title says so.
+    It runs on a device (default: `best_device`). Raises CheckpointError when the file is not that model, DataError when
+    it is not there. The published file's name holds the beginning of its SHA-256; another file of the same shape is
+    measured too, and its title says so.
     """
     from encodec import EncodecModel
 
@@ -96,18 +114,21 @@ def encodec(weights: str | Path, kbps: float = 1.5) -> Tokenizer:
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:  # a pickle with code in it, another model, no model at all
         raise CheckpointError(f"{weights}: not EnCodec's 24 kHz weights ({str(error).splitlines()[0]})") from error
-    model.set_target_bandwidth(kbps)
+    device = device or best_device()
+    model.to(device).set_target_bandwidth(kbps)
 
     @torch.inference_mode()
     def encode(wave: np.ndarray) -> np.ndarray:
-        ((codes, _),) = model.encode(torch.from_numpy(resample(wave, SAMPLE_RATE, ENCODEC_RATE))[None, None])
-        return codes[0].T.flatten().numpy()  # frame by frame
+        sound = torch.from_numpy(resample(wave, SAMPLE_RATE, ENCODEC_RATE))[None, None].to(device)
+        ((codes, _),) = model.encode(sound)
+        return codes[0].T.flatten().cpu().numpy()  # frame by frame
 
     @torch.inference_mode()
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
         codebooks = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, kbps)
         tables = [torch.from_numpy(row.reshape(-1, codebooks).T.copy())[None] for row in rows]
-        return [resample(model.decode([(table, None)])[0, 0].numpy(), ENCODEC_RATE, SAMPLE_RATE) for table in tables]
+        waves = [model.decode([(table.to(device), None)])[0, 0].cpu().numpy() for table in tables]
+        return [resample(wave, ENCODEC_RATE, SAMPLE_RATE) for wave in waves]
 
     with open(weights, "rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()

@@ -122,7 +122,7 @@ def _ask(name: str, folder: Path, artifacts: "RunArtifacts") -> None:
     from mossrepro.lm.inference import prepare_for_inference
 
     model, tokenizer = checkpoint.from_pretrained(folder)
-    model, grid = prepare_for_inference(model), model.grid(tokenizer)
+    model, grid = prepare_for_inference(model, artifacts.device), model.grid(tokenizer)
     for pairing, which in ASKED:
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == which]
         fact = spoken_qa.score(

@@ -34,6 +34,7 @@ from mossrepro.experiments.graph import StageGraph
 from mossrepro.report.codec_tables import LEGEND, draw_robustness, robustness_table, tables
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, ConfigError, require
 from mossrepro.utils.random import rng
 
@@ -112,17 +113,17 @@ def finite_levels(codes: int) -> tuple[int, ...]:
 
 
 def all_tokenizers(
-    graph: BaselineGraph, encodec: Path | None, ablations: bool, alone: bool = False
+    graph: BaselineGraph, encodec: Path | None, ablations: bool, alone: bool, at: torch.device
 ) -> list["Tokenizer"]:
-    """All tokenizers, trained. CheckpointError or DataError for EnCodec weights that are none, before any training."""
+    """All tokenizers, trained, on a device. Bad EnCodec weights are a CheckpointError or DataError before training."""
     from mossrepro.evaluation import tokenizers
     from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
-    late = [tokenizers.encodec(encodec)] if encodec else []
+    late = [tokenizers.encodec(encodec, device=at)] if encodec else []
     ours = graph.codec()
-    speaker = SpeechDecoder.from_pretrained(graph.flow(), graph.vocoder())
+    speaker = SpeechDecoder.from_pretrained(graph.flow(), graph.vocoder(), at)
     corpus = graph.codec_corpus()
-    found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker)]
+    found = [tokenizers.semantic("ours", "our codec", graph.recogniser(), graph.tokenise(corpus, ours), speaker, at)]
     found[0].minutes = _minutes(ours)
     if alone:
         return found + late
@@ -138,12 +139,12 @@ def all_tokenizers(
     for name, title, train in same_bits:
         codec = train()
         tokens = graph.tokenise(corpus, codec)
-        found.append(tokenizers.semantic(name, title, graph.read(codec, tokens), tokens))
+        found.append(tokenizers.semantic(name, title, graph.read(codec, tokens), tokens, device=at))
         found[-1].minutes = _minutes(codec)
     for name, codebooks in ACOUSTIC.items():
         codec, tokens, reader = graph.acoustic(codebooks)
         title = f"SEANet codec, {codebooks} codebook{'s' if codebooks > 1 else ''}"
-        found.append(tokenizers.acoustic(name, title, codec, reader, tokens))
+        found.append(tokenizers.acoustic(name, title, codec, reader, tokens, at))
         found[-1].minutes = _minutes(codec)
     return found + late
 
@@ -161,16 +162,17 @@ def compare(
     encodec: Path | None = None,
     ablations: bool = False,
     alone: bool = False,
+    device: str = "auto",
 ) -> None:
     """Train what is missing, measure all tokenizers (cached), and write facts and pictures into the run's folder.
 
     changes: see `StageGraph`. encodec: file with EnCodec's weights. ablations: also ours with other quantisers and
-    objectives. alone: only our codec, without baselines.
+    objectives. alone: only our codec, without baselines. device: where tokenizers and judges compute.
     """
     require(*MEASURING)
-    graph = BaselineGraph(size, *changes)
+    graph, place = BaselineGraph(size, *changes), best_device(device)
     console = Console(stderr=True)
-    baselines, recorded = all_tokenizers(graph, encodec, ablations, alone), graph.human()
+    baselines, recorded = all_tokenizers(graph, encodec, ablations, alone, place), graph.human()
     adapted = graph.adapted(recorded) if recorded and not alone else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in baselines]}
     spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
@@ -180,7 +182,7 @@ def compare(
         from mossrepro.evaluation import codec, tokenizers
         from mossrepro.evaluation.code_picture import draw
 
-        benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded)
+        benchmark = codec.CodecBenchmark(graph.codec_corpus(), folder, recorded, device)
         for name, clips in (("strangers", benchmark.unseen_speakers), ("assistant", benchmark.assistant)):
             codec.sound(benchmark, codec.ORIGINAL, name, clips, clips.waves)
         for tokenizer in baselines:
@@ -191,7 +193,7 @@ def compare(
         codec.streamed(benchmark, baselines[0])
         console.print(f"  robustness: the worst condition is {codec.robustness(benchmark, baselines[0])}")
         if adapted:
-            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted)
+            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted, device=place)
             _adaptation(benchmark, codec, late)
         shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
@@ -252,7 +254,7 @@ def _acoustic_codes(codec: Path, corpus: Path, folder: Path) -> None:
     from mossrepro.codec.acoustic import AcousticCodec
     from mossrepro.evaluation.tokenizers import acoustic_encoder
 
-    model, clips = AcousticCodec.from_pretrained(codec), read_manifest(corpus)
+    model, clips = AcousticCodec.from_pretrained(codec).to(best_device()), read_manifest(corpus)
     encode = acoustic_encoder(model)
     with (
         TokenWriter(folder, model.config.codes * model.config.codebooks) as writer,
@@ -302,5 +304,5 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    compare(args.size, run_folder(args), changes_of(args), args.encodec, args.ablations, args.alone)
+    compare(args.size, run_folder(args), changes_of(args), args.encodec, args.ablations, args.alone, args.device)
     return 0

@@ -179,7 +179,7 @@ def _asked(
 ) -> Iterator[tuple[str, list[spoken_qa.Asked]]]:
     """What a model answers to the questions of C."""
     model, tokenizer = checkpoint.from_pretrained(folder)
-    model, grid = prepare_for_inference(model), model.grid(tokenizer)
+    model, grid = prepare_for_inference(model, artifacts.device), model.grid(tokenizer)
     lines = [line for line in artifacts.lines if line.role == "test" and line.set == "C"]
     codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else artifacts.codes
     for pairing in pairings:

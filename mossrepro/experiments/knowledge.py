@@ -33,9 +33,10 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
     from mossrepro.lm.grid import Grid
     from mossrepro.lm.inference import fuse_projections
     from mossrepro.lm.init_from import open_start
+    from mossrepro.utils.devices import best_device
 
     model, tokenizer = open_start(start, 1024, 1, "copy", 0)
-    fuse_projections(model.eval())
+    fuse_projections(model.eval().to(best_device()))  # in float32: what it knows decides which facts are asked
     grid, config = Grid(tokenizer, 1024), GenerationConfig(max_positions=12)
     known = list(candidates)
     for unseen in (False, True):

@@ -13,6 +13,7 @@ from mossrepro.experiments.graph import STAGES, StageGraph
 from mossrepro.report import verb
 from mossrepro.training import metrics
 from mossrepro.training.runs import changes_of, run_folder
+from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, MossError, require
 from mossrepro.utils.threads import set_threads
 
@@ -67,11 +68,12 @@ def evaluate(args: argparse.Namespace) -> int:
     from mossrepro.evaluation.measure import measure
 
     set_threads()
+    best_device(args.device)  # one that is not there is refused first
     run = run_folder(args)
     if not (run / "parts.json").is_file():
         raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")
     parts = json.loads((run / "parts.json").read_text())
-    measure(parts, run, () if args.what == "all" else (args.what,))
+    measure(parts, run, () if args.what == "all" else (args.what,), args.device)
     return 0
 
 

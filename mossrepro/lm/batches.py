@@ -8,7 +8,10 @@ from mossrepro.lm.documents import Documents
 
 
 class LMBatch(TypedDict):
-    """Documents of `LMDataModule`, padded to the longest, or packed end to end (B = 1). B documents, L positions."""
+    """Documents of `LMDataModule`, padded to the longest, or packed end to end (B = 1). B documents, L positions.
+
+    All but the grid stays in main memory (`LMDataModule.on_host`).
+    """
 
     grid: Tensor  # (B, L, 2) int64, text ids and speech ids
     text_target: Tensor  # (B, L) int64, the text id that follows; -100 where it is not supervised

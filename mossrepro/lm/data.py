@@ -50,7 +50,8 @@ class LMDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
-    shares_batch = True
+    # Targets too: which positions have one decides the shapes of a step.
+    on_host = ("seed", "lengths", *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count", "answer")))
 
     def __init__(
         self,
@@ -120,8 +121,6 @@ class LMDataModule(StepDataModule):
         text_count, monologue_count, speech_count (): targets per batch and rank, averaged over all ranks and all
         batches of the optimiser step. A summed loss divided by it is this batch's part of the mean over the step.
         """
-        if world > self.batch:
-            raise ConfigError(f"data.batch={self.batch} documents cannot be shared by {world} ranks")
         counts = self._counts(step // self.accumulate) / (self.accumulate * world)
         lay = pack if self.pack else collate
         batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_positions)

@@ -10,16 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.utils.devices import best_device, inference_dtype
 from mossrepro.utils.layers import Attention, SwiGLU, rotate
 from mossrepro.utils.packed_linear import PackedLinear, worth_packing
-from mossrepro.utils.threads import fast_bfloat16
 
 
-def prepare_for_inference(model: LayerSplitLM) -> LayerSplitLM:
-    """`model` itself, on the accelerator if there is one, in bfloat16 where that is fast, with fused projections."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    fast = device.type != "cpu" or fast_bfloat16()
-    return fuse_projections(model.eval().to(device, torch.bfloat16 if fast else torch.float32))
+def prepare_for_inference(model: LayerSplitLM, device: torch.device | None = None) -> LayerSplitLM:
+    """`model` itself on a device (default: `best_device`), in its `inference_dtype`, with fused projections."""
+    device = device or best_device()
+    return fuse_projections(model.eval().to(device, inference_dtype(device)))
 
 
 def fuse_projections(model: LayerSplitLM) -> LayerSplitLM:

@@ -31,9 +31,9 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
     1 (tail="random", the ablation).
     """
     generator = torch.Generator().manual_seed(seed)
-    text = model.text_embed.weight.float()
+    text = model.text_embed.weight.detach().float().cpu()  # all is drawn there, so that it is the same on any device
     mean = text.mean(0)
-    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1])
+    covariance = (text - mean).T @ (text - mean) / len(text) + 1e-8 * torch.eye(text.shape[1], device=text.device)
     noise = torch.randn(model.speech_embed.weight.shape, generator=generator)
     model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
     model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))

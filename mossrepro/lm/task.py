@@ -18,6 +18,7 @@ from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import Packing
 from mossrepro.utils.private_apis import attached_trainer
@@ -155,6 +156,7 @@ class LayerSplitTask(Task):
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
 
+        Targets are best in main memory, where `LMDataModule` leaves them: then nothing waits for the device.
         In validation also of the word that answers the question: answer, n_answer (`Documents.answer_words`).
         """
         model: LayerSplitLM = self.model
@@ -172,13 +174,15 @@ class LayerSplitTask(Task):
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()
             if place not in places:
-                out[kind] = positions.new_zeros((), dtype=torch.float32)
+                out[kind] = torch.zeros((), device=self.device)
                 continue
-            hidden_at, targets = getattr(hidden, place)[positions], batch[f"{kind}_target"][positions]
-            out[kind] = chunked_cross_entropy(head, hidden_at, targets)  # (n, D) and (n,)
+            hidden_at = select(getattr(hidden, place), positions)  # (n, D)
+            targets = send(batch[f"{kind}_target"][positions], hidden_at.device)  # (n,)
+            out[kind] = chunked_cross_entropy(head, hidden_at, targets)
             if f"{kind}_answer" in batch:
                 chosen = batch[f"{kind}_answer"][positions]  # (n,) bool
-                out["answer"] = chunked_cross_entropy(head, hidden_at[chosen], targets[chosen])
+                hidden_at, targets = (select(x, send(chosen, x.device)) for x in (hidden_at, targets))
+                out["answer"] = chunked_cross_entropy(head, hidden_at, targets)
                 out["n_answer"] = chosen.sum()
         if "speech" not in places:
             out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")

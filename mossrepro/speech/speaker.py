@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mossrepro.utils import assets
 from mossrepro.utils.audio import SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP, mel_filters
+from mossrepro.utils.spectral import hann
 
 BANDS, FRAMES, STRIDE = 40, 160, 80  # a window of 1.6 s, every 0.8 s
 LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resemblyzer only makes quiet ones louder)
@@ -41,19 +42,21 @@ class SpeakerEncoder(nn.Module):
     @torch.inference_mode()
     def embed(self, wave: np.ndarray) -> np.ndarray:
         """A recording (n,) at 16 kHz -> its speaker embedding (256,), the mean over windows, of length 1."""
-        mel = _mel(torch.from_numpy(np.asarray(wave, np.float32)))
-        mel = F.pad(mel, (0, 0, 0, max(0, FRAMES - len(mel))))
-        starts = range(0, len(mel) - FRAMES + 1, STRIDE)
-        return F.normalize(self(torch.stack([mel[at : at + FRAMES] for at in starts])).mean(0), dim=0).numpy()
+        samples = torch.from_numpy(np.asarray(wave, np.float32))
+        level = 10 * torch.log10(samples.square().mean().clamp(min=1e-12))
+        samples = samples * 10 ** ((LOUDNESS - float(level)) / 20)
+        power = mel(samples.to(self.linear.weight.device))
+        power = F.pad(power, (0, 0, 0, max(0, FRAMES - len(power))))
+        starts = range(0, len(power) - FRAMES + 1, STRIDE)
+        windows = torch.stack([power[at : at + FRAMES] for at in starts])
+        return F.normalize(self(windows).mean(0), dim=0).cpu().numpy()
 
 
-def _mel(wave: Tensor) -> Tensor:
+def mel(wave: Tensor) -> Tensor:
     """Power in 40 slaney bands, 100 frames a second, centred: (n,) -> (frames, 40)."""
-    level = 10 * torch.log10(wave.square().mean().clamp(min=1e-12))
-    wave = wave * 10 ** ((LOUDNESS - float(level)) / 20)
-    window = torch.hann_window(WHISPER_FFT)
+    window = hann(WHISPER_FFT, wave.device)
     spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, pad_mode="constant", return_complex=True)
-    return (mel_filters(SAMPLE_RATE, WHISPER_FFT, BANDS) @ spectrum.abs().square()).T
+    return (mel_filters(SAMPLE_RATE, WHISPER_FFT, BANDS, wave.device) @ spectrum.abs().square()).T
 
 
 def similarity(encoder: SpeakerEncoder, waves: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:

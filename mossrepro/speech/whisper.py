@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mossrepro.utils import assets
 from mossrepro.utils.audio import whisper_mel
+from mossrepro.utils.devices import CPU
 from mossrepro.utils.errors import AssetError
 from mossrepro.utils.packed_linear import pack_linear_layers
 
@@ -208,6 +209,16 @@ class Whisper(nn.Module):
             x = layer(x)
         return self.norm(x)
 
+    def scores(self, tokens: Tensor, place: int, past: list[dict[str, Tensor]], cross: list[tuple]) -> Tensor:
+        """Logits of the token after tokens (B, n), the first of which is at `place`: (B, 51865).
+
+        past: keys and values of each layer's earlier positions, extended in place. cross: those of the encoder.
+        """
+        x = self.embedding(tokens) + self.places[place : place + tokens.shape[1]]
+        for layer, memory, keys in zip(self.decoder, past, cross, strict=True):
+            x = layer(x, memory, keys)
+        return self.head(self.decoder_norm(x[:, -1]))
+
     @torch.inference_mode()
     def transcribe(self, mel: Tensor, limit: int) -> list[tuple[list[int], float]]:
         """(text token ids without the special ones, at most `limit`; mean probability of a token) of each row.
@@ -221,11 +232,8 @@ class Whisper(nn.Module):
         place, rows, done = 0, [], torch.zeros(len(mel), dtype=torch.bool, device=mel.device)
         surprise, count = (torch.zeros(len(mel), device=mel.device) for _ in range(2))
         for step in range(min(limit, 440)):
-            x = self.embedding(tokens) + self.places[place : place + tokens.shape[1]]
+            scores = self.scores(tokens, place, past, cross)
             place += tokens.shape[1]
-            for layer, memory, keys in zip(self.decoder, past, cross, strict=True):
-                x = layer(x, memory, keys)
-            scores = self.head(self.decoder_norm(x[:, -1]))  # (B, 51865)
             if step == 0:
                 scores[:, [_BLANK, *range(_END, scores.shape[1])]] = -torch.inf
             best = scores[:, : _END + 1].argmax(-1)
@@ -255,7 +263,7 @@ class WhisperJudge:
     transcript does not depend on its neighbours.
     """
 
-    def __init__(self, device: str = "cpu", batch: int = 16) -> None:
+    def __init__(self, device: torch.device = CPU, batch: int = 16) -> None:
         from tokenizers import Tokenizer
 
         self.model = pack_linear_layers(Whisper.pretrained().to(device))
@@ -288,6 +296,6 @@ class WhisperJudge:
         padded = torch.zeros(len(waves), seconds * 16_000)
         for row, wave in zip(padded, waves, strict=True):
             row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, np.float32))
-        mel = whisper_mel(padded, causal=False).to(self.device)
+        mel = whisper_mel(padded.to(self.device), causal=False)
         rows = self.model.transcribe(mel, limit=8 + 8 * seconds)
         return [(self.tokenizer.decode(row).strip(), sure) for row, sure in rows]

@@ -160,7 +160,7 @@ class ProgressFile(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drops the lines of what comes again, and goes on counting seconds from the last one."""
-        logged = {key: torch.tensor(value, dtype=torch.float64) for key, value in self._logged.items()}
+        logged = {key: torch.tensor(value, dtype=torch.float64, device="cpu") for key, value in self._logged.items()}
         trainer.callback_metrics.update(logged)
         if not trainer.is_global_zero:
             return
@@ -225,7 +225,18 @@ def gathered(module: nn.Module) -> None:
 
 
 class StepBar(RichProgressBar):
-    """Lightning's progress bar without "Epoch 0/-2": a fit here is one endless epoch, counted in batches."""
+    """Lightning's progress bar without "Epoch 0/-2": a fit here is one endless epoch, counted in batches.
+
+    The numbers beside it are those of every `READ`-th step: reading them waits for the device.
+    """
+
+    READ = 10
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The logged numbers, by name."""
+        if trainer.global_step % self.READ == 0 or not hasattr(self, "_numbers"):
+            self._numbers = super().get_metrics(trainer, pl_module)
+        return self._numbers
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"

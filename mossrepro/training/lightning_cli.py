@@ -28,15 +28,16 @@ from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile,
 from mossrepro.training.config import resolved_arguments
 from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.sizes import Size
+from mossrepro.utils.devices import best_device, training_precision
 from mossrepro.utils.errors import CheckpointError, ConfigError, MossError, missing_package
 from mossrepro.utils.io import exclusive
 from mossrepro.utils.private_apis import parsed_config
-from mossrepro.utils.threads import fast_bfloat16
 
 # Without this setting `${...}` keeps the old value when a flag overrides its source.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 TRAINER_DEFAULTS = {
+    "devices": 1,  # on a machine with several GPUs too; more are asked for
     "max_epochs": -1,  # one endless epoch, ended by max_steps
     "logger": False,  # ProgressFile keeps the curves
     "enable_checkpointing": False,  # AtomicCheckpoint does it
@@ -69,16 +70,23 @@ class MossCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a size without its text model, and replaces "bf16-mixed" by float32 where bfloat16 is emulated.
-
-        On such processors it would be slower than float32.
-        """
+        """Refuses a size without its text model, and a precision in which nothing here can be trained."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         _check_start(config)
-        trainer = config["trainer"]
-        on_cpu = trainer["accelerator"] == "cpu" or not torch.accelerator.is_available()
-        if trainer["precision"] == "bf16-mixed" and on_cpu and not fast_bfloat16():
-            trainer["precision"] = "32-true"
+        if str(config["trainer"]["precision"]).startswith("16"):
+            what = "gradients in float16 must be scaled, which the optimisers here do not do"
+            raise ConfigError(f"trainer.precision={config['trainer']['precision']}: {what}; take bf16-mixed or 32-true")
+
+    def instantiate_classes(self) -> None:
+        """Builds trainer, model and data, in float32 instead of "bf16-mixed" where bfloat16 is emulated.
+
+        On such devices it would be slower than float32.
+        """
+        trainer = (self.config[self.subcommand] if self.subcommand else self.config)["trainer"]
+        if trainer["precision"] in ("bf16-mixed", "bf16"):
+            device = torch.device("cpu") if trainer["accelerator"] == "cpu" else best_device()
+            trainer["precision"] = training_precision(device)
+        super().instantiate_classes()
 
     def before_fit(self) -> None:
         """Adds the output callbacks to the trainer and resumes from `output/ckpt/last.ckpt` if it exists."""

@@ -1,14 +1,14 @@
 """Training data as a pure function of the step, which is what makes resuming exact.
 
-There is no epoch and no shuffling order to restore: batch `step` is computed from (seed, step, rank, world) alone.
-The position is one integer in the data module's state, so a resumed run continues in O(1) with the next batch, with
-any number of workers.
+There is no epoch and no shuffling order to restore: the batch of a step is computed from (seed, step) alone, and every
+rank takes its share of it, so that training does not depend on the number of ranks. The position is one integer in the
+data module's state, so a resumed run continues in O(1) with the next batch, with any number of workers.
 """
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,6 +19,34 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.private_apis import batches_taken
 from mossrepro.utils.random import seed_for
+
+
+class Share(NamedTuple):
+    """Which rows of a step's batch a rank has: `first` to `first + rows` of `total`, without gaps."""
+
+    first: int
+    rows: int
+    total: int
+
+    @classmethod
+    def of_rank(cls, total: int, rank: int, world: int) -> "Share":
+        """Rows in even parts. With fewer rows than ranks some ranks have none."""
+        first, end = rank * total // world, (rank + 1) * total // world
+        return cls(first, end - first, total)
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Tensor], rows: int) -> "Share":
+        """What the "share" of a batch says; without one (in validation) its `rows` rows are all there are."""
+        return cls(*batch["share"].tolist()) if "share" in batch else cls(0, rows, rows)
+
+    @property
+    def slice(self) -> slice:
+        """The rank's rows, as an index; without any, one of another rank, so that no batch is empty."""
+        return slice(self.first, self.first + max(self.rows, 1))
+
+    def tensor(self) -> Tensor:
+        """(3,) int64, for "share" in a batch."""
+        return torch.tensor(self, dtype=torch.int64)
 
 
 @rank_zero_only
@@ -61,30 +89,31 @@ class _Constant:
 class StepDataModule(LightningDataModule):
     """Base of every training data module: a resumed fit equals an uninterrupted one, bit for bit.
 
-    A subclass defines `train_batch`.
+    A subclass defines `train_batch`. If its batches have a fixed number of rows over all ranks, it is in `batch`.
 
     One fit is one endless epoch that `trainer.max_steps` ends. Checkpoints must be written at the end of a batch
     (as `mossrepro.training.callbacks.AtomicCheckpoint` does): the position counts the batches handed to the model.
-
-    `shares_batch` says whose a batch is: each rank's (False), so that other ranks make another step, or that of all
-    ranks together (True).
 
     Args:
         seed: the seed of everything random: selection, augmentation, noise.
         num_workers: loader processes; the batches are the same for every number.
     """
 
-    shares_batch = False
+    # Entries of a batch that stay in main memory: a step reads them, and fetching them back would stall a GPU.
+    on_host: tuple[str, ...] = ("seed", "share")
 
     def __init__(self, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
         self.seed, self.num_workers = seed, num_workers
+        self.batch: int | None = None
         self._start, self._counted = 0, 0  # the loop's counter stood at `_counted` when step `_start` was next
         self._resume: int | None = None  # a position read from a checkpoint, used once
-        self._ranks: int | None = None  # that read a batch each, as in the checkpoint
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """The batch of one step on one of `world` ranks; all randomness from `random.rng(self.seed, step, ...)`."""
+        """The share of a step's batch that one of `world` ranks has, with "share" if the task draws random numbers.
+
+        The batch is that of the step, whatever `world` is: all randomness is from `random.rng(self.seed, step, ...)`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define train_batch")
 
     def val_batches(self) -> list[dict[str, Tensor]]:
@@ -92,9 +121,12 @@ class StepDataModule(LightningDataModule):
         return []
 
     def seeded_batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        """`train_batch` plus "seed" (int64 scalar): seed a torch.Generator with it for randomness inside the step."""
+        """`train_batch` plus "seed" (int64 scalar): seed a torch.Generator with it for randomness inside the step.
+
+        It is the same on all ranks: draw for all rows of the step, and take those of the rank (`Share`).
+        """
         batch = dict(self.train_batch(step, rank, world))
-        batch["seed"] = torch.tensor(seed_for(self.seed, "step", step, rank), dtype=torch.int64)
+        batch["seed"] = torch.tensor(seed_for(self.seed, "step", step, 0), dtype=torch.int64)
         return batch
 
     def position(self) -> int:
@@ -106,21 +138,13 @@ class StepDataModule(LightningDataModule):
         return batches_taken(self.trainer) if self.trainer else self._counted
 
     def train_dataloader(self) -> DataLoader:
-        """The endless loader, starting at `position()`.
-
-        Raises:
-            ConfigError: a checkpoint is continued on another number of ranks, and each reads a batch of its own.
-        """
+        """The endless loader, starting at `position()`. ConfigError if there are more ranks than rows in a batch."""
         self._start = self.position() if self._resume is None else self._resume
         self._counted, self._resume = self._loop_count(), None
         shares = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {"rank": 0, "num_replicas": 1}
-        # devices of a tensor-parallel group share a rank, and so a batch
-        if self._ranks not in (None, shares["num_replicas"]) and not self.shares_batch:
-            raise ConfigError(
-                f"started on {self._ranks} devices, continued on {shares['num_replicas']}: each reads a batch, so the "
-                f"steps would be others; give --trainer.devices {self._ranks}, or another --output"
-            )
-        self._ranks = shares["num_replicas"]
+        # devices of a tensor-parallel group share a rank, and so a share
+        if self.batch is not None and shares["num_replicas"] > self.batch:
+            raise ConfigError(f"data.batch={self.batch} cannot be shared by {shares['num_replicas']} ranks; raise it")
         steps = _Steps(self, self.position, shares["rank"], shares["num_replicas"])
         return DataLoader(steps, batch_size=None, num_workers=self.num_workers)
 
@@ -133,16 +157,15 @@ class StepDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None) if batches else []
 
     def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
-        """Moves everything but the seed: it is read on the CPU, and fetching it back would stall a GPU."""
-        seed = batch.get("seed")
-        rest = {key: value for key, value in batch.items() if key != "seed"}
+        """Moves everything but the entries named by `on_host`."""
+        rest = {key: value for key, value in batch.items() if key not in self.on_host}
         moved = super().transfer_batch_to_device(rest, device, dataloader_idx)
-        return moved if seed is None else {**moved, "seed": seed}
+        return {key: moved.get(key, value) for key, value in batch.items()}
 
     def state_dict(self) -> dict[str, int]:
-        """The position, for the checkpoint, and how many ranks read a batch each."""
-        return {"step": self.position(), "ranks": self._ranks or 1}
+        """The position, for the checkpoint."""
+        return {"step": self.position()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at the saved position, whatever the trainer's own counters say."""
-        self._resume, self._ranks = int(state_dict["step"]), state_dict.get("ranks")
+        self._resume = int(state_dict["step"])

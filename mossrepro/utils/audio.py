@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mossrepro.utils.devices import CPU, send
 from mossrepro.utils.errors import AudioError
+from mossrepro.utils.spectral import hann
 
 SILENCE = 1e-4  # peak amplitude below which a file counts as silent: -80 dB of full scale
 QUIET = 0.01  # amplitude below which ends are trimmed, relative to the peak: -40 dB, such as a breath
@@ -120,7 +122,9 @@ def streaming_mel(wave: Tensor, state: MelState | None = None, bands: int = MELS
 def _log_bands(padded: Tensor, bands: int) -> Tensor:
     """Samples (B, N) -> log10 of slaney bands of power (B, bands, frames)."""
     power = _spectrum(padded, WHISPER_FFT, WHISPER_HOP).square()
-    mel = mel_filters(SAMPLE_RATE, WHISPER_FFT, bands).to(power) @ power  # (80, 201) @ (B, 201, T) -> (B, 80, T)
+    mel = (
+        mel_filters(SAMPLE_RATE, WHISPER_FFT, bands, power.device, power.dtype) @ power
+    )  # (80, 201) @ (B, 201, T) -> (B, 80, T)
     return mel.clamp(min=1e-10).log10()
 
 
@@ -137,7 +141,7 @@ def mel24(wave: Tensor) -> Tensor:
     """
     padded = _reflect(wave, (VOICE_FFT - VOICE_HOP) // 2)
     magnitude = _spectrum(padded, VOICE_FFT, VOICE_HOP)
-    bands = mel_filters(VOICE_SAMPLE_RATE, VOICE_FFT).to(magnitude) @ magnitude
+    bands = mel_filters(VOICE_SAMPLE_RATE, VOICE_FFT, MELS, magnitude.device, magnitude.dtype) @ magnitude
     return bands.clamp(min=1e-5).log()
 
 
@@ -151,19 +155,30 @@ def _spectrum(padded: Tensor, size: int, hop: int) -> Tensor:
     """Magnitudes of Hann-windowed frames: (B, N) -> (B, size // 2 + 1, 1 + (N - size) // hop); none if N < size."""
     if padded.shape[-1] < size:
         return padded.new_zeros(padded.shape[0], size // 2 + 1, 0)
-    window = torch.hann_window(size, device=padded.device, dtype=padded.dtype)
+    window = hann(size, padded.device, padded.dtype)
     return torch.stft(padded, size, hop, window=window, center=False, return_complex=True).abs()
 
 
-@functools.lru_cache(maxsize=4)
-def mel_filters(rate: int, size: int, count: int = MELS) -> Tensor:
-    """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (count, size // 2 + 1)."""
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # made inside it they could not be used in training later
+def mel_filters(
+    rate: int,
+    size: int,
+    count: int = MELS,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Triangular mel filters with unit area (slaney's scale), 0-8 kHz: (count, size // 2 + 1).
+
+    They are made once for each device and must not be changed.
+    """
     edges = _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(8_000.0), count + 2))
     bins = np.linspace(0.0, rate / 2, size // 2 + 1)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     area = 2.0 / (edges[2:] - edges[:-2])
-    return torch.from_numpy((np.maximum(0.0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32))
+    filters = (np.maximum(0.0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32)
+    return send(torch.from_numpy(filters).to(dtype), device)
 
 
 # Slaney's mel scale: linear up to 1 kHz (mel 15), then logarithmic, 27 mels for a factor of 6.4.

@@ -109,7 +109,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Packing | None = None
         gqa = heads != groups
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and n > 1, enable_gqa=gqa)
     if mask is None:
-        mask = torch.ones(n, keys, dtype=torch.bool).tril(keys - n)[None, None]
+        mask = torch.ones(n, keys, dtype=torch.bool, device=q.device).tril(keys - n)[None, None]
     together = rearrange(q, "b (g per) n e -> b g (per n) e", g=groups)  # the query heads that share keys
     scores = together @ k.transpose(2, 3) * width**-0.5
     scores = scores.view(b, groups, -1, n, keys).masked_fill(~mask[:, :, None], -torch.inf)

@@ -1,6 +1,6 @@
 """Batches of the trainings of flow decoder and vocoder, and what these need from a data module."""
 
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ class FlowBatch(TypedDict):
     mel: Tensor  # (B, 80, 4 T) float32, log-mel of 24 kHz sound
     valid: Tensor  # (B, T) bool
     seed: Tensor  # () int64, of all randomness inside the step
+    share: NotRequired[Tensor]  # (3,) int64, `step_data.Share`: which rows of the step's batch these are
 
 
 class VocoderBatch(TypedDict):
@@ -21,6 +22,7 @@ class VocoderBatch(TypedDict):
     wave: Tensor  # (B, 480 F) float32 at 24 kHz
     pitch: Tensor  # (B, F) float32, Hz, 0 where unvoiced
     seed: Tensor  # () int64
+    share: NotRequired[Tensor]  # (3,) int64
 
 
 @runtime_checkable

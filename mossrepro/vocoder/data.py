@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossrepro.data.corpus import Clip, left_out, load_clip, read_manifest
+from mossrepro.data.corpus import SPLITS, Clip, left_out, load_clip, read_manifest
 from mossrepro.data.token_store import TokenStore
-from mossrepro.training.step_data import StepDataModule, announce
+from mossrepro.training.step_data import Share, StepDataModule, announce
 from mossrepro.utils.audio import VOICE_HOP, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
@@ -42,7 +42,7 @@ class SoundDataModule(StepDataModule):
     Args:
         corpus: corpus folder.
         speaker: whose clips are taken.
-        batch: rows per step.
+        batch: rows per step, over all ranks.
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
@@ -64,11 +64,15 @@ class SoundDataModule(StepDataModule):
     def clips(self, split: str) -> list[Clip]:
         """The speaker's clips of a split. DataError when there is none to train on."""
         if not self._clips:
-            ours = [clip for clip in read_manifest(self.corpus) if clip.speaker == self.speaker]
-            self._clips = {name: [c for c in ours if c.split == name] for name in ("train", "valid", "test")}
-            if not self._clips["train"]:
-                raise DataError(f"{self.corpus}: no training clip of speaker {self.speaker!r}")
+            self._clips = self._read_clips()
         return self._clips[split]
+
+    def _read_clips(self) -> dict[str, list[Clip]]:
+        ours = [clip for clip in read_manifest(self.corpus) if clip.speaker == self.speaker]
+        found = {name: [clip for clip in ours if clip.split == name] for name in SPLITS}
+        if not found["train"]:
+            raise DataError(f"{self.corpus}: no training clip of speaker {self.speaker!r}")
+        return found
 
     def _sound(self, clip: Clip) -> Sound:
         wave = whole_codes(load_clip(self.corpus, clip, VOICE_SAMPLE_RATE))
@@ -95,7 +99,7 @@ class VocoderDataModule(SoundDataModule):
     Args:
         corpus: corpus folder.
         speaker: whose clips are taken.
-        batch: pieces per step.
+        batch: pieces per step, over all ranks.
         frames: mel frames of a piece.
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
@@ -112,18 +116,26 @@ class VocoderDataModule(SoundDataModule):
     ):
         super().__init__(corpus, speaker, batch, seed, num_workers)
         self.frames = frames
+        self._known_ends: dict[str, np.ndarray] = {}
+
+    def _ends(self, split: str) -> np.ndarray:
+        """Where each clip of a split ends when all are laid end to end, in seconds."""
+        if split not in self._known_ends:
+            self._known_ends[split] = np.cumsum([clip.seconds for clip in self.clips(split)])
+        return self._known_ends[split]
 
     def train_batch(self, step: int, rank: int, world: int) -> VocoderBatch:
-        return self._pieces("train", rng(self.seed, step, rank, "pieces"))
+        share = Share.of_rank(self.batch, rank, world)
+        return self._pieces("train", rng(self.seed, step, 0, "pieces"), share.slice) | {"share": share.tensor()}
 
     def val_batches(self) -> list[VocoderBatch]:
         return [self._pieces("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
 
-    def _pieces(self, split: str, random: np.random.Generator) -> VocoderBatch:
-        clips = self.clips(split)
-        ends = _ends(tuple(clip.seconds for clip in clips))
+    def _pieces(self, split: str, random: np.random.Generator, own: slice = slice(None)) -> VocoderBatch:
+        """The rows `own` of a batch; those of other ranks are drawn and not cut."""
+        clips, ends = self.clips(split), self._ends(split)
         rows = []
-        for place in random.random((self.batch, 2)):
+        for place in random.random((self.batch, 2))[own]:
             sound = self.sound(clips[int(np.searchsorted(ends, place[0] * ends[-1], "right"))])
             at = int(place[1] * (max(sound.mel.shape[-1] - self.frames, 0) + 1))
             rows.append(
@@ -147,7 +159,7 @@ class FlowDataModule(SoundDataModule):
         corpus: corpus folder.
         tokens: token store of that corpus.
         speaker: whose clips are taken.
-        batch: rows per step.
+        batch: rows per step, over all ranks.
         length: codes of a row.
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
@@ -169,16 +181,17 @@ class FlowDataModule(SoundDataModule):
     @functools.cached_property
     def store(self) -> TokenStore:
         """The codes, opened when first needed."""
-        store, ours = TokenStore(self.tokens), super().clips("train") + super().clips("valid")
-        if line := left_out(ours, {"without codes": [clip for clip in ours if clip.id not in store]}):
-            announce(f"{self.tokens}: {line}")
-        return store
+        return TokenStore(self.tokens)
 
-    def clips(self, split: str) -> list[Clip]:
-        found = [clip for clip in super().clips(split) if clip.id in self.store]
-        if split == "train" and not found:
+    def _read_clips(self) -> dict[str, list[Clip]]:
+        found = super()._read_clips()
+        kept = {split: [clip for clip in clips if clip.id in self.store] for split, clips in found.items()}
+        ours = found["train"] + found["valid"]
+        if line := left_out(ours, {"without codes": [clip for clip in ours if clip.id not in self.store]}):
+            announce(f"{self.tokens}: {line}")
+        if not kept["train"]:
             raise DataError(f"{self.tokens}: holds no codes of {self.corpus}'s clips by {self.speaker!r}")
-        return found
+        return kept
 
     def pair(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """codes (T,) and mel (80, 4T) of a clip, cut to the shorter when rounding made them differ by one code."""
@@ -189,14 +202,16 @@ class FlowDataModule(SoundDataModule):
         return codes[:length], mel[:, : FRAMES * length]
 
     def train_batch(self, step: int, rank: int, world: int) -> FlowBatch:
-        return self._rows("train", rng(self.seed, step, rank, "rows"))
+        share = Share.of_rank(self.batch, rank, world)
+        return self._rows("train", rng(self.seed, step, 0, "rows"), share.slice) | {"share": share.tensor()}
 
     def val_batches(self) -> list[FlowBatch]:
         return [self._rows("valid", rng(self.seed, "valid", i)) for i in range(2)] if self.clips("valid") else []
 
-    def _rows(self, split: str, random: np.random.Generator) -> FlowBatch:
+    def _rows(self, split: str, random: np.random.Generator, own: slice = slice(None)) -> FlowBatch:
+        """The rows `own` of a batch. All are made: how much a row draws depends on the lengths of its clips."""
         clips = self.clips(split)
-        rows = [self._row(clips, random) for _ in range(self.batch)]
+        rows = [self._row(clips, random) for _ in range(self.batch)][own]
         codes, mel = (torch.stack(column) for column in zip(*rows, strict=True))
         return {"codes": codes, "mel": mel, "valid": torch.ones_like(codes, dtype=torch.bool)}
 
@@ -208,11 +223,6 @@ class FlowDataModule(SoundDataModule):
             parts.append(self.pair(clips[random.integers(len(clips))]))
         codes, mel = torch.cat([c for c, _ in parts]), torch.cat([m for _, m in parts], -1)
         return codes[: self.length], mel[:, : FRAMES * self.length]
-
-
-@functools.lru_cache(4)
-def _ends(seconds: tuple[float, ...]) -> np.ndarray:
-    return np.cumsum(seconds)
 
 
 def _cut(x: Tensor, start: int, length: int, fill: float = 0.0) -> Tensor:

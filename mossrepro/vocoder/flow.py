@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from mossrepro.utils.devices import send
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.layers import RMSNorm, TransformerBlock, rotary_table
 from mossrepro.utils.random import rng
@@ -113,7 +114,7 @@ class CodeEncoder(nn.Module):
     def start_from(self, codebook: Tensor) -> None:
         """Initialise the embedding from codebook (codes, C): a random projection nearly keeps its distances."""
         dim = self.embedding.embedding_dim
-        turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim)
+        turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim).to(codebook)
         self.embedding.weight.copy_(SPREAD * turned / turned.std())
 
     def forward(self, codes: Tensor, valid: Tensor) -> Tensor:
@@ -243,10 +244,12 @@ class FlowDecoder(nn.Module):
         """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T).
 
         The starting noise (B, bands, 4T) is the same every time unless given, so decoding is deterministic.
-        Raises DataError for a code outside the codebook.
+        Codes may be in main memory, and are then checked: DataError for one outside the codebook. On another device
+        that would wait for it.
         """
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
+        if codes.device.type == "cpu" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
             raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a codebook of {self.codes}")
+        codes = send(codes, self.mean.device)
         batch, length = codes.shape
         places = torch.arange(length, device=codes.device)
         valid = places[None] < (lengths[:, None] if lengths is not None else length)
@@ -254,7 +257,7 @@ class FlowDecoder(nn.Module):
         condition = self.encoder(codes, valid)
         both = torch.cat([condition, torch.zeros_like(condition)])
         frames = repeat(valid, "b t -> (two b) (t frames)", two=2, frames=FRAMES)
-        x = fixed_noise(self.bands, FRAMES * length).to(codes.device) if noise is None else noise
+        x = send(fixed_noise(self.bands, FRAMES * length), codes.device) if noise is None else noise
         x = self.temperature * x.expand(batch, -1, -1)
         clock = cosine_time(torch.linspace(0, 1, self.steps + 1, device=codes.device))
         for now, then in zip(clock[:-1], clock[1:], strict=True):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mossrepro.utils.devices import capable, send
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.checkpoint import load_module
 
@@ -65,8 +66,8 @@ def pulse_train(f0: Tensor, rate: int, turns: Tensor | None = None) -> Tensor:
     voiced = f0 > LOWEST_PITCH
     f0 = f0.clamp_min(LOWEST_PITCH)
     if turns is None:
-        turns = torch.cumsum(f0.double() / rate, -1)
-    phase = (2 * math.pi * torch.remainder(turns, 1.0)).float()
+        turns = torch.cumsum(capable(f0).double() / rate, -1)
+    phase = (2 * math.pi * torch.remainder(turns, 1.0)).float().to(f0.device)
     count = torch.floor(HIGHEST_HARMONIC / f0)
     below = 2 * torch.sin(phase / 2)
     peak = below.abs() < 2e-3  # at the pulse itself the quotient tends to H + 1/2
@@ -96,10 +97,25 @@ class SpectrumHead(nn.Module):
         return spectrum[..., : wave.shape[-1] // self.hop]
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
-        """complex (B, n_fft // 2 + 1, K) -> (B, K * hop), the least-squares inverse of `analyse`."""
-        length = spectrum.shape[-1] * self.hop
+        """complex (B, n_fft // 2 + 1, K) -> (B, K * hop), the least-squares inverse of `analyse`.
+
+        The same as `torch.istft`, which reads a number back from the device at every call.
+        """
         spectrum = F.pad(spectrum, (0, 1))  # the frame centred on the end, which `analyse` drops
-        return torch.istft(spectrum, self.n_fft, self.hop, window=self.window, center=True, length=length)
+        # Through real numbers, as there, so that the gradient has the same memory layout and the same rounding.
+        columns = torch.view_as_complex(torch.view_as_real(spectrum).transpose(1, 2))
+        frames = torch.fft.irfft(columns, self.n_fft) * self.window  # (B, K + 1, n_fft)
+        weights = self.window.square().expand(1, frames.shape[1], -1)
+        kept = slice(self.n_fft // 2, self.n_fft // 2 + (spectrum.shape[-1] - 1) * self.hop)
+        return overlap_add(frames, self.hop)[:, kept] / overlap_add(weights, self.hop)[:, kept]
+
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """The sum of frames that begin `hop` samples after one another: (B, K, n) -> (B, (K - 1) hop + n), n = m hop."""
+    parts = frames.unflatten(-1, (-1, hop)).unbind(2)  # m parts of a frame, (B, K, hop) each
+    behind = len(parts) - 1
+    moved = [F.pad(part, (0, 0, i, behind - i)) for i, part in enumerate(parts)]
+    return sum(moved[-2::-1], moved[-1]).flatten(1)  # at every sample the earliest frame first
 
 
 class Vocoder(nn.Module):
@@ -191,7 +207,7 @@ class Vocoder(nn.Module):
         """
         if f0 is None:
             f0 = self.pitch(mel).hertz()
-        noise = fixed_noise(self.bins, mel.shape[-1] * self.upsample).to(mel.device)
+        noise = send(fixed_noise(self.bins, mel.shape[-1] * self.upsample), mel.device)
         voiced, noisy = self.parts(mel, f0, noise)
         return self.spectrum.synthesise(voiced + noisy)
 

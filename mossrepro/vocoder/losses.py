@@ -1,10 +1,14 @@
-"""Losses of the vocoder: distances between spectrograms, and the error of the pitch head."""
+"""Losses of the vocoder: distances between spectrograms, and the error of the pitch head.
+
+In a training on several ranks each is the loss of all ranks' rows, which have one length.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mossrepro.utils.audio import mel24
+from mossrepro.utils.distributed import mean_over_ranks, sum_over_ranks
 from mossrepro.utils.spectral import FLOOR
 
 
@@ -20,12 +24,13 @@ def phase_loss(voiced: Tensor, target: Tensor) -> Tensor:
     Where the recording is noise, the best prediction is silence: that is what separates the two parts.
     """
     ours, theirs = compressed(voiced), compressed(target)
-    return (ours - theirs).abs().mean() / theirs.abs().mean().clamp_min(1e-3)
+    size = mean_over_ranks(theirs.abs().mean(), len(theirs))
+    return mean_over_ranks((ours - theirs).abs().mean(), len(theirs)) / size.clamp_min(1e-3)
 
 
 def mel_loss(wave: Tensor, target: Tensor) -> Tensor:
     """L1 distance of the 24 kHz log-mels: (B, N), (B, N) -> scalar."""
-    return F.l1_loss(mel24(wave), mel24(target))
+    return mean_over_ranks(F.l1_loss(mel24(wave), mel24(target)), len(wave))
 
 
 def pitch_loss(octaves: Tensor, voiced: Tensor, f0: Tensor) -> Tensor:
@@ -35,5 +40,6 @@ def pitch_loss(octaves: Tensor, voiced: Tensor, f0: Tensor) -> Tensor:
     """
     is_voiced = (f0 > 0).float()
     wanted = torch.log2(f0.clamp_min(1.0) / 100.0)
-    error = ((octaves - wanted).abs() * is_voiced).sum() / is_voiced.sum().clamp_min(1.0)
-    return 10.0 * error + F.binary_cross_entropy_with_logits(voiced, is_voiced)
+    error = sum_over_ranks(((octaves - wanted).abs() * is_voiced).sum())
+    error = error / sum_over_ranks(is_voiced.sum()).clamp_min(1.0)
+    return 10.0 * error + mean_over_ranks(F.binary_cross_entropy_with_logits(voiced, is_voiced), len(f0))

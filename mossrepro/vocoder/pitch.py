@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mossrepro.utils.devices import capable
+from mossrepro.utils.spectral import hann
+
 
 def measure_pitch(
     wave: Tensor,
@@ -27,7 +30,7 @@ def measure_pitch(
     span = size + longest + 2
     frames = wave.shape[-1] // hop
     left = (span - hop) // 2
-    kernel = torch.hann_window(rate // 1000 + 1, device=wave.device)
+    kernel = hann(rate // 1000 + 1, wave.device)
     smooth = F.conv1d(wave[:, None], (kernel / kernel.sum())[None, None], padding=rate // 2000)[:, 0]
     padded = F.pad(smooth, (left, span - left))
     pieces = padded.unfold(-1, span, hop)[:, :frames]  # (B, F, span)
@@ -49,8 +52,8 @@ def _correlation(pieces: Tensor, size: int, lags: int) -> Tensor:
     length = 1 << (pieces.shape[-1] + size).bit_length()
     head = torch.fft.rfft(pieces[..., :size], length)
     product = torch.fft.irfft(head.conj() * torch.fft.rfft(pieces, length), length)[..., :lags]
-    energy = F.pad(pieces.double().square().cumsum(-1), (1, 0))
-    energy = (energy[..., size : size + lags] - energy[..., :lags]).float()
+    energy = F.pad(capable(pieces).double().square().cumsum(-1), (1, 0))
+    energy = (energy[..., size : size + lags] - energy[..., :lags]).float().to(product.device)
     return product / (energy * energy[..., :1]).clamp_min(1e-12).sqrt()
 
 
@@ -62,19 +65,19 @@ def _despeckle(f0: Tensor) -> Tensor:
 def follow_pulses(wave: Tensor, f0: Tensor, rate: int = 24000) -> Tensor:
     """Phase of the first harmonic at every sample, in turns: the running sum of f0, corrected by the wave itself.
 
-    Shapes: wave (B, N), f0 (B, N) in Hz per sample -> (B, N) float64.
+    Shapes: wave (B, N), f0 (B, N) in Hz per sample -> (B, N) float64, in main memory where the device has none.
     The wave is shifted down by f0, which moves its first harmonic to 0 Hz; the phase that is left is the error that
     small errors of f0 add up to. A source with the corrected phase is aligned with the recording, so that a generator
     can learn the recording's phases by plain regression.
     """
-    turns = torch.cumsum(f0.double() / rate, -1)
-    angle = (2 * math.pi * torch.remainder(turns, 1.0)).float()
+    turns = torch.cumsum(capable(f0).double() / rate, -1)
+    angle = (2 * math.pi * torch.remainder(turns, 1.0)).float().to(wave.device)
     hop, size = rate // 100, rate // 25
-    kernel = torch.hann_window(size, device=wave.device)[None, None]
+    kernel = hann(size, wave.device)[None, None]
     still = torch.stack([wave * angle.cos(), -wave * angle.sin()], 1).flatten(0, 1)[:, None]  # (2B, 1, N)
     still = F.conv1d(F.pad(still, ((size - hop) // 2,) * 2), kernel, stride=hop)
     left, right = still.view(len(wave), 2, -1).unbind(1)
     missed = torch.atan2(right, left) / (2 * math.pi)  # (B, N / hop) in turns, -1/2 ... 1/2
     jumps = missed.diff(dim=-1)
     missed = torch.cat([missed[:, :1], missed[:, :1] + (jumps - jumps.round()).cumsum(-1)], -1)
-    return turns + F.interpolate(missed[:, None], size=wave.shape[-1], mode="linear")[:, 0].double()
+    return turns + capable(F.interpolate(missed[:, None], size=wave.shape[-1], mode="linear")[:, 0]).double()

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mossrepro.data.token_store import code_table
+from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import send, without_autocast
+from mossrepro.utils.distributed import mean_over_ranks
 from mossrepro.utils.spectral import spectral_loss
 from mossrepro.vocoder.batches import FlowBatch, HasMelStatistics, VocoderBatch
 from mossrepro.vocoder.checkpoint import save_module
@@ -18,7 +21,10 @@ from mossrepro.vocoder.pitch import follow_pulses
 
 
 def seeded(batch: FlowBatch | VocoderBatch) -> torch.Generator:
-    """The CPU generator of everything random inside one training step."""
+    """The CPU generator of everything random inside one training step, the same on all ranks.
+
+    Draw for all rows of the step and take the rank's own (`Share`): weights then do not depend on the number of ranks.
+    """
     return torch.Generator().manual_seed(int(batch["seed"]))
 
 
@@ -94,13 +100,16 @@ class FlowTask(SoundTask):
             self.model.set_statistics(*data.mel_statistics())
 
     def _losses(self, batch: FlowBatch, cond_dropout: float) -> tuple[Tensor, Tensor]:
-        generator, mel = seeded(batch), batch["mel"]
-        rows = len(mel)
+        generator, mel, valid = seeded(batch), batch["mel"], batch["valid"]
+        share = Share.of_batch(batch, len(mel))
         # one time per row, together they cover [0, 1) evenly: less noise in the gradient
-        time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(rows) / rows, 1.0)
-        noise = torch.randn(mel.shape, generator=generator)
-        keep = torch.rand(rows, generator=generator) >= cond_dropout
-        return self.model.losses(batch["codes"], mel, batch["valid"], time.to(mel), noise.to(mel), keep.to(mel.device))
+        time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(share.total) / share.total, 1.0)
+        noise = torch.randn(share.total, *mel.shape[1:], generator=generator)
+        keep = torch.rand(share.total, generator=generator) >= cond_dropout
+        time, noise, keep = (send(drawn[share.slice], mel.device) for drawn in (time, noise, keep))
+        parts = self.model.losses(batch["codes"], mel, valid, time, noise, keep)
+        flow, coarse_mel = (mean_over_ranks(part, valid.sum()) for part in parts)
+        return flow, coarse_mel
 
     def training_step(self, batch: FlowBatch, index: int) -> Tensor:
         flow, coarse_mel = self._losses(batch, self.cond_dropout)
@@ -158,13 +167,14 @@ class VocoderTask(SoundTask):
 
     def _losses(self, batch: VocoderBatch) -> dict[str, Tensor]:
         mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
-        frames = mel.shape[-1] * self.model.upsample
-        noise = torch.randn(len(mel), self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
-        with torch.autocast(mel.device.type, enabled=False):
+        frames, share = mel.shape[-1] * self.model.upsample, Share.of_batch(batch, len(mel))
+        noise = torch.randn(share.total, self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
+        noise = noise[share.slice]
+        with without_autocast(mel.device):
             turns = follow_pulses(wave, per_sample(f0, self.model.hop), self.model.rate)
-        voiced, noisy = self.model.parts(mel, f0, noise.to(mel.device), turns)
+        voiced, noisy = self.model.parts(mel, f0, send(noise, mel.device), turns)
         octaves, sure = self.model.pitch(mel)
-        with torch.autocast(mel.device.type, enabled=False):  # the losses need float32
+        with without_autocast(mel.device):  # the losses need float32
             spectrum = self.model.spectrum
             made = spectrum.synthesise(voiced + noisy)
             parts = {

@@ -21,7 +21,8 @@ class Tones(StepDataModule):
         time = torch.arange(16_000) / 16_000 * 2 * torch.pi
         generator = torch.Generator().manual_seed(step)
         hertz = 200.0 * torch.randint(1, 5, (4, 1), generator=generator)
-        return {"wave": 0.3 * (hertz * time[None]).sin()}
+        silent = torch.zeros(4, 13 * 4, dtype=torch.int64)
+        return {"wave": 0.3 * (hertz * time[None]).sin(), "lengths": torch.full((4,), 16_000), "phones": silent}
 
     def val_batches(self) -> list[dict[str, torch.Tensor]]:
         return [self.train_batch(1_000, 0, 1)]
@@ -66,7 +67,7 @@ def test_one_recogniser_reads_all_books_and_nothing_else(codec, tmp_path) -> Non
     padded = torch.nn.functional.pad(flat[:1, :8], (0, 10), value=-1)
     assert again.transcribe(padded) == again.transcribe(flat[0, :8])
     for refused in (lambda: again.encode(torch.zeros(1, 1280)), again.listen):
-        with pytest.raises(ConfigError, match="only read codes"):
+        with pytest.raises(ConfigError, match="only decodes"):
             refused()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from mossrepro.codec import data
 from mossrepro.codec.data import CodecDataModule, collate, phone_frames, speech_span, vary
-from mossrepro.data.corpus import CorpusWriter, read_manifest
+from mossrepro.data.corpus import Clip, CorpusWriter, read_manifest
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
@@ -43,6 +43,42 @@ def module(corpus: str, **arguments) -> CodecDataModule:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Counting(np.ndarray):
+    """An array that counts the elements it computes with."""
+
+    elements = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        plain = [np.asarray(x) for x in inputs]
+        Counting.elements += max(x.size for x in plain)
+        return np.asarray(getattr(ufunc, method)(*plain, **options)).view(Counting)
+
+
+def test_many_clips_are_grouped_in_a_few_passes_over_them(corpus, monkeypatch):
+    """A hundred thousand clips make a corpus of a hundred hours: a search for each group's clips would take hours."""
+    clips = [Clip(f"{i}", "", 16_000, 1.0 + i % 97 / 10, "", "", "train") for i in range(100_000)]
+    one, cumsum = module(corpus), np.cumsum
+    one.train = clips
+    monkeypatch.setattr(data.np, "cumsum", lambda x: cumsum(x).view(Counting))
+    groups = one.groups(0)
+    assert len(groups) > 50_000 and sorted(np.concatenate(groups)) == list(range(100_000))
+    assert Counting.elements < 5 * len(clips)
+
+
+def test_a_step_does_not_look_at_all_clips(corpus):
+    one, looked = module(corpus), []
+
+    class Watched(list):
+        def __iter__(self):
+            looked.append(1)
+            return super().__iter__()
+
+    one.train = Watched(one.train)
+    for step in range(3):  # of one pass
+        one.train_batch(step, 0, 1)
+    assert len(looked) == 1
 
 
 def test_a_batch_depends_on_step_and_rank_alone(corpus):

@@ -12,6 +12,7 @@ from codec_toys import TINY, train
 from mossrepro.codec import SpeechCodec
 from mossrepro.codec.data import collate
 from mossrepro.codec.encoder import CausalEncoder
+from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.task import CodecTask
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.errors import ConfigError
@@ -63,6 +64,43 @@ def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
     assert 0 <= metrics["val/phone_accuracy"] <= 1 and 1 <= metrics["val/perplexity"] <= 16
     late.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").exists()
+
+
+def test_a_codebook_waits_for_as_many_latents_as_it_has_codes():
+    """A batch has 32 latents and one ring is enough for all: it starts in the second step, without equal rows."""
+    many = dataclasses.replace(TINY, codes=50)
+    seen = []
+
+    def note(task: CodecTask, *_: object) -> None:
+        seen.append(bool(task.codec.quantiser.started))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CodecTask, "on_train_batch_end", note)
+        task, _ = fit(2, quantise_after=0.0, network=many)
+    assert seen == [False, True] and len(task.codec.quantiser.codebook.unique(dim=0)) == 50
+
+
+def test_a_codebook_that_never_gets_its_latents_is_refused_before_it_is_exported():
+    with pytest.raises(ConfigError, match="lacks 36 of the latents .*, in step 2 of 2: train longer"):
+        fit(2, quantise_after=0.0, network=dataclasses.replace(TINY, codes=100))
+
+
+def test_dead_codes_are_replaced_every_step_or_every_n_th(monkeypatch):
+    asked = []
+    update = Quantiser.update
+
+    def noting(self, frames, codes, generator, replace=True):
+        asked.append(replace)
+        return update(self, frames, codes, generator, replace)
+
+    monkeypatch.setattr(Quantiser, "update", noting)
+    fit(6, quantise_after=0.0)
+    assert asked == [True] * 6
+    asked.clear()
+    fit(6, quantise_after=0.0, replace_dead_every=3)
+    assert asked == [False, False, True] * 2
+    with pytest.raises(ConfigError, match="replace_dead_every=0"):
+        CodecTask(TINY, replace_dead_every=0)
 
 
 FINITE = dataclasses.replace(TINY, levels=(4, 2, 2))

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from mossrepro.codec.quantiser import Quantiser, nearest_code
+from mossrepro.codec import quantiser as module
+from mossrepro.codec.acoustic import ResidualQuantiser
+from mossrepro.codec.finite_scalar import FiniteScalarQuantiser
+from mossrepro.codec.quantiser import RECENT, Quantiser, nearest_code
+from mossrepro.utils.errors import ConfigError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -64,6 +68,58 @@ def test_k_means_shares_out_what_was_remembered():
     assert gap < started(points, codes=4)(points[None]).commitment
 
 
+def test_the_papers_codebook_starts_from_as_many_latents_as_it_has_codes():
+    """16,384 are twice what the ring holds for smaller codebooks; no row may be another's copy."""
+    quantiser, latents = Quantiser(16_384, 2), torch.randn(20_000, 2)
+    for batch in latents.split(5_000):
+        quantiser.remember(batch)
+    quantiser.start(seeded())
+    assert len(quantiser.codebook.unique(dim=0)) == 16_384 and len(quantiser.recent) == 16_384
+    kept = {tuple(row) for row in latents[-16_384:].tolist()}
+    assert {tuple(row) for row in quantiser.codebook.tolist()} == kept
+    assert len(Quantiser(1024, 2).recent) == RECENT
+
+
+@pytest.mark.parametrize("make", [lambda: Quantiser(64, 4), lambda: ResidualQuantiser(2, 64, 4)])
+def test_a_codebook_does_not_start_from_fewer_latents_than_codes(make):
+    quantiser, latents = make(), torch.randn(64, 4)
+    quantiser.remember(latents[:40])
+    assert quantiser.lacking == 24
+    with pytest.raises(ConfigError, match="40 latents are too few to start a quantiser that needs 64"):
+        quantiser.start(seeded())
+    quantiser.remember(latents[40:])
+    quantiser.start(seeded())
+    assert quantiser.started and not quantiser.lacking
+
+
+def test_scalar_levels_do_not_start_without_latents_that_span_them():
+    quantiser = FiniteScalarQuantiser((4, 4), 8)
+    quantiser.remember(torch.randn(2, 8))
+    with pytest.raises(ConfigError, match="2 latents are too few to start a quantiser that needs 3"):
+        quantiser.start(seeded())
+
+
+def test_a_large_codebook_that_was_saved_with_a_shorter_ring_still_loads(monkeypatch):
+    """Up to version 3 every ring had RECENT rows; an exported tokenizer of more codes has such a one."""
+    monkeypatch.setattr(module, "RECENT", 8)
+    old, new = Quantiser(4, 2), Quantiser(12, 2)
+    old.remember(torch.randn(20, 2))
+    state = new.state_dict() | {name: old.state_dict()[name] for name in ("recent", "seen")}
+    new.load_state_dict(state)
+    assert torch.equal(new.remembered(), old.recent) and len(new.recent) == 12 and len(state["recent"]) == 8
+
+
+def test_dead_codes_wait_where_too_few_latents_are_left():
+    quantiser = Quantiser(8, 2)
+    quantiser.codebook.copy_(torch.randn(8, 2))
+    quantiser.sums.copy_(quantiser.codebook)
+    quantiser.counts.fill_(1e-3)
+    quantiser.counts[0] = quantiser.sums[0] = 100.0
+    quantiser.remember(torch.randn(3, 2))
+    assert quantiser.update(quantiser.codebook[:1], torch.tensor([0]), seeded()) == 3
+    assert len(quantiser.codebook.unique(dim=0)) == 8
+
+
 def test_a_code_moves_to_the_mean_of_what_chooses_it():
     quantiser = started(blobs(2), codes=2)
     target = torch.tensor([[9.0, 1.0]])
@@ -80,6 +136,8 @@ def test_a_dead_code_comes_back_as_a_recent_frame():
     quantiser.codebook[0] = quantiser.sums[0] = 1e4
     quantiser.counts[1:], quantiser.counts[0] = 100.0, 0.5
     frames = points[60:]
+    assert quantiser.update(frames, nearest_code(frames, quantiser.codebook), seeded(), replace=False) == 0
+    assert (points - quantiser.codebook[0]).abs().sum(-1).min() > 1e3
     assert quantiser.update(frames, nearest_code(frames, quantiser.codebook), seeded()) == 1
     assert (points - quantiser.codebook[0]).abs().sum(-1).min() < 1e-4
     assert quantiser.update(frames, nearest_code(frames, quantiser.codebook), seeded()) == 0

@@ -63,3 +63,16 @@ def test_a_step_draws_all_its_chance_from_the_batch(tmp_path):
         losses.append(task.train().training_step(batch, 0).item())
         torch.rand(7)
     assert losses[0] == losses[1] != task.training_step({**batch, "seed": torch.tensor(6)}, 0).item()
+
+
+def test_every_rank_drops_other_units(tmp_path):
+    """Frames are dropped for all rows of the step alike on all ranks; the masks inside are each rank's own."""
+    SpeechCodec(TINY).save_pretrained(tmp_path / "codec")
+    task = RecogniserTask(str(tmp_path / "codec"), frame_dropout=0.0).train()
+    task.log = lambda *_, **__: None
+    batch = {name: value for name, value in Spelling().train_batch(0, 0, 1).items() if name != "text"}
+    two = {name: value[:1].repeat(2, *[1] * (value.dim() - 1)) for name, value in batch.items()}
+    first, second = (
+        task.training_step({**two, "seed": torch.tensor(5), "share": torch.tensor([at, 2, 4])}, 0) for at in (0, 2)
+    )
+    assert first.item() != second.item()

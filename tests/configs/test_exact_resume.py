@@ -12,8 +12,8 @@ STEPS, INTERVAL = 5, 2  # a validation after steps 2 and 4; a checkpoint after e
 PLACES = {"step": STEPS, "validation": STEPS // INTERVAL, "save": STEPS, "export": 3}
 # Overlays that change how a stage trains: what has gradients, and what a checkpoint leaves out.
 TRAINED_OTHERWISE = ("stage2_gradual", "stage2_frozen", "lora_trunk")
-OVERLAYS = sorted({path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} - {"paper_codec", "paper_lm"})
-FITS = [*STAGES, *(f"stage2 {name}" for name in (*TRAINED_OTHERWISE, "paper_lm"))]
+OVERLAYS = sorted({path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} - {"paper_codec"})
+FITS = [*STAGES, *(f"stage2 {name}" for name in TRAINED_OTHERWISE)]
 MORE = [f"stage2 {name}" for name in OVERLAYS if name not in TRAINED_OTHERWISE]
 
 

@@ -125,7 +125,7 @@ def test_what_comes_back_is_compared_with_what_went_in(tmp_path, monkeypatch) ->
         judge=SimpleNamespace(transcribe=lambda waves: ["one"] * len(waves)),
         speaker=SimpleNamespace(embed=lambda one: np.eye(2)[int(one[100] != wave[100])]),
     )
-    monkeypatch.setattr(codec, "predicted_mos", lambda waves: [3.0] * len(waves))
+    monkeypatch.setattr(codec, "predicted_mos", lambda waves, device: [3.0] * len(waves))
     noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
     for name, back in (("same", wave), ("noise", noise)):
         codec.sound(board, tokenizer(), name, recorded, [np.pad(back, (0, 500))])

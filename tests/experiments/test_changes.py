@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mossrepro import cli
 from mossrepro.experiments import content, graph
+from mossrepro.experiments.ablate import BASELINE, VariantGraph
+from mossrepro.experiments.codec_baselines import BaselineGraph
 from mossrepro.experiments.graph import StageGraph
-from mossrepro.training.runs import run_name
+from mossrepro.training.config import find_size, read_config
+from mossrepro.training.runs import RUNS, changes_of, run_folder, run_name
 from mossrepro.utils.errors import ConfigError
 
 
@@ -51,6 +55,28 @@ def test_wrong_changes_are_one_line_and_exit_code_2(capsys):
         assert cli.main(["reproduce", "--size", "smoke", "--set", change]) == 2
         error = capsys.readouterr().err
         assert error.startswith("mossrepro: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["ablate", "no_split"], ["eval", "codec"], ["eval", "all"], ["report"], ["data", "make"], ["reproduce"]]
+)
+def test_every_verb_of_a_run_takes_changes(argv, tmp_path, monkeypatch):
+    """They name the run's folder in the same way everywhere; a size that is a file gives its own name."""
+    plain = read_config(find_size("smoke"))
+    (tmp_path / "another.yaml").write_text(
+        OmegaConf.to_yaml(OmegaConf.create({"size": {**plain["size"], "name": "mine"}}))
+    )
+    flags = ["--size", str(tmp_path / "another.yaml"), "--set", "size.lm.tail_layers=2"]
+    args = cli.build_parser().parse_args([*argv, *flags])
+    assert changes_of(args) == (["size.lm.tail_layers=2"], "")
+    assert run_folder(args) == RUNS / run_name("mine", ["size.lm.tail_layers=2"])
+    assert run_folder(cli.build_parser().parse_args([*argv, *flags, "--name", "x"])) == RUNS / "x"
+
+
+def test_variants_and_baselines_are_those_of_the_changed_size():
+    changes = (["size.lm.tail_layers=2"], "")
+    assert VariantGraph("smoke", BASELINE, *changes).size.lm.tail_layers == 2
+    assert BaselineGraph("smoke", *changes).size.lm.tail_layers == 2
 
 
 def test_a_changed_run_does_not_take_anothers_name():

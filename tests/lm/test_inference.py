@@ -6,11 +6,11 @@ import pytest
 import torch
 from lm_toys import IDS, prompts, small_model
 
-from mossrepro.lm import inference as module
+from mossrepro.lm import inference
 from mossrepro.lm.decode import GenerationConfig, SamplingParams, generate
 from mossrepro.lm.inference import fuse_projections, prepare_for_inference
 from mossrepro.lm.lora import LoRALinear, adapt
-from mossrepro.utils import packed_linear
+from mossrepro.utils import devices, packed_linear
 
 HOW = GenerationConfig(speech=SamplingParams(min_length=3), max_positions=8)
 
@@ -55,9 +55,17 @@ def test_layers_with_low_rank_changes_keep_them() -> None:
     assert isinstance(again.trunk[0].self_attn.q_proj, LoRALinear) and generate(again, prompts(), IDS, HOW) == said
 
 
+def test_half_precision_answers_as_float32_does(monkeypatch) -> None:
+    """What V100 and T4 take; this CPU computes it too."""
+    said = generate(small_model().eval(), prompts(), IDS, HOW)
+    monkeypatch.setattr(inference, "inference_dtype", lambda device: torch.float16)
+    model = prepare_for_inference(small_model(), torch.device("cpu"))
+    assert model.text_embed.weight.dtype == torch.float16 and generate(model, prompts(), IDS, HOW) == said
+
+
 def test_ready_is_fast_precision_and_evaluation(monkeypatch) -> None:
     for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(module, "fast_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr(devices, "fast_bfloat16", lambda fast=fast: fast)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
         model = prepare_for_inference(small_model())
         assert model.text_embed.weight.dtype == dtype and not model.training

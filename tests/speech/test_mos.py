@@ -21,7 +21,7 @@ def test_no_recordings_no_scores() -> None:
 
 
 def test_one_recording_has_no_interval(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(artifacts, "predicted_mos", lambda waves: [2.0, 4.0][: len(waves)])
+    monkeypatch.setattr(artifacts, "predicted_mos", lambda waves, device: [2.0, 4.0][: len(waves)])
     bench = artifacts.RunArtifacts({"backbone": "smollm2"}, tmp_path)
     for n in (0, 1, 2):
         bench.mos(f"mos{n}", "a title", [np.zeros(9)] * n)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from toy_stage import STAGE, assert_same, curve, weights
 
 from mossrepro import cli
 from mossrepro.training import callbacks, lightning_cli
-from mossrepro.utils import io
+from mossrepro.utils import devices, io
 from mossrepro.utils.errors import CheckpointError
 
 TESTS = Path(__file__).parents[1]
@@ -28,6 +29,12 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TESTS))
     (tmp_path / "stage.yaml").write_text(STAGE)
     return ["-c", str(tmp_path / "stage.yaml"), "-c", SMALL]
+
+
+def test_one_device_is_used_unless_more_are_asked_for(stage):
+    """On a machine with eight GPUs too: Lightning's own default is all of them."""
+    assert lightning_cli.parse(stage)["trainer"]["devices"] == 1
+    assert lightning_cli.parse([*stage, "--trainer.devices", "2"])["trainer"]["devices"] in (2, "2")
 
 
 def test_interpolation_across_files_follows_overrides(stage):
@@ -81,6 +88,47 @@ def test_output_folder_of_a_fit(stage, tmp_path, capsys):
     assert not (out / "ckpt" / "last.ckpt").exists() and weights(out)
     assert cli.main(["fit", *stage, *NUMBERS, "--output", str(out)]) == 2
     assert "finished fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["bf16-mixed", "bf16"])
+@pytest.mark.parametrize(("native", "taken"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_left_where_it_is_emulated(stage, monkeypatch, asked, native, taken):
+    monkeypatch.setattr(devices, "fast_bfloat16", lambda: native)
+    command = [*stage, *NUMBERS, "--trainer.precision", asked]
+    assert lightning_cli.main(command, run=False).trainer.precision == taken
+    assert lightning_cli.parse(command)["trainer"]["precision"] == asked  # a plan is for another machine
+
+
+@pytest.mark.parametrize(("card", "taken"), [((7, 5), "32-true"), ((8, 0), "bf16-mixed")])
+def test_a_gpu_that_emulates_bfloat16_trains_in_float32(stage, monkeypatch, card, taken):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: card)
+    command = [*stage, *NUMBERS, "--trainer.precision", "bf16-mixed", "--trainer.accelerator", "auto"]
+    with monkeypatch.context() as patch:
+        patch.setattr(lightning_cli.LightningCLI, "instantiate_classes", lambda self: None)  # Lightning finds no GPU
+        assert lightning_cli.main(command, run=False).config["trainer"]["precision"] == taken
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "16"])
+def test_float16_is_not_trained_in(stage, capsys, precision):
+    """The optimisers are fused and clip by themselves: nobody would undo the scaling of its gradients."""
+    assert cli.main(["fit", *stage, *NUMBERS, "--trainer.precision", precision]) == 2
+    assert "gradients in float16" in (err := capsys.readouterr().err) and "bf16-mixed or 32-true" in err
+
+
+def test_the_progress_bar_reads_numbers_seldom(monkeypatch):
+    """Every number that is read waits for the device."""
+    bar, reads = callbacks.StepBar(), []
+    trainer = SimpleNamespace(global_step=0)
+    monkeypatch.setattr(
+        callbacks.RichProgressBar, "get_metrics", lambda *_: reads.append(1) or {"x": trainer.global_step}
+    )
+    shown = []
+    for trainer.global_step in range(3, 23):
+        shown.append(bar.get_metrics(trainer, None)["x"])
+    assert len(reads) == 3 and shown == [3] * 7 + [10] * 10 + [20] * 3
 
 
 @pytest.mark.parametrize("shown", [True, False])

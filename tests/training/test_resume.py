@@ -194,17 +194,6 @@ def test_an_endless_schedule_has_no_last_step(fit, stop, tmp_path) -> None:
     assert fit("out", *endless) == 0
 
 
-def test_ranks_with_a_batch_each_cannot_become_more_or_fewer() -> None:
-    data = toy_stage.Data()
-    data.load_state_dict({"step": 4, "ranks": 2})
-    with pytest.raises(resume.ConfigError, match="started on 2 devices, continued on 1: .* --trainer.devices 2"):
-        data.train_dataloader()
-    data.shares_batch = True
-    data.load_state_dict({"step": 4, "ranks": 2})
-    data.train_dataloader()
-    assert data.state_dict() == {"step": 4, "ranks": 1}
-
-
 def test_first_difference_names_the_key() -> None:
     assert resume.first_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert resume.first_difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == "a.c"

@@ -3,8 +3,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from mossrepro.training.callbacks import AtomicCheckpoint
-from mossrepro.training.step_data import StepDataModule
-from mossrepro.utils.errors import Interrupted
+from mossrepro.training.step_data import Share, StepDataModule
+from mossrepro.utils.errors import ConfigError, Interrupted
 from mossrepro.utils.random import rng
 
 
@@ -93,15 +93,39 @@ def test_workers_and_epochs_do_not_change_the_order(tmp_path):
 def test_the_position_survives_a_checkpoint_and_reads_as_plain_data(tmp_path):
     fit(tmp_path, stop=5)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert state["ToyData"] == {"step": 6, "ranks": 1} and state["global_step"] == 6
+    assert state["ToyData"] == {"step": 6} and state["global_step"] == 6
 
 
-def test_ranks_and_seeds_get_different_noise_and_the_batch_is_pure():
+def test_the_seed_of_a_step_is_its_own_and_the_same_on_all_ranks():
     data = ToyData(seed=3)
     a = data.seeded_batch(7, 0, 2)
-    assert torch.equal(a["seed"], data.seeded_batch(7, 0, 2)["seed"]) and a["seed"].dtype == torch.int64
-    others = [data.seeded_batch(7, 1, 2), data.seeded_batch(8, 0, 2), ToyData(seed=4).seeded_batch(7, 0, 2)]
+    for same in (data.seeded_batch(7, 0, 2), data.seeded_batch(7, 1, 2), data.seeded_batch(7)):
+        assert torch.equal(a["seed"], same["seed"]) and a["seed"].dtype == torch.int64
+    others = [data.seeded_batch(8, 0, 2), ToyData(seed=4).seeded_batch(7, 0, 2)]
     assert all(int(a["seed"]) != int(other["seed"]) for other in others)
+
+
+@pytest.mark.parametrize(("total", "world"), [(1, 1), (8, 2), (7, 3), (2, 5), (1, 2)])
+def test_ranks_share_all_rows_evenly(total, world):
+    shares = [Share.of_rank(total, rank, world) for rank in range(world)]
+    rows = [row for share in shares if share.rows for row in range(total)[share.slice]]
+    assert rows == list(range(total)) and max(s.rows for s in shares) - min(s.rows for s in shares) <= 1
+    for share in shares:  # without rows of its own a rank looks at another's, so that its batch is not empty
+        assert len(range(total)[share.slice]) == max(share.rows, 1)
+        assert Share.of_batch({"share": share.tensor()}, 99) == share
+    assert Share.of_batch({}, 5) == Share(0, 5, 5)
+
+
+def test_more_ranks_than_rows_are_refused(monkeypatch):
+    data = ToyData()
+    data.batch, data.trainer = 4, Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for ranks in (4, 5):
+        monkeypatch.setattr(Trainer, "distributed_sampler_kwargs", {"num_replicas": ranks, "rank": 0})
+        if ranks == 4:
+            data.train_dataloader()
+        else:
+            with pytest.raises(ConfigError, match="data.batch=4 cannot be shared by 5 ranks; raise it"):
+                data.train_dataloader()
 
 
 def test_a_module_without_train_batch_says_so():

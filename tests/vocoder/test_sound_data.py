@@ -43,6 +43,22 @@ def test_a_batch_depends_on_seed_step_and_rank_only(corpus):
         assert not any(same(fresh.seeded_batch(7, 1, 2), other) for other in others)
 
 
+def test_a_step_does_not_look_at_all_clips(corpus):
+    for data in (VocoderDataModule(corpus, batch=2), FlowDataModule(corpus, corpus / "tokens", batch=2, length=9)):
+        looked = []
+
+        class Watched(list):
+            def __iter__(self, looked=looked):
+                looked.append(1)
+                return super().__iter__()
+
+        data.clips("train")
+        data._clips = {split: Watched(clips) for split, clips in data._clips.items()}
+        for step in range(4):
+            data.train_batch(step, 0, 1)
+        assert len(looked) <= 1
+
+
 def test_wave_mel_and_pitch_of_a_piece_belong_together(corpus):
     batch = VocoderDataModule(corpus, batch=8, frames=10).train_batch(3, 0, 1)
     assert batch["wave"].shape == (8, 4800) and batch["mel"].shape == (8, 80, 10) and batch["pitch"].shape == (8, 10)
