@@ -34,7 +34,7 @@ CLIPS, CODES = 9, 16
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 NETWORK = replace(TINY, recogniser_dropout=0.0)
 BACKBONE = {"codes": 64, "tail_layers": 1, "layers": 2, "dim": 32, "ffn_dim": 64, "heads": 2}
-HALF = {"quantise_after": 0.5, "lr": 1e-3}
+HALF = {"quantise_after": 0.5, "lr": 2e-4}
 
 
 class Teacher(torch.nn.Module):
@@ -111,16 +111,16 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
     ),
     "recogniser": _recogniser,
     "flow": lambda folder: (
-        FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=1e-3),
+        FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=2e-4),
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),
     ),
     "vocoder": lambda folder: (
-        VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=1e-3),
+        VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-4),
         VocoderDataModule(str(folder / "corpus"), batch=5, frames=8),
     ),
     "backbone": _backbone,
     "stage1": lambda folder: _lm(folder, train="speech"),
-    "stage2": lambda folder: _lm(folder, lr=1e-3),
+    "stage2": lambda folder: _lm(folder, lr=2e-4),
 }
 
 

@@ -80,7 +80,7 @@ def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> CodecBatch:
 
 
 def _nothing() -> CodecBatch:
-    """A code of silence, of length 0: the batch of a rank for which no clip is left."""
+    """80 ms of silence that count as a clip of length 0: the batch of a rank for which no clip is left."""
     silence = collate([np.zeros(SAMPLES_PER_CODE, np.float32)], [np.full(STEPS, IGNORE)])
     return {**silence, "lengths": torch.zeros(1, dtype=torch.int64)}
 

@@ -200,7 +200,7 @@ class SpeechCodec(nn.Module):
 
     def frames(self, codes: Tensor) -> Tensor:
         """Codebook rows of codes (B, T) -> (B, T, C); with several codebooks (B, T codebooks) -> their sums."""
-        rows = F.embedding(codes.clamp(min=0), self.quantiser.codebook)
+        rows = F.embedding(codes.to(self.device).clamp(min=0), self.quantiser.codebook)
         return rows.unflatten(1, (-1, self.config.codebooks)).sum(2)
 
     def read(self, codes: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:

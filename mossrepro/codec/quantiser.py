@@ -3,7 +3,7 @@
 arXiv 2510.00499, section on the speech tokenizer (one codebook); VQ-VAE, 1711.00937, appendix A.1 (the averages).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,16 @@ def nearest_code(x: Tensor, codebook: Tensor) -> Tensor:
     |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every row.
     """
     return (codebook.square().sum(-1) - 2 * x @ codebook.T).argmin(-1)
+
+
+class Starts(Protocol):
+    """What starts from remembered latents: a quantiser or a stack of them."""
+
+    started: Tensor | bool
+    lacking: int  # latents to remember before it can start
+
+    def start(self, generator: torch.Generator) -> None:
+        """Start. ConfigError if latents are lacking."""
 
 
 class Remembering(nn.Module):

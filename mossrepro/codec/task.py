@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from mossrepro.codec.acoustic import ResidualQuantiser
 from mossrepro.codec.batches import IGNORE, CodecBatch, padded_alike
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
-from mossrepro.codec.quantiser import Remembering
+from mossrepro.codec.quantiser import Starts
 from mossrepro.codec.recogniser import STEPS
 from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
@@ -30,9 +29,7 @@ from mossrepro.utils.distributed import mean_over_ranks, rows_of_all_ranks
 from mossrepro.utils.errors import ConfigError
 
 
-def start_in_time(
-    quantiser: Remembering | ResidualQuantiser, task: Task, share: float, random: torch.Generator
-) -> bool:
+def start_in_time(quantiser: Starts, task: Task, share: float, random: torch.Generator) -> bool:
     """Start a quantiser once `share` of a task's steps is over, or as soon after that as it remembers enough latents.
 
     Returns whether it has started. ConfigError at the last step if it never does.

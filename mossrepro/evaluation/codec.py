@@ -236,8 +236,7 @@ def prosody_left(benchmark: CodecBenchmark, tokenizer: Tokenizer, codes: Sequenc
     train, found = benchmark.probed
     rows = [tokenizer.store[clip.id] for clip in train] + list(codes)
     with torch.inference_mode():
-        given = [torch.from_numpy(row)[None].to(tokenizer.recogniser.device) for row in rows]
-        frames = [tokenizer.recogniser.frames(row)[0].cpu().numpy() for row in given]
+        frames = [tokenizer.recogniser.frames(torch.from_numpy(row)[None])[0].cpu().numpy() for row in rows]
     speakers = [clip.speaker for clip in [*train, *benchmark.test.clips]]
     pitch, energy = [one.pitch for one in found], [one.energy for one in found]
     for name, what, targets in (

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.data.corpus import Clip, CorpusWriter
@@ -122,6 +123,7 @@ def test_what_comes_back_is_compared_with_what_went_in(tmp_path, monkeypatch) ->
     recorded.waves = [wave]
     board = benchmark(
         tmp_path,
+        device=torch.device("cpu"),
         judge=SimpleNamespace(transcribe=lambda waves: ["one"] * len(waves)),
         speaker=SimpleNamespace(embed=lambda one: np.eye(2)[int(one[100] != wave[100])]),
     )

@@ -31,9 +31,9 @@ def bench(transcribe) -> SimpleNamespace:
 def test_a_judge_that_expects_the_right_answer_is_found_out(spoken) -> None:
     known = {"Japan": "Tokyo", "Italy": "Rome"}  # every second fact; the only plural has no other answer to take
     expects = lambda waves: [known[text.split()[3]] for text in spoken]  # noqa: E731
-    assert measure._deceived(bench(expects), FACTS) == [True, True]
+    assert measure._judge_deceived(bench(expects), FACTS) == [True, True]
     assert all(text.startswith("The capital of ") and known[text.split()[3]] not in text for text in spoken)
 
 
 def test_a_judge_that_listens_is_not_deceived(spoken) -> None:
-    assert measure._deceived(bench(lambda waves: list(spoken)), FACTS) == [False, False]
+    assert measure._judge_deceived(bench(lambda waves: list(spoken)), FACTS) == [False, False]

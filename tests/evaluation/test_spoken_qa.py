@@ -104,8 +104,8 @@ def test_replies_that_did_not_end_are_counted_by_pairing(monkeypatch, tmp_path) 
 
     monkeypatch.setattr(measure, "ask_questions", ask_questions)
     monkeypatch.setattr(measure, "has_text_guidance", lambda _: False)
-    monkeypatch.setattr(measure, "prepare_for_inference", lambda model: model)
-    monkeypatch.setattr(measure.checkpoint, "from_pretrained", lambda _: (SimpleNamespace(grid=lambda _: None), None))
+    monkeypatch.setattr(measure, "prepare_for_inference", lambda model, *_: model)
+    monkeypatch.setattr(measure.checkpoint, "from_pretrained", lambda *_: (SimpleNamespace(grid=lambda _: None), None))
     artifacts = RunArtifacts({"backbone": "smollm2", "sft": str(tmp_path)}, tmp_path)
     artifacts.lines, artifacts.known, artifacts.mos = LINES, FACTS, lambda *_: None
     measure.language_model(artifacts)

@@ -1,6 +1,5 @@
 """A stage ends with the command that started it: asked to by SIGTERM or Ctrl-C, or killed, loaders included."""
 
-import json
 import os
 import signal
 import subprocess
@@ -98,4 +97,3 @@ def test_a_stage_ends_with_the_command_that_started_it(started, tmp_path, number
         again = ["fit", "-c", str(tmp_path / "stage.yaml"), "-c", SMALL, "-c", str(tmp_path / "short.yaml")]
         assert cli.main([*again, "--output", str(tmp_path / "fit")]) == 0
         assert "continuing from" in capsys.readouterr().err
-        assert json.loads((tmp_path / "fit" / "metrics.jsonl").read_text().splitlines()[-1])["step"] >= step - 10

@@ -11,10 +11,9 @@ from stage_toys import STAGES, fit, know_phones, write_chain_folder
 
 HERE = Path(__file__).parents[1]
 LM = ("backbone", "stage1", "stage2")
-# Sums over ranks are added in another order than those of one process: 1e-7 of a float32 apart. Weights are compared to
-# 1e-6, latents to 1e-5, and so are the biases of attention's keys: softmax does not depend on them, so that their
-# gradient is rounding errors alone, which AdamW makes into steps.
-LOOSE = (".recent", ".qkv.bias")
+# Sums over ranks are added in another order than those of one process: 1e-7 of a float32 apart. AdamW divides a
+# gradient by its own size, so that a weight whose gradient is nearly 0 may move by a share of a step, here 2e-4.
+NEAR = {"atol": 1e-6, "rtol": 1e-5}  # rtol: of the largest value of a tensor
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_two_ranks_train_the_weights_of_one(chain, two_ranks, monkeypatch, name)
         assert torch.equal(first[key], second[key]), f"{key} differs between the ranks"
         if value.is_floating_point() and value.numel():
             apart = float((first[key] - value).abs().max())
-            assert apart <= (1e-5 if key.endswith(LOOSE) else 1e-6) + 1e-5 * float(value.abs().max()), key
+            assert apart <= NEAR["atol"] + NEAR["rtol"] * float(value.abs().max()), key
         else:
             assert torch.equal(first[key], value), key
 
