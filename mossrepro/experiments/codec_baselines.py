@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # codebooks; the stack's 1,000 bit/s are near Mimi's 1,100
 REPEATS = 6  # of the recorded speech in a pass, varied anew each time for the codec, though not for its recogniser
-VERSION = 4  # raised when what is measured changes
+VERSION = 5  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
