@@ -62,21 +62,34 @@ def test_voices_that_share_a_kokoro_wave_stay_in_one_task():
     assert [len(chunk) for chunk in _chunks([*jobs, *JOBS])] == [3, 3, 16, 16, 4]
 
 
-@pytest.mark.parametrize("size", codec_corpus.CODEC_RECIPES)
-def test_codec_splits_share_no_sentence_and_held_out_voices_are_only_tested(size):
-    jobs = list(codec_corpus._codec_jobs(codec_corpus.CODEC_RECIPES[size]))
+@pytest.mark.parametrize(
+    ("voices", "size", "recipe"),
+    [
+        *(("five", *pair) for pair in codec_corpus.CODEC_RECIPES.items()),
+        *(("all", *pair) for pair in codec_corpus.CODEC_RECIPES_ALL.items()),
+    ],
+)
+def test_codec_splits_share_no_sentence_and_held_out_voices_are_only_tested(voices, size, recipe):
+    jobs = list(codec_corpus._codec_jobs(recipe, voices))
     assert len({job.id for job in jobs}) == len(jobs)
     texts = {split: {job.text for job in jobs if job.split == split} for split in ("train", "valid", "test")}
     assert not (texts["train"] & texts["test"] or texts["train"] & texts["valid"] or texts["valid"] & texts["test"])
-    held_out = set(roster.names(role="held-out"))
+    held_out = set(roster.names(role="held-out", roster=voices))
     assert all(job.split == "test" for job in jobs if job.voice in held_out)
     assert {job.voice for job in jobs if job.split == "test"} == {*held_out, "assistant"}
     if size == "small":
-        for voice in [*held_out, "assistant"]:
+        for voice in [*roster.names(role="held-out"), "assistant"]:
             assert sum(job.split == "test" and job.voice == voice for job in jobs) >= 50
         words = {word for text in texts["train"] for word in text.split()}
         drawn_from = set(vocabulary(homophones=False))  # a few of them are never drawn
-        assert len(words) >= 0.98 * len(drawn_from) >= 4_900 and words <= drawn_from
+        share = 0.98 if voices == "five" else 0.95  # of fewer sentences
+        assert len(words) >= share * len(drawn_from) >= 0.95 * 5_000 and words <= drawn_from
+    if voices == "all":
+        for voice in held_out - set(roster.names(role="held-out")):
+            assert sum(job.voice == voice for job in jobs) == recipe.test_new
+        heard = {job.voice for job in jobs if job.split == "train"}
+        assert set(roster.names("kokoro", "train", roster="all")) - heard <= set(roster.names("kokoro", "train", True))
+        assert sum(job.split == "valid" and roster.VOICES[job.voice].engine == "kokoro" for job in jobs) == 40
 
 
 def test_smoke_corpus_is_made_once(monkeypatch, tmp_path):

@@ -107,13 +107,16 @@ def test_the_probe_is_measured_on_test_clips_only(tmp_path, monkeypatch) -> None
 
 
 def test_the_worst_condition_is_named_and_kept(tmp_path, monkeypatch) -> None:
-    board = benchmark(tmp_path, unseen_speakers=clips("be"), human=clips("be"), human_lexicon=Lexicon(WORDS))
+    groups = {"strangers": clips("be"), "english": clips("be")}
+    board = benchmark(tmp_path, groups=groups, human=clips("be"), human_lexicon=Lexicon(WORDS))
+    board.judge = SimpleNamespace(transcribe=lambda waves: ["be" if wave[0] else "no" for wave in waves])
     quiet = {"fine": lambda wave, random: wave, "odd": lambda wave, random: wave + 1}
     monkeypatch.setattr(codec, "CONDITIONS", quiet)
     toy = tokenizer(encode=lambda wave: np.array([7 if wave[0] else 1]))
     assert codec.robustness(board, toy) == "odd"
     found = metrics.read_metrics(tmp_path)
     assert found["rival_toy_wer_worst"].value == 100 and found["rival_toy_wer_recorded_speech"].value == 0
+    assert {"rival_toy_wer_odd", "rival_toy_wer_english_odd", "rival_toy_whisper_wer_english_fine"} <= set(found)
 
 
 def test_what_comes_back_is_compared_with_what_went_in(tmp_path, monkeypatch) -> None:
