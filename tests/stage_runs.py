@@ -47,7 +47,9 @@ def run_apart(command: list[str], log: Path, kill: tuple[str, int] | None = None
     """
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait for each other do not take the cores of other tests
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mossrepro.training.lightning_cli", "mossrepro.lm.data", "mossrepro.vocoder.data"])
+    parts = "codec.acoustic_task codec.data codec.recogniser_data codec.recogniser_task lm.data lm.mini speech.whisper"
+    parts += " training.lightning_cli vocoder.data vocoder.task"
+    context.set_forkserver_preload([f"mossrepro.{part}" for part in parts.split()])
     process = context.Process(target=_main, args=(command, log, kill))
     process.start()
     process.join()
