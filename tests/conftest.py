@@ -20,6 +20,19 @@ def _fixed_seed():
     torch.manual_seed(0)
 
 
+_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def _no_ranks_left():
+    """A fit on two ranks leaves its port in the environment; processes of a later test would try to take it again."""
+    for name in _RANKS:
+        os.environ.pop(name, None)
+    yield
+    for name in _RANKS:
+        os.environ.pop(name, None)
+
+
 @pytest.fixture
 def empty_home(tmp_path, monkeypatch):
     """An empty cache for one test; without it tests share the real one, where the embedded assets are joined."""

@@ -21,7 +21,7 @@ _COMMON = 400  # a third of the words come from the most frequent ones: function
 _COMMON_SHARE = 1 / 3
 # Tokens of one or two letters are mostly fragments of words; these are words.
 _SHORT = "a i to of in is be it he we on as an or at by do me if so up go no my us am oh".split()
-# Words unsuitable for a school, and words that lost their apostrophe.
+# Profanity, slurs and words often used as slurs, and words that lost their apostrophe.
 _UNWANTED = frozenset(
     "anus ass bra butt cum fart gay jew pee pimp poop porn pus rape sex sexual slut suck tit cant wont".split()
 )

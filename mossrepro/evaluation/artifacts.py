@@ -78,7 +78,7 @@ class RunArtifacts:
         return [audio.resample(wave, self.speaker.vocoder.rate, SAMPLE_RATE) for wave in self.speaker.speak_all(many)]
 
     def record(self, fact: metrics.Metric) -> None:
-        """Write a fact, with the time since the one before."""
+        """Write a fact, with the time since the previous fact."""
         now = time.monotonic()
         fact.seconds, self._clock = round(now - self._clock, 1), now
         metrics.record(self.out, fact)
@@ -91,7 +91,7 @@ class RunArtifacts:
         return value
 
     def mos(self, name: str, title: str, waves: list[np.ndarray]) -> None:
-        """Record the mean predicted opinion score of the first recordings, with a normal interval of the mean."""
+        """Record the mean predicted opinion score of the first recordings, with a normal-approximation interval."""
         scores = predicted_mos(waves[:RATED], self.device)
         if not scores:
             return

@@ -80,7 +80,7 @@ def judged(asked: list[Asked], pairing: str, facts: Mapping[str, Fact]) -> list[
 
 
 def said(fact: Fact, heard: str) -> bool:
-    """Is the answer in what the judge wrote down? Sound has no spelling: cell is right for sell, Sophia for Sofia."""
+    """Is the answer in what the judge wrote down? Homophones count as right: cell for sell, Sophia for Sofia."""
     if answered(fact, heard):
         return True
     wanted, words = "".join(pronounced(fact.answer)), pronounced(heard)
@@ -131,7 +131,7 @@ def score(name: str, pairing: str, asked: list[Asked], group: str = "") -> Measu
 
 
 def chance(lines: list[Line], facts: Mapping[str, Fact]) -> float:
-    """What always giving the most frequent answer of a question's family would score, as a share."""
+    """Majority baseline: the share right when the most frequent answer of a question's family is always given."""
     answers = defaultdict(Counter)
     for line in lines:
         answers[facts[line.fact].family][facts[line.fact].answer] += 1
@@ -141,7 +141,7 @@ def chance(lines: list[Line], facts: Mapping[str, Fact]) -> float:
 def difference(id: str, pairing: str, more: list[Asked], less: list[Asked]) -> Measured:
     """Accuracy of the same replies by one set of facts minus that by another, in points.
 
-    The interval is a bootstrap over facts, of pairs; [-x, x] with x = 3 / facts where no reply is right by either.
+    The interval is a paired bootstrap over facts; ± 3 / number of facts where no reply is right by either.
     """
     by_fact = defaultdict(list)
     for one, other in zip(more, less, strict=True):

@@ -6,9 +6,9 @@ codes, and are asked the same questions on C. All three take a share of the run'
 to tell which answers a model gives, too few to compare percentages with the run's own. `--controls 100` gives
 them all steps.
 
-    random           SmolLM2 with random weights: what the speech training alone can do
+    random           SmolLM2 with random matrices, norms kept: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
-                     They are replayed in text, as B's are: without it, training on true facts washes them out again
+                     They are replayed in text, as B's are: without it, training on true facts overwrites them
 """
 
 import json

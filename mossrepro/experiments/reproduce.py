@@ -17,7 +17,7 @@ from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, MossError, require
 from mossrepro.utils.threads import set_threads
 
-# Facts of commands that are run beside a run and not by it: `--controls`, `eval codec`, `bench`, `ablate`.
+# Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`.
 BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
 
 

@@ -129,7 +129,7 @@ def _gguf_config(file: GGUFFile, tensors: dict[str, Tensor], pad: int) -> LMConf
 
 
 def _gguf_to_hf(path: Path, tensors: dict[str, Tensor], config: LMConfig) -> dict[str, Tensor]:
-    """Rename to Hugging Face's names and undo the GGUF order of q and k rows.
+    """Rename to Hugging Face's names and undo llama.cpp's permutation of q and k rows.
 
     Rotary pairs are neighbours in GGUF; here the first elements of all pairs come before the second ones.
     """

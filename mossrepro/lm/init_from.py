@@ -1,4 +1,4 @@
-"""What training starts from: the embedded SmolLM2, a text LLM of the hub, or an earlier stage."""
+"""What training starts from: the bundled SmolLM2, a text LLM of the hub, or an earlier stage."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def open_start(
     split_at: int | None = None,
     extra_layers: int | None = None,
 ) -> tuple[LayerSplitLM, Tokenizer]:
-    """A split model to train, in float32: from the embedded SmolLM2, a hub folder of a text LLM, or an earlier stage.
+    """A split model to train, in float32: from the bundled SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
     In bfloat16 most updates at a small learning rate would round to zero. ConfigError if the codebook size differs, or
     if the speech half has been trained and a random tail, another split or more layers are asked for.

@@ -37,7 +37,7 @@ class LayerSplitTask(Task):
     tensor exists.
 
     Args:
-        init_from: "smollm2" (embedded weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
+        init_from: "smollm2" (bundled weights), a hub folder of the Llama or Qwen3 family, a checkpoint in the released
             layout, or the folder of an earlier stage or of a mini backbone.
         codes: size of the codec's codebook; must equal that of `init_from` if that is a finished stage.
         tail_layers: depth of the split, in layers; 0 for no split, None for that of `init_from` (4 for a text LLM).

@@ -93,7 +93,7 @@ def draw_robustness(found: dict[str, Metric]) -> Figure:
     values = np.full((len(groups), len(conditions)), np.nan)
     for (condition, group), metric in ours.items():
         values[groups.index(group), conditions.index(condition)] = metric.value
-    figure = Figure(figsize=(1.1 * len(conditions) + 1.5, 0.7 * len(groups) + 1.6), layout_engine="constrained")
+    figure = Figure(figsize=(1.1 * len(conditions) + 1.5, 0.7 * len(groups) + 1.6), layout="constrained")
     axes = figure.subplots()
     axes.imshow(values, cmap="RdYlGn_r", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in np.ndenumerate(values):

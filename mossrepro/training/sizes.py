@@ -1,4 +1,4 @@
-"""The one dial: every number that a rung of the ladder (`configs/size/*.yaml`) sets, with its unit.
+"""Every number that a size (`configs/size/*.yaml`) sets, with its unit.
 
 Stage YAMLs refer to these by `${size.codec.steps}`; nothing else in a configuration depends on the size.
 """
@@ -112,7 +112,7 @@ class Control(Stage):
 
 @dataclass
 class Size:
-    """One rung of the ladder."""
+    """All numbers of one size."""
 
     name: str
     codec: Codec

@@ -41,7 +41,7 @@ def start_fit(out: Path, **asked) -> subprocess.CompletedProcess:
     plain = {"strategy": "auto", "devices": 1, "accumulate": 1, "steps": 4, "at": 0, "ckpt": None, "out": str(out)}
     (out / "asked.json").write_text(json.dumps(plain | asked))
     command = [sys.executable, str(HERE / "two_ranks.py"), str(out / "asked.json")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)  # its port: see conftest
 
 
 def train(out: Path, **asked) -> dict[str, torch.Tensor]:
