@@ -1,11 +1,16 @@
 """Runs of the stages of configs/ at the smoke size, in this process or in one that kills itself."""
 
+import json
 import multiprocessing
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 from mossrepro import cli
+from mossrepro.data.facts import all_facts
+from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.tokenizer import mini_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
@@ -97,3 +102,21 @@ def _kill(place: str, count: int) -> None:
         return
     hooks = {"step": (LightningModule, "backward"), "validation": (LightningModule, "on_validation_batch_end")}
     at(*hooks.get(place, (torch, "save")))
+
+
+def write_lines(folder: Path) -> Path:
+    """A script that nobody has spoken: the language model takes oracle codes."""
+    folder.mkdir()
+    known = all_facts()[:24]
+    recipe = ScriptRecipe(
+        user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200
+    )  # fmt: skip
+    lines = write_script(known, recipe)
+    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    (folder / "facts.json").write_text(json.dumps(known))
+    said = [line for line in lines if line.role == "assistant_speech"]
+    times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
+    (folder / "words.json").write_text(json.dumps(times))
+    texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
+    mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
+    return folder

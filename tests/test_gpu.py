@@ -5,20 +5,18 @@ MOSSREPRO_TEST_ACCELERATOR=cpu runs the same on a CPU, which proves the tests an
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stage_runs import write_lines
 
 from mossrepro import cli
 from mossrepro.codec.acoustic import AcousticCodec
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.facts import all_facts
-from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.data.token_store import TokenStore
 from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.evaluation.text_retention import perplexity
@@ -26,7 +24,6 @@ from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.decode import GenerationConfig, SamplingParams, generate
 from mossrepro.lm.documents import question_prompt
 from mossrepro.lm.inference import prepare_for_inference
-from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.pipeline import Assistant
 from mossrepro.speech import voices
 from mossrepro.speech.mos import predicted_mos
@@ -56,24 +53,6 @@ def write_corpus(folder: Path) -> Path:
         for i, word in enumerate(SAYINGS):
             text = f"there are {word} birds in the garden"
             clips.add(f"c{i}", *voices.say(text), text, "assistant", "train" if i < 6 else "valid")
-    return folder
-
-
-def write_lines(folder: Path) -> Path:
-    """A script that nobody has spoken: the language model takes oracle codes."""
-    folder.mkdir()
-    known = all_facts()[:24]
-    recipe = ScriptRecipe(
-        user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200
-    )  # fmt: skip
-    lines = write_script(known, recipe)
-    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
-    (folder / "facts.json").write_text(json.dumps(known))
-    said = [line for line in lines if line.role == "assistant_speech"]
-    times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
-    (folder / "words.json").write_text(json.dumps(times))
-    texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
-    mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
     return folder
 
 

@@ -89,7 +89,7 @@ class LMConfig:
 
     @property
     def speech_vocab(self) -> int:
-        """Positions of the speech embedding and head: codes, EOSP, unused rows (paper: 16,384 + 128 = 16,512)."""
+        """Rows of the speech embedding and head: codes, EOSP, unused rows (paper: 16,384 + 128 = 16,512)."""
         return self.codes + SPARE_SPEECH_ROWS
 
     def to_dict(self) -> dict:

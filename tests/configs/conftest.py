@@ -1,18 +1,14 @@
 """What the stages read at the smoke size, made once for all tests of this room."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from codec_toys import TINY
-from stage_runs import flags, train
+from stage_runs import flags, train, write_lines
 
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
-from mossrepro.data.facts import all_facts
-from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.data.token_store import TokenWriter
-from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.speech import voices
 from mossrepro.utils.random import rng
 
@@ -37,19 +33,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def script(tmp_path_factory):
     """A script of a few facts that nobody has spoken: with oracle codes the language model needs no sound."""
-    folder = tmp_path_factory.mktemp("script")
-    known = all_facts()[:24]
-    lines = write_script(
-        known, ScriptRecipe(user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200)
-    )
-    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
-    (folder / "facts.json").write_text(json.dumps(known))
-    said = [line for line in lines if line.role == "assistant_speech"]
-    times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
-    (folder / "words.json").write_text(json.dumps(times))
-    texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
-    mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
-    return folder
+    return write_lines(tmp_path_factory.mktemp("script") / "lines")
 
 
 @pytest.fixture(scope="session")
