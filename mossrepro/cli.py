@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_talk(verbs)
     _add_reproduce(verbs)
     _add_ablate(verbs)
+    _add_adapt(verbs)
     _add_bench(verbs)
     _add_plan(verbs)
     _add_report(verbs)
@@ -154,6 +155,15 @@ def _add_ablate(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_ablate)
 
 
+def _add_adapt(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("adapt", help="adapt a size's tokenizer to recordings of one's own")
+    parser.add_argument("corpus", type=Path, help="corpus of the recordings, from `mossrepro data add`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the tokenizer and the new run")
+    _run_options(parser)
+    _device_option(parser)
+    parser.set_defaults(run_verb=_adapt)
+
+
 def _add_plan(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("plan", help="parameters, memory and days of an LM stage, before it is trained")
     parser.add_argument("-c", "--config", type=Path, action="append", required=True, metavar="FILE", help="as of fit")
@@ -245,6 +255,12 @@ def _ablate(args: argparse.Namespace) -> int:
     from mossrepro.experiments import ablate
 
     return ablate.main(args)
+
+
+def _adapt(args: argparse.Namespace) -> int:
+    from mossrepro.experiments import adapt
+
+    return adapt.main(args)
 
 
 def _import(args: argparse.Namespace) -> int:

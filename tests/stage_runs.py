@@ -28,6 +28,11 @@ def flags(stage, corpus, script, start="smollm2"):
             "data.corpus": corpus / "clips",
             "data.tokens": corpus / "tokens",
         },
+        "adapt": {
+            "model.codec": corpus / "codec",
+            "data.own": corpus / "clips",
+            "data.corpus": corpus / "clips",
+        },
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
@@ -52,8 +57,8 @@ def run_apart(command: list[str], log: Path, kill: tuple[str, int] | None = None
     """
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait for each other do not take the cores of other tests
     context = multiprocessing.get_context("forkserver")
-    parts = "codec.acoustic_task codec.data codec.recogniser_data codec.recogniser_task lm.data lm.mini speech.whisper"
-    parts += " training.lightning_cli vocoder.data vocoder.task"
+    parts = "codec.acoustic_task codec.adapt_task codec.adapt_data codec.data codec.recogniser_data"
+    parts += " codec.recogniser_task lm.data lm.mini speech.whisper training.lightning_cli vocoder.data vocoder.task"
     context.set_forkserver_preload([f"mossrepro.{part}" for part in parts.split()])
     process = context.Process(target=_main, args=(command, log, kill))
     process.start()

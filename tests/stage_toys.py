@@ -16,6 +16,8 @@ from mossrepro.codec import data as codec_data
 from mossrepro.codec import recogniser_data as recogniser_data
 from mossrepro.codec.acoustic import AcousticConfig
 from mossrepro.codec.acoustic_task import AcousticTask
+from mossrepro.codec.adapt_data import AdaptDataModule
+from mossrepro.codec.adapt_task import AdaptTask
 from mossrepro.codec.data import CodecDataModule
 from mossrepro.codec.recogniser_data import RecogniserDataModule
 from mossrepro.codec.recogniser_task import RecogniserTask
@@ -109,7 +111,12 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         AcousticTask(AcousticConfig(codes=16, dim=8, filters=4), **HALF),
         CodecDataModule(corpus=str(folder / "corpus"), batch_seconds=0.3),
     ),
+    "codec with its recogniser": lambda folder: _codec(folder, ctc=0.5),
     "recogniser": _recogniser,
+    "adapt": lambda folder: (
+        AdaptTask(str(folder / "codec"), lr=2e-4, recogniser_lr=2e-4),
+        AdaptDataModule(str(folder / "corpus"), str(folder / "corpus"), batch_seconds=3.0),
+    ),
     "flow": lambda folder: (
         FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=2e-4),
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),

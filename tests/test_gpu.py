@@ -43,7 +43,19 @@ pytestmark = [
     pytest.mark.skipif(NAME == "auto" and DEVICE.type == "cpu", reason="no accelerator; see this file's first lines"),
 ]
 CONFIGS = Path(__file__).parents[1] / "configs"
-STAGES = ("codec", "acoustic", "recogniser", "backbone", "stage1", "stage2", "sft", "counterfactual", "flow", "vocoder")
+STAGES = (
+    "codec",
+    "acoustic",
+    "recogniser",
+    "adapt",
+    "backbone",
+    "stage1",
+    "stage2",
+    "sft",
+    "counterfactual",
+    "flow",
+    "vocoder",
+)
 SAYINGS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
@@ -76,6 +88,8 @@ class Chain:
             return {"data.corpus": self("corpus")}
         if stage == "flow":
             return {"data.corpus": self("corpus"), "data.tokens": self("tokens")}
+        if stage == "adapt":
+            return {"model.codec": self("codec"), "data.own": self("corpus"), "data.corpus": self("corpus")}
         if stage == "recogniser":
             return {"model.codec": self("codec"), "data.corpus": self("corpus"), "data.tokens": self("tokens")}
         tokenizer = self("script") / "tokenizer.json"

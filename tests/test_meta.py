@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mossrepro.codec.acoustic import AcousticCodec, AcousticConfig
 from mossrepro.codec.acoustic_task import AcousticTask
-from mossrepro.codec.data import CodecDataModule, collate
+from mossrepro.codec.adapt_data import AdaptDataModule
+from mossrepro.codec.adapt_task import AdaptTask
+from mossrepro.codec.data import CodecDataModule, Example, collate
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.codec.quantiser import RECENT
 from mossrepro.codec.recogniser_data import RecogniserDataModule
@@ -161,7 +163,10 @@ def test_a_network_runs_where_its_weights_and_input_are(name):
 
 def codec_batch() -> dict[str, Tensor]:
     waves = [rng(0, i).standard_normal(1280 * n, dtype="float32") for i, n in enumerate((6, 4, 5))]
-    return collate(waves, [rng(1, i).integers(1, 40, len(wave) // 320) for i, wave in enumerate(waves)])
+    return collate(
+        [Example(w, w, rng(1, i).integers(1, 40, len(w) // 320), [1, 2, 1 + i]) for i, w in enumerate(waves)],
+        clean=True,
+    )
 
 
 class Teacher(torch.nn.Module):
@@ -206,6 +211,12 @@ def recogniser_step(tmp_path):
     return RecogniserTask(str(tmp_path / "codec")), RecogniserDataModule, batch
 
 
+def adapt_step(tmp_path):
+    SpeechCodec(TINY).save_pretrained(tmp_path / "codec")
+    batch = codec_batch() | {"own": torch.tensor([1.0, 0.0, 0.0])}
+    return AdaptTask(str(tmp_path / "codec")), AdaptDataModule, batch
+
+
 def sound_batch() -> dict[str, Tensor]:
     sound = {"mel": noise(2, 80, 8, device="cpu"), "wave": noise(2, 3840, device="cpu")}
     return {**sound, "pitch": torch.full((2, 8), 120.0)}
@@ -241,6 +252,8 @@ STEPS = {
     "codec, finite levels": lambda folder, tmp_path: codec_step(levels=(4, 4)),
     "codec, reconstruction": lambda folder, tmp_path: codec_step(objective="mel"),
     "codec, distilled": lambda folder, tmp_path: codec_step(teacher=Teacher, distil=1.0),
+    "codec with its recogniser": lambda folder, tmp_path: codec_step(ctc=1.0),
+    "adapt": lambda folder, tmp_path: adapt_step(tmp_path),
     "acoustic": lambda folder, tmp_path: acoustic_step(),
     "recogniser": lambda folder, tmp_path: recogniser_step(tmp_path),
     "backbone": lambda folder, tmp_path: backbone_step(folder),

@@ -19,8 +19,12 @@ class CodecBatch(TypedDict):
     wave: Tensor  # (B, N) float32 at 16 kHz, zeros past each clip's end
     lengths: Tensor  # (B,) int64, samples of each clip
     phones: Tensor  # (B, 4 T) int64, the phone spoken in every 20 ms; -100 is ignored
+    labels: Tensor  # (B, S) int64, CTC labels of the phones in order, zeros past each clip's end
+    label_lengths: Tensor  # (B,) int64, phones of each clip
     seed: Tensor  # () int64, of all randomness inside the step
     share: NotRequired[Tensor]  # (3,) int64, `step_data.Share`: which clips of the step's batch these are
+    clean: NotRequired[Tensor]  # (B, N) float32, the clips before they were degraded
+    own: NotRequired[Tensor]  # (B,) float32, 1 for clips that a codec is adapted to (`adapt_data.py`)
 
 
 class RecogniserBatch(TypedDict):
@@ -45,8 +49,8 @@ def padded_alike(batch: CodecBatch) -> CodecBatch:
     wave, phones = batch["wave"], batch["phones"]
     samples = most_of_all_ranks(wave.shape[1], wave.device)
     frames = STEPS * -(-samples // SAMPLES_PER_CODE)
-    wave = F.pad(wave, (0, samples - wave.shape[1]))
-    return {**batch, "wave": wave, "phones": F.pad(phones, (0, frames - phones.shape[1]), value=IGNORE)}
+    longer = {name: F.pad(batch[name], (0, samples - wave.shape[1])) for name in ("wave", "clean") if name in batch}
+    return {**batch, **longer, "phones": F.pad(phones, (0, frames - phones.shape[1]), value=IGNORE)}
 
 
 @runtime_checkable

@@ -1,6 +1,8 @@
 """Batches for the speech tokenizer: clips of similar length, augmented on the fly, in a reproducible order."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -8,7 +10,7 @@ import torch
 
 from mossrepro.codec.batches import IGNORE, CodecBatch
 from mossrepro.codec.model import SAMPLES_PER_CODE
-from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.recogniser import STEPS, labels
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import LONG_CLIP, Clip, left_out, load_clip, read_manifest
@@ -69,20 +71,36 @@ def phone_frames(
     return frames
 
 
-def collate(waves: list[np.ndarray], phones: list[np.ndarray]) -> CodecBatch:
-    """Pad to wave (B, N) float32, lengths (B,) and phones (B, 4 T) int64, -100 past each clip's end."""
-    targets = [torch.from_numpy(row) for row in phones]
-    return {
-        "wave": torch.nn.utils.rnn.pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True),
-        "lengths": torch.tensor([len(wave) for wave in waves]),
-        "phones": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+class Example(NamedTuple):
+    """A clip as it is trained on: samples (N,), before degradation too, a phone every 20 ms, all phones in order."""
+
+    wave: np.ndarray
+    clean: np.ndarray
+    frames: np.ndarray  # (4 T,) int64
+    labels: list[int]
+
+
+def collate(examples: Sequence[Example], clean: bool = False) -> CodecBatch:
+    """Pad to a batch, with the clean waves if they are wanted; phones are -100 past each clip's end."""
+    batch = {
+        "wave": _padded([torch.from_numpy(one.wave) for one in examples]),
+        "lengths": torch.tensor([len(one.wave) for one in examples]),
+        "phones": _padded([torch.from_numpy(one.frames) for one in examples], IGNORE),
+        "labels": _padded([torch.tensor(one.labels, dtype=torch.int64) for one in examples]),
+        "label_lengths": torch.tensor([len(one.labels) for one in examples]),
     }
+    return batch | ({"clean": _padded([torch.from_numpy(one.clean) for one in examples])} if clean else {})
 
 
-def _nothing() -> CodecBatch:
+def _padded(rows: list[torch.Tensor], value: float = 0) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def nothing(clean: bool) -> CodecBatch:
     """80 ms of silence that count as a clip of length 0: the batch of a rank for which no clip is left."""
-    silence = collate([np.zeros(SAMPLES_PER_CODE, np.float32)], [np.full(STEPS, IGNORE)])
-    return {**silence, "lengths": torch.zeros(1, dtype=torch.int64)}
+    silence = np.zeros(SAMPLES_PER_CODE, np.float32)
+    batch = collate([Example(silence, silence, np.full(STEPS, IGNORE), [0])], clean)
+    return batch | {name: torch.zeros(1, dtype=torch.int64) for name in ("lengths", "label_lengths")}
 
 
 class CodecDataModule(StepDataModule):
@@ -97,13 +115,14 @@ class CodecDataModule(StepDataModule):
         delay: seconds by which the phone targets lag behind the sound.
         augment: vary speed, tilt, gain, noise and leading silence.
         rough: share of the augmented clips that are also degraded: a room, noise, a telephone, ... (`degrade.degrade`).
+        clean: give every clip also as it was before that, for a teacher that hears it better.
         roughness: how often each kind of loss occurs in a degraded clip, and how strong it may be.
         roster: the voices of a corpus that is synthesised (`speech.roster`).
         seed: of the order of samples and of all randomness.
         num_workers: loader processes; the batches are the same for every number.
     """
 
-    on_host = ("seed", "share", "lengths")
+    on_host = ("seed", "share", "lengths", "label_lengths")
 
     def __init__(
         self,
@@ -115,6 +134,7 @@ class CodecDataModule(StepDataModule):
         delay: float = 0.08,
         augment: bool = True,
         rough: float = 0.0,
+        clean: bool = False,
         roughness: Roughness | None = None,
         roster: str = "five",
         seed: int = 0,
@@ -124,7 +144,7 @@ class CodecDataModule(StepDataModule):
         self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
         self.valid_clips, self.max_seconds = valid_clips, max_seconds
         self.delay, self.augment, self.rough, self.roster = delay, augment, rough, roster
-        self.roughness = roughness or Roughness()
+        self.roughness, self.clean = roughness or Roughness(), clean
         self.folder: Path | None = None
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
@@ -168,33 +188,43 @@ class CodecDataModule(StepDataModule):
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
         return self._pass[1]
 
-    def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
-        """A rank's share of the clips of a step; see `collate` for the keys."""
+    def rows(self, step: int) -> list[int]:
+        """The training clips of a step, over all ranks."""
         number, index = divmod(step, self._per_pass)
         groups = self.groups(number)
-        group = groups[index % len(groups)]
-        share = Share.of_rank(len(group), rank, world)
-        waves, phones = [], []
-        for i in group[share.slice] if share.rows else ():
-            random = rng(self.seed, step, 0, i) if self.augment else None
-            wave, frames = self._clip(self.train[i], random)
-            waves.append(wave)
-            phones.append(frames)
-        return (collate(waves, phones) if waves else _nothing()) | {"share": share.tensor()}
+        return groups[index % len(groups)]
 
-    def _clip(self, clip: Clip, random: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-        """A clip's samples, augmented if there is a generator, and its phones."""
-        wave = load_clip(self.folder, clip, SAMPLE_RATE)
+    def example(self, step: int, row: int) -> Example:
+        """A training clip as it is in a step: the same whatever else is in that step."""
+        return self._example(self.train[row], rng(self.seed, step, 0, row) if self.augment else None)
+
+    def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
+        """A rank's share of the clips of a step; see `collate` for the keys."""
+        group = self.rows(step)
+        share = Share.of_rank(len(group), rank, world)
+        examples = [self.example(step, row) for row in group[share.slice]] if share.rows else []
+        batch = collate(examples, self.clean) if examples else nothing(self.clean)
+        return batch | {"share": share.tensor()}
+
+    def _example(self, clip: Clip, random: np.random.Generator | None) -> Example:
+        """A clip, augmented if there is a generator."""
+        clean = wave = load_clip(self.folder, clip, SAMPLE_RATE)
         before = after = speech_span(wave)
         if random is not None:
             wave, after = vary(wave, random)
+            clean = wave
             if random.random() < self.rough:
                 others = random.choice(len(self.train), _BABBLE) if random.random() < _BABBLING else []
                 others = [load_clip(self.folder, self.train[i], SAMPLE_RATE) for i in others]
                 wave = degrade(wave, random, self.roughness, others)
-        return wave, phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
+        frames = phone_frames(self.phones[clip.id], len(wave), before, after, self.delay)
+        return Example(wave, clean, frames, labels([phone for phone, _, _ in self.phones[clip.id]]))
+
+    def val_examples(self) -> list[Example]:
+        """The chosen validation clips, not augmented."""
+        return [self._example(clip, None) for clip in self.valid]
 
     def val_batches(self) -> list[CodecBatch]:
-        """The chosen validation clips, not augmented, 10 at a time."""
-        pairs = [self._clip(clip, None) for clip in self.valid]
-        return [collate(*map(list, zip(*pairs[at : at + 10], strict=True))) for at in range(0, len(pairs), 10)]
+        """The validation clips, 10 at a time."""
+        examples = self.val_examples()
+        return [collate(examples[at : at + 10]) for at in range(0, len(examples), 10)]

@@ -49,7 +49,7 @@ class RecogniserTask(Task):
         super().__init__()
         self.codec = SpeechCodec.from_pretrained(codec)
         self.codec.requires_grad_(False)
-        self.codec.recogniser.requires_grad_(True)
+        self.codec.recogniser.requires_grad_(True).train()  # `from_pretrained` gives evaluation mode, without dropout
         self.lr, self.warmup_steps, self.frame_dropout, self.weight_decay = (
             lr,
             warmup_steps,

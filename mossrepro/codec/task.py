@@ -20,7 +20,7 @@ from mossrepro.codec.batches import IGNORE, CodecBatch, padded_alike
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Starts
-from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.recogniser import STEPS, ctc_loss
 from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.audio import whisper_mel
@@ -56,7 +56,11 @@ class CodecTask(Task):
 
     With distil > 0 the encoder also learns from a whole Whisper, which sees the future: + distil * (1 - cosine)
     between the teacher's `encode`, mel (B, 80, 8 T) -> (B, 4 T, W), a code late, and a linear map of the encoder's
-    output. This is a deviation from the paper, which trains by recognition only; off by default.
+    output. This is a deviation from the paper, which trains by recognition only; off by default. The teacher hears the
+    clips before they were degraded, if the data module gives them (`clean`).
+
+    With ctc > 0 the recogniser is trained at the same time, on the same frames: + ctc * its CTC loss in nats a phone.
+    A code then also learns what helps its neighbours to be read.
 
     Two phases. *Continuous*: phones from the latents. *Quantised*: k-means places the codebook and every frame goes
     through it.
@@ -76,6 +80,7 @@ class CodecTask(Task):
         objective: "phones" (recognition, the paper's) or "mel" (reconstruction, to compare with).
         teacher: import path of a function that gives the teacher, e.g. `mossrepro.speech.whisper.whisper_teacher`.
         distil: weight of the distillation loss; 0: none.
+        ctc: weight of the recogniser's loss; 0: none.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class CodecTask(Task):
         objective: str = "phones",
         teacher: Callable[[], nn.Module] | None = None,
         distil: float = 0.0,
+        ctc: float = 0.0,
     ) -> None:
         super().__init__()
         if objective not in ("phones", "mel"):
@@ -104,7 +110,8 @@ class CodecTask(Task):
         self.warmup_steps, self.quantise_after = warmup_steps, quantise_after
         self.commitment_weight, self.replace_dead_every = commitment_weight, replace_dead_every
         self.codec = SpeechCodec(network)
-        self.codec.recogniser.requires_grad_(False)  # trained later, by `recogniser_task.py`
+        self.codec.recogniser.requires_grad_(ctc > 0)  # else trained later, by `recogniser_task.py`
+        self.ctc = ctc
         self.mel_head = None
         if objective == "mel":
             self.codec.phones.requires_grad_(False)
@@ -156,9 +163,14 @@ class CodecTask(Task):
         name, loss = self._loss(frames, batch["phones"], mel, valid)
         self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=clips)
         if self.distil:
-            apart = self._apart(hidden, batch["wave"], valid)
+            apart = self._apart(hidden, batch.get("clean", batch["wave"]), valid)
             self.log("train/distil", apart.detach(), batch_size=clips)
             loss = loss + self.distil * apart
+        if self.ctc:
+            torch.manual_seed(int(batch["seed"]) + share.first)  # dropout must not differ after a resume
+            read = self._read(frames, valid, batch)
+            self.log("train/ctc", read.detach(), batch_size=clips)
+            loss = loss + self.ctc * read
         return loss + self.commitment_weight * commitment
 
     def _loss(self, frames: Tensor, phones: Tensor, mel: Tensor, valid: Tensor) -> tuple[str, Tensor]:
@@ -170,6 +182,14 @@ class CodecTask(Task):
         wanted = rearrange(mel, "b mels (t frames) -> b t (frames mels)", frames=MELS_PER_CODE)
         loss = F.mse_loss(select(self.mel_head(frames).float(), valid), select(wanted, valid))
         return "mel", mean_over_ranks(loss, valid.sum())
+
+    def _read(self, frames: Tensor, valid: Tensor, batch: CodecBatch) -> Tensor:
+        """The recogniser's CTC loss on frames (B, T, C), nats a phone of all ranks."""
+        lengths = valid.sum(1)
+        log_probs = self.codec.recogniser(frames, send(lengths, self.device))
+        total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
+        count = batch["label_lengths"].sum()
+        return mean_over_ranks(total / count.clamp(min=1), count)
 
     def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and which codes are a clip's (B, T) bool.

@@ -31,8 +31,10 @@ def find() -> Path | None:
     return tables[0].parent if tables else None
 
 
-def make_corpus(target: str | Path) -> Path:
+def make_corpus(target: str | Path, seconds: float = float("inf")) -> Path:
     """The recordings as a corpus in the folder `target`; half "train", half "test" by the SHA-1 of the file name.
+
+    A twentieth of the first half is "valid". Of the rest of it, `seconds` are taken.
 
     Raises DataError with the way to get the recordings when there are none.
     """
@@ -55,8 +57,11 @@ def make_corpus(target: str | Path) -> Path:
             except AudioError as error:  # an empty prompt, or one missing from the package
                 skipped.append(str(error))
                 continue
-            even = int(hashlib.sha1(path.name.encode()).hexdigest(), 16) % 2 == 0
-            writer.add(id, wave, SAMPLE_RATE, recording.text, SPEAKER, "train" if even else "test")
+            half, part = divmod(int(hashlib.sha1(path.name.encode()).hexdigest(), 16), 2)
+            split = "test" if part else "valid" if half % 20 == 0 else "train"
+            if split == "train" and (seconds := seconds - len(wave) / SAMPLE_RATE) < 0:
+                continue
+            writer.add(id, wave, SAMPLE_RATE, recording.text, SPEAKER, split)
         if not writer.ids:
             raise DataError(f"{source}: none of the recordings is usable")
     if skipped:

@@ -50,11 +50,14 @@ def semantic(
     name: str,
     title: str,
     reader: str | Path,
-    store: str | Path,
+    store: str | Path | None = None,
     speaker: SpeechDecoder | None = None,
     device: torch.device | None = None,
 ) -> Tokenizer:
-    """A `SpeechCodec` on a device (default: `best_device`): ours, ours with another objective, or k-means on mel."""
+    """A `SpeechCodec` on a device (default: `best_device`): ours, ours with another objective, or k-means on mel.
+
+    Without the codes of its corpus (`store`) only errors and speed can be measured.
+    """
     codec = SpeechCodec.from_pretrained(reader).prepare_for_inference(device or best_device())
 
     def encode(wave: np.ndarray) -> np.ndarray:
@@ -65,7 +68,8 @@ def semantic(
 
     bits = SAMPLE_RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
     back = decode if speaker else None
-    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, TokenStore(store), back)
+    kept = TokenStore(store) if store else None
+    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, kept, back)
 
 
 def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:

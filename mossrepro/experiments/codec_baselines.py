@@ -8,7 +8,7 @@
     finite           ours with finite scalar quantisation instead of a codebook (`--ablations`)
     distilled        ours, with distillation from Whisper's features: a deviation from the paper (`--ablations`)
     encodec          EnCodec at 24 kHz, where the user has its weights (`--encodec FILE`)
-    adapted          ours, with half of the recorded human speech added to its training (`$MOSSREPRO_HUMAN`)
+    adapted          ours, adapted to ten minutes of the recorded human speech (`$MOSSREPRO_HUMAN`, `mossrepro adapt`)
 
 Ours and `reconstruction` start from Whisper's encoder, as the paper's does, the SEANet baselines from random weights.
 All but EnCodec get the same recogniser on their codes. Everything is a cached, resumable stage of the graph.
@@ -16,7 +16,6 @@ All but EnCodec get the same recogniser on their codes. Everything is a cached, 
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from mossrepro.data import human
-from mossrepro.data.alignment import phone_times
-from mossrepro.data.corpus import Clip, CorpusWriter, load_clip, read_manifest
+from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
-from mossrepro.experiments.graph import StageGraph
+from mossrepro.experiments.adapt import AdaptGraph, changed_codes
 from mossrepro.report.codec_tables import LEGEND, draw_robustness, robustness_table, tables
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
@@ -42,12 +40,12 @@ if TYPE_CHECKING:
     from mossrepro.evaluation.tokenizers import Tokenizer
 
 ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # codebooks; the stack's 1,000 bit/s are near Mimi's 1,100
-REPEATS = 6  # of the recorded speech in a pass, varied anew each time for the codec, though not for its recogniser
-VERSION = 5  # raised when what is measured changes
+ADAPTED = 600  # seconds of recorded speech that our codec is adapted to
+VERSION = 6  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 
-class BaselineGraph(StageGraph):
+class BaselineGraph(AdaptGraph):
     """The stage graph of a size, with the baselines of its codec."""
 
     def reconstruction(self) -> Path:
@@ -84,23 +82,8 @@ class BaselineGraph(StageGraph):
         source = human.find()
         if source is None:
             return None
-        spec = {"transcripts": (source / "transcripts.tsv").read_text(), "version": 1}
-        return self.cached("human", "human", spec, lambda folder: human.make_corpus(folder))
-
-    def joined(self, recorded: Path) -> Path:
-        """The codec's corpus with the training half of the recorded speech in it, several times."""
-        corpus = self.codec_corpus()
-        spec = {"corpora": [corpus.name, recorded.name], "repeats": REPEATS, "version": 1}
-        joined = self.cached("human", "joined-corpus", spec, lambda folder: _join(corpus, recorded, folder))
-        phone_times(joined, cached=self._cached_data)
-        return joined
-
-    def adapted(self, recorded: Path) -> tuple[Path, Path]:
-        """Ours, trained on the joined corpus: its recogniser and its codes."""
-        joined = self.joined(recorded)
-        codec = self.fit("codec", data__corpus=joined)
-        tokens = self.tokenise(joined, codec)
-        return self.read(codec, tokens, joined), tokens
+        spec = {"transcripts": (source / "transcripts.tsv").read_text(), "seconds": ADAPTED, "version": 2}
+        return self.cached("human", "human", spec, lambda folder: human.make_corpus(folder, ADAPTED))
 
 
 def finite_levels(codes: int) -> tuple[int, ...]:
@@ -173,10 +156,10 @@ def compare(
     graph, place = BaselineGraph(size, *changes), best_device(device)
     console = Console(stderr=True)
     baselines, recorded = all_tokenizers(graph, encodec, ablations, alone, place), graph.human()
-    adapted = graph.adapted(recorded) if recorded and not alone else None
+    adapted = graph.adapted(recorded) if recorded else None
     spec = {"tokenizers": [[r.name, str(r.store.folder.name) if r.store else r.weights] for r in baselines]}
     spec |= {"readers": [graph.recogniser().name, graph.flow().name, graph.vocoder().name], "version": VERSION}
-    spec |= {"human": recorded.name if recorded else "", "adapted": adapted[0].name if adapted else ""}
+    spec |= {"human": recorded.name if recorded else "", "adapted": adapted.name if adapted else ""}
 
     def measure(folder: Path) -> None:
         from mossrepro.evaluation import codec, tokenizers
@@ -193,8 +176,9 @@ def compare(
         codec.streamed(benchmark, baselines[0])
         console.print(f"  robustness: the worst condition is {codec.robustness(benchmark, baselines[0])}")
         if adapted:
-            late = tokenizers.semantic("adapted", "our codec, with recorded speech in training", *adapted, device=place)
+            late = tokenizers.semantic("adapted", "our codec, adapted to ten minutes of it", adapted, device=place)
             _adaptation(benchmark, codec, late)
+            metrics.record(folder, changed_codes(graph.recogniser(), adapted, graph.codec_corpus(), place))
         shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
         draw(figure, wave, benchmark.assistant.phones[shown.id], baselines[0].encode(wave), shown.text)
@@ -225,11 +209,11 @@ def _ratios(folder: Path) -> None:
 
 
 def _adaptation(benchmark, codec, late: "Tokenizer") -> None:
-    """Recorded speech of a speaker who is in the training now, other sentences: relative fall of the WER."""
+    """Recorded speech of a speaker whom the codec was adapted to, other sentences: relative fall of the WER."""
     codes = [late.encode(wave) for wave in benchmark.human.waves]
     after = codec.words(benchmark, late, "recorded speech", benchmark.human, codes)
     before = metrics.read_metrics(benchmark.out)["rival_ours_wer_recorded_speech"].value
-    title = "recorded speech: relative fall of the word error rate with its speaker in training"
+    title = "recorded speech: relative fall of the word error rate by adaptation to its speaker"
     metrics.record(benchmark.out, metrics.Metric("adaptation", title, 100 * (1 - after / max(before, 1e-9)), "%"))
 
 
@@ -273,29 +257,6 @@ def _acoustic_reader(codec: Path, folder: Path) -> None:
     torch.manual_seed(0)
 
     AcousticCodec.from_pretrained(codec).reader(CodecConfig()).save_pretrained(folder)
-
-
-def _join(corpus: Path, recorded: Path, folder: Path) -> None:
-    """All clips of `corpus`, and REPEATS times those of `recorded`'s training half. Files are linked, not copied."""
-    clips = [(corpus, clip, clip.id) for clip in read_manifest(corpus)]
-    train = [clip for clip in read_manifest(recorded) if clip.split == "train"]
-    clips += [(recorded, clip, f"human-{clip.id}-{i}") for i in range(REPEATS) for clip in train]
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    with CorpusWriter(folder) as writer:
-        for source, clip, name in clips:
-            target = folder / "audio" / f"{name}{Path(clip.audio).suffix}"
-            if not target.exists():
-                _link(source / clip.audio, target)
-            plain = {**json.loads(clip.line()), "id": name, "audio": f"audio/{target.name}"}
-            writer.append(Clip(**plain))
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy(source, target)
 
 
 def main(args: argparse.Namespace) -> int:

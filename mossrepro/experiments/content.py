@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from mossrepro.data.corpus import MANIFEST
 from mossrepro.utils import cache
 
 
@@ -14,6 +15,8 @@ def content_name(value: str | int | Path) -> str:
             return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         if any(path.glob("*.safetensors")):
             return weights_name(path)
+        if (path / MANIFEST).is_file():  # a corpus of the user's, whose ids name their sounds
+            return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:16]
     return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 

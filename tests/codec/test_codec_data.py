@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mossrepro.codec import data
-from mossrepro.codec.data import CodecDataModule, collate, phone_frames, speech_span, vary
+from mossrepro.codec.data import CodecDataModule, Example, collate, phone_frames, speech_span, vary
 from mossrepro.data.corpus import Clip, CorpusWriter, read_manifest
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
@@ -162,6 +162,10 @@ def test_phones_are_asked_for_late_and_follow_a_change_of_speed():
 
 
 def test_collate_pads_with_silence_and_nothing_to_learn():
-    batch = collate([np.ones(4, np.float32), np.ones(2, np.float32)], [np.array([1, 2]), np.array([3])])
+    long = Example(np.ones(4, np.float32), np.zeros(4, np.float32), np.array([1, 2]), [5, 6, 7])
+    short = Example(np.ones(2, np.float32), np.zeros(2, np.float32), np.array([3]), [8])
+    batch = collate([long, short])
+    assert "clean" not in batch and collate([long, short], clean=True)["clean"].tolist() == [[0.0] * 4] * 2
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, 0, 0]] and batch["label_lengths"].tolist() == [3, 1]
     assert batch["wave"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch["phones"].tolist() == [[1, 2], [3, -100]] and batch["lengths"].tolist() == [4, 2]

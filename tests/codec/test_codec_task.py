@@ -10,7 +10,7 @@ import torch
 from codec_toys import TINY, train
 
 from mossrepro.codec import SpeechCodec
-from mossrepro.codec.data import collate
+from mossrepro.codec.data import Example, collate
 from mossrepro.codec.encoder import CausalEncoder
 from mossrepro.codec.quantiser import Quantiser
 from mossrepro.codec.task import CodecTask
@@ -27,13 +27,14 @@ class Notes(StepDataModule):
 
     def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
         random = rng(self.seed, step)
-        waves, rows = [], []
+        examples = []
         for _ in range(4):
             word = "".join(random.choice(list(NOTES), size=4, replace=False))
             phase = torch.arange(2560) / 16_000 * 2 * torch.pi
-            waves.append(torch.cat([0.3 * (phase * NOTES[letter]).sin() for letter in word]).numpy())
-            rows.append(np.repeat([1 + list(NOTES).index(letter) for letter in word], 8))  # 0.16 s = 8 frames of 20 ms
-        return collate(waves, rows)
+            wave = torch.cat([0.3 * (phase * NOTES[letter]).sin() for letter in word]).numpy()
+            labels = [1 + list(NOTES).index(letter) for letter in word]
+            examples.append(Example(wave, wave, np.repeat(labels, 8), labels))  # 0.16 s = 8 frames of 20 ms
+        return collate(examples)
 
     def val_batches(self) -> list[dict[str, torch.Tensor]]:
         return [self.train_batch(10_000, 0, 1)]
@@ -46,13 +47,29 @@ def fit(steps: int, folder=None, ckpt=None, network=TINY, **arguments) -> tuple[
     return task, trainer
 
 
-@pytest.mark.parametrize("levels", [(), (4, 4)])
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, levels):
-    network = dataclasses.replace(TINY, levels=levels)
-    whole, _ = fit(8, folder=tmp_path, network=network)
-    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"), network=network)
+@pytest.mark.parametrize("levels, ctc", [((), 0.0), ((4, 4), 0.0), ((), 0.5)])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, levels, ctc):
+    network = dataclasses.replace(TINY, levels=levels, recogniser_dropout=0.2)
+    whole, _ = fit(8, folder=tmp_path, network=network, ctc=ctc)
+    torch.rand(7)  # as another process would have it
+    resumed, _ = fit(8, ckpt=str(tmp_path / "last.ckpt"), network=network, ctc=ctc)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_recogniser_learns_beside_the_codec_only_where_it_is_asked_to():
+    untrained = CodecTask(TINY)
+    torch.manual_seed(0)
+    start = {k: v.clone() for k, v in CodecTask(TINY).codec.recogniser.state_dict().items()}
+    alone, trainer = fit(3)
+    assert all(torch.equal(value, alone.codec.recogniser.state_dict()[name]) for name, value in start.items())
+    assert "train/ctc" not in trainer.callback_metrics and not any(
+        p.requires_grad for p in untrained.codec.recogniser.parameters()
+    )
+    both, trainer = fit(3, ctc=1.0)
+    assert not torch.equal(start["head.weight"], both.codec.recogniser.head.weight)
+    assert trainer.callback_metrics["train/ctc"] > 0
+    assert not torch.equal(both.codec.phones.weight, alone.codec.phones.weight)  # its gradient reaches the encoder
 
 
 def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):

@@ -2,7 +2,7 @@
 
 import lightning
 import torch
-from codec_toys import TINY
+from codec_toys import TINY, train
 
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import SpeechCodec
@@ -49,6 +49,17 @@ def test_it_learns_to_read_and_leaves_the_codes_alone(tmp_path):
     read = SpeechCodec.from_pretrained(tmp_path / "read")
     same = {n for n, p in read.state_dict().items() if torch.equal(p, codec.state_dict()[n])}
     assert same == {n for n in codec.state_dict() if not n.startswith("recogniser.")}
+
+
+def test_a_fit_trains_with_dropout(tmp_path, monkeypatch):
+    """A trainer leaves modules in the mode that it finds them in, and what is loaded from a folder is in evaluation."""
+    SpeechCodec(TINY).save_pretrained(tmp_path / "codec")
+    modes = []
+    monkeypatch.setattr(
+        RecogniserTask, "on_train_batch_start", lambda task, *_: modes.append(task.codec.recogniser.training)
+    )
+    train(RecogniserTask(str(tmp_path / "codec")), Spelling(), steps=3)
+    assert modes == [True] * 3
 
 
 def test_a_step_draws_all_its_chance_from_the_batch(tmp_path):

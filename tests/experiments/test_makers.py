@@ -40,6 +40,7 @@ MAKERS = {
     "codec": [*CODEC, "codec/task.py", "codec/data.py", "data/degrade.py"],
     "acoustic": ["codec/acoustic.py", "codec/acoustic_task.py", "codec/data.py"],
     "recogniser": ["codec/recogniser.py", "codec/recogniser_task.py", "codec/recogniser_data.py"],
+    "adapt": [*CODEC, *(f"codec/{name}.py" for name in ("adapt_task", "adapt_data", "data", "recogniser"))],
     "backbone": [*LM, "lm/mini.py"],
     "counterfactual": [*LM, "lm/mini.py"],
     **dict.fromkeys(("stage1", "stage2", "sft"), [*LM, "lm/lora.py"]),
