@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.vocoder.flow import FlowDecoder, chunk_mask, cosine_time
+from mossrepro.vocoder.flow import FlowDecoder, cosine_time
+from mossrepro.vocoder.flow_layers import chunk_mask
 from mossrepro.vocoder.task import FlowTask
 
 TINY = dict(codes=16, bands=8, dim=64, blocks=1, fine_blocks=1, flow_blocks=2, steps=4)
