@@ -13,8 +13,8 @@ FACTORIES = {
 }  # fmt: skip
 # Files that compute and define no nn.Module: a call of theirs has its input's device.
 MATHS = ("utils/audio.py", "utils/spectral.py", "vocoder/pitch.py", "vocoder/losses.py", "lm/losses.py",
-         "lm/decode.py", "lm/init.py", "speech/mos.py", "vocoder/speech_decoder.py", "vocoder/session.py", "pipeline.py",
-         "evaluation/text_retention.py", "evaluation/tokenizers.py", "evaluation/codec.py")  # fmt: skip
+         "lm/decode.py", "lm/init.py", "speech/mos.py", "vocoder/speech_decoder.py", "vocoder/session.py",
+         "pipeline.py", "evaluation/text_retention.py", "evaluation/tokenizers.py", "evaluation/codec.py")  # fmt: skip
 ALLOWED = {  # file: {function: why it may make tensors on the CPU}
     "codec/encoder.py": {"sinusoids": "a buffer's values, made by the constructor",
                          "_first_average": "initial values, made by the constructor"},
