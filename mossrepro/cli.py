@@ -178,9 +178,11 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
 
 def _add_bench(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("bench", help="measure speed beside what one would use instead")
-    parser.add_argument("what", choices=("codec", "decode", "train"))
+    parser.add_argument("what", choices=("codec", "decode", "train", "voice"))
     parser.add_argument("--rounds", type=int, default=7, help="times that each runs, turn by turn (default: 7)")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/bench"), help="default: runs/bench")
+    text = "voice: folder of the run whose voice is measured (default: size small with random weights)"
+    parser.add_argument("--run", type=Path, help=text)
     parser.set_defaults(run_verb=_bench)
 
 

@@ -13,8 +13,8 @@ FACTORIES = {
 }  # fmt: skip
 # Files that compute and define no nn.Module: a call of theirs has its input's device.
 MATHS = ("utils/audio.py", "utils/spectral.py", "vocoder/pitch.py", "vocoder/losses.py", "lm/losses.py",
-         "lm/decode.py", "lm/init.py", "speech/mos.py", "vocoder/speech_decoder.py", "pipeline.py",
-         "evaluation/text_retention.py", "evaluation/tokenizers.py", "evaluation/codec.py")  # fmt: skip
+         "lm/decode.py", "lm/init.py", "speech/mos.py", "vocoder/speech_decoder.py", "vocoder/session.py",
+         "pipeline.py", "evaluation/text_retention.py", "evaluation/tokenizers.py", "evaluation/codec.py")  # fmt: skip
 ALLOWED = {  # file: {function: why it may make tensors on the CPU}
     "codec/encoder.py": {"sinusoids": "a buffer's values, made by the constructor",
                          "_first_average": "initial values, made by the constructor"},
@@ -33,7 +33,8 @@ ALLOWED = {  # file: {function: why it may make tensors on the CPU}
     "utils/packed_linear.py": {"_can_pack": "it asks what the CPU can do"},
     "vocoder/flow.py": {"fixed_noise": "numbers of NumPy, the same on every machine; `forward` sends them"},
     "vocoder/generator.py": {"fixed_noise": "numbers of NumPy, the same on every machine; `forward` sends them"},
-    "vocoder/speech_decoder.py": {"SpeechDecoder.speak_all": "codes of Python; the flow decoder checks and sends them"},
+    "vocoder/session.py": {"as_codes": "codes of Python; they are checked before they are sent",
+                           "DecoderSession.close": "no codes, as from Python"},
     "vocoder/task.py": {"FlowTask._losses": "the steps of the times that are drawn with the CPU's generator"},
 }  # fmt: skip
 

@@ -2,18 +2,20 @@
 
     codes (B, T), 12.5 a second -> embedding -> look-ahead -> blocks -> x4 -> blocks -> condition (B, 4T, D) -.
                                                                                                               v
-    noise (B, 80, 4T) = x at time 0  --- Euler steps along the learnt velocity  v(x, time, condition)  ---> mel, time 1
+    noise (B, 80, 4T) = x at time 0  ---  steps along the learnt velocity    v(x, time, condition)  ---> mel, time 1
 
 A code says what is said, not how: the velocity field (arXiv 2210.02747, with the optimal-transport path) chooses one
 pronunciation out of many, where a regression would return their blurred mean.
 
-Every layer may look back without limit, but ahead only to the end of its own chunk plus the look-ahead, so that mel
-frames can be emitted while codes still arrive.
+Every layer looks ahead only to the end of its own chunk plus the look-ahead, so that mel frames can be emitted while
+codes still arrive (`session.py`); how far it looks back is a setting. Training with several chunk sizes gives one model
+that decodes whole utterances and chunks (CosyVoice 2, arXiv 2412.10117).
 """
 
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -21,21 +23,16 @@ from torch import Tensor, nn
 
 from mossrepro.utils.devices import send
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.layers import RMSNorm, TransformerBlock, rotary_table
+from mossrepro.utils.layers import RMSNorm
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.checkpoint import load_module
+from mossrepro.vocoder.flow_layers import HEAD, Stack
+from mossrepro.vocoder.sampling import Context, FlowSampling, integrate
+from mossrepro.vocoder.streaming import StreamMemory
 
 FRAMES = 4  # mel frames of one code
 SIGMA = 1e-6  # width of the path's end around the data, sigma_min
-HEAD = 64  # width of an attention head
-THETA = 10000.0
 SPREAD = 0.5  # standard deviation of the code embedding's initial values
-
-
-def chunk_mask(length: int, chunk: int, device: torch.device) -> Tensor:
-    """(length, length) bool: row i may look at column j when j's chunk is not later than i's; chunk 0 = no limit."""
-    place = torch.arange(length, device=device) // (chunk if chunk > 0 else max(length, 1))
-    return place[:, None] >= place[None, :]
 
 
 def cosine_time(t: Tensor) -> Tensor:
@@ -43,71 +40,18 @@ def cosine_time(t: Tensor) -> Tensor:
     return 1 - torch.cos(t * math.pi / 2)
 
 
-class CausalConvolution(nn.Module):
-    """Depthwise convolution over the last `kernel` rows, added to the input: (B, L, D) -> (B, L, D)."""
-
-    def __init__(self, dim: int, kernel: int = 5):
-        super().__init__()
-        self.weight = nn.Conv1d(dim, dim, kernel, groups=dim)
-        self.reach = kernel - 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + F.silu(self.weight(F.pad(x.transpose(1, 2), (self.reach, 0)))).transpose(1, 2)
-
-
-class Block(nn.Module):
-    """Causal convolution, shift and scale by the flow's time (estimator only), then a transformer layer.
-
-    Shapes: x (B, L, D), time (B, D) or None, mask (B, 1, L, L) -> (B, L, D).
-    """
-
-    def __init__(self, dim: int, timed: bool):
-        super().__init__()
-        self.convolution = CausalConvolution(dim)
-        self.layer = TransformerBlock(dim, dim // HEAD, dim // HEAD, HEAD, 8 * dim // 3 // 32 * 32, True, 1e-6)
-        self.modulate = nn.Linear(dim, 2 * dim) if timed else None
-        if self.modulate is not None:
-            nn.init.zeros_(self.modulate.weight), nn.init.zeros_(self.modulate.bias)
-
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor, time: Tensor | None = None) -> Tensor:
-        x = self.convolution(x)
-        if self.modulate is not None and time is not None:
-            scale, shift = self.modulate(time)[:, None].chunk(2, -1)
-            x = x * (1 + scale) + shift
-        return self.layer(x, table, mask)
-
-
-class Stack(nn.Module):
-    """Blocks over rows whose chunks hold `chunk` rows: (B, L, D) -> (B, L, D)."""
-
-    def __init__(self, dim: int, blocks: int, chunk: int, timed: bool = False):
-        super().__init__()
-        self.chunk = chunk
-        self.blocks = nn.ModuleList(Block(dim, timed) for _ in range(blocks))
-
-    def forward(self, x: Tensor, valid: Tensor, time: Tensor | None = None) -> Tensor:
-        """valid (B, L) is False on padding, which is masked out (but every row may attend to itself)."""
-        length = x.shape[1]
-        mask = chunk_mask(length, self.chunk, x.device) & valid[:, None, :]
-        mask = (mask | torch.eye(length, dtype=torch.bool, device=x.device))[:, None]  # (B, 1, L, L)
-        table = rotary_table(torch.arange(length, device=x.device)[None], HEAD, THETA)
-        for block in self.blocks:
-            x = block(x, table, mask, time)
-        return x
-
-
 class CodeEncoder(nn.Module):
     """codes (B, T) -> condition (B, 4T, dim). Row i sees codes up to the end of its chunk + `look_ahead`."""
 
-    def __init__(self, codes: int, dim: int, blocks: int, fine_blocks: int, chunk: int, look_ahead: int):
+    def __init__(self, codes: int, dim: int, blocks: int, fine_blocks: int, look_ahead: int):
         super().__init__()
         self.look_ahead = look_ahead
         self.embedding = nn.Embedding(codes, dim)
         nn.init.normal_(self.embedding.weight, std=SPREAD)
         self.ahead = nn.Conv1d(dim, dim, look_ahead + 1)
-        self.coarse = Stack(dim, blocks, chunk)
+        self.coarse = Stack(dim, blocks, 1)
         self.upsample = nn.Linear(dim, FRAMES * dim)
-        self.fine = Stack(dim, fine_blocks, FRAMES * chunk)
+        self.fine = Stack(dim, fine_blocks, FRAMES)
         self.norm = RMSNorm(dim)
 
     @torch.no_grad()
@@ -117,34 +61,53 @@ class CodeEncoder(nn.Module):
         turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim).to(codebook)
         self.embedding.weight.copy_(SPREAD * turned / turned.std())
 
-    def forward(self, codes: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self,
+        codes: Tensor,
+        valid: Tensor,
+        context: Context,
+        memory: StreamMemory | None = None,
+        following: Tensor | None = None,
+    ) -> Tensor:
+        """valid (B, T) is False on padding. following (B, at most look_ahead): the codes behind a chunk of a stream."""
         x = self.embedding(codes) * valid[..., None]
-        x = x + F.silu(self.ahead(F.pad(x.transpose(1, 2), (0, self.look_ahead)))).transpose(1, 2)
-        x = self.coarse(x, valid)
+        seen = x if following is None else torch.cat([x, self.embedding(following)], 1)
+        missing = x.shape[1] + self.look_ahead - seen.shape[1]
+        x = x + F.silu(self.ahead(F.pad(seen.transpose(1, 2), (0, missing)))).transpose(1, 2)
+        x = self.coarse(x, valid, context, memory=memory)
         x = rearrange(self.upsample(x), "b t (frames d) -> b (t frames) d", frames=FRAMES)
-        return self.norm(self.fine(x, repeat(valid, "b t -> b (t frames)", frames=FRAMES)))
+        x = self.fine(x, repeat(valid, "b t -> b (t frames)", frames=FRAMES), context, memory=memory)
+        return self.norm(x)
 
 
 class Estimator(nn.Module):
     """Velocity of the flow: x (B, bands, L), time (B,), condition (B, L, dim) -> (B, bands, L)."""
 
-    def __init__(self, bands: int, dim: int, blocks: int, chunk: int):
+    def __init__(self, bands: int, dim: int, blocks: int):
         super().__init__()
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.dim = dim
         self.x_in = nn.Linear(bands, dim)
         self.condition_in = nn.Linear(dim, dim)
-        self.stack = Stack(dim, blocks, FRAMES * chunk, timed=True)
+        self.stack = Stack(dim, blocks, FRAMES, timed=True)
         self.norm = RMSNorm(dim)
         self.out = nn.Linear(dim, bands)
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        condition: Tensor,
+        valid: Tensor,
+        context: Context,
+        memory: StreamMemory | None = None,
+    ) -> Tensor:
         rates = torch.exp(-math.log(10000.0) * torch.arange(self.dim // 2, device=x.device) / (self.dim // 2))
         angles = 1000 * time[:, None] * rates
-        clock = self.time(torch.cat([angles.cos(), angles.sin()], -1))
+        clock = self.time(torch.cat([angles.cos(), angles.sin()], -1).to(x.dtype))
         y = self.x_in(x.transpose(1, 2)) + self.condition_in(condition)
-        return self.out(self.norm(self.stack(y, valid, clock))).transpose(1, 2)
+        return self.out(self.norm(self.stack(y, valid, context, clock, memory))).transpose(1, 2)
 
 
 class FlowDecoder(nn.Module):
@@ -161,9 +124,11 @@ class FlowDecoder(nn.Module):
         look_ahead: codes that are seen beyond a chunk.
         mel_mean: mean of the training mels; the flow runs on (mel - mean) / std.
         mel_std: their standard deviation.
-        steps: Euler steps.
+        steps: steps of the solver.
         guidance: strength of classifier-free guidance.
         temperature: scale of the starting noise.
+        look_back: codes before its chunk that a code may look at; 0: all.
+        solver: "euler" or "midpoint".
     """
 
     mean: Tensor
@@ -184,6 +149,8 @@ class FlowDecoder(nn.Module):
         steps: int = 10,
         guidance: float = 0.7,
         temperature: float = 1.0,
+        look_back: int = 0,
+        solver: str = "euler",
     ):
         super().__init__()
         if dim % HEAD:
@@ -200,11 +167,13 @@ class FlowDecoder(nn.Module):
             steps=steps,
             guidance=guidance,
             temperature=temperature,
+            look_back=look_back,
+            solver=solver,
         )
-        self.codes, self.bands, self.steps = codes, bands, steps
-        self.guidance, self.temperature = guidance, temperature
-        self.encoder = CodeEncoder(codes, dim, blocks, fine_blocks, chunk, look_ahead)
-        self.estimator = Estimator(bands, dim, flow_blocks, chunk)
+        self.codes, self.bands, self.look_ahead = codes, bands, look_ahead
+        self.sampling = FlowSampling(chunk, look_back, steps, solver, guidance, temperature).checked()
+        self.encoder = CodeEncoder(codes, dim, blocks, fine_blocks, look_ahead)
+        self.estimator = Estimator(bands, dim, flow_blocks)
         self.coarse_mel = nn.Linear(dim, bands)
         self.register_buffer("mean", torch.tensor(mel_mean))
         self.register_buffer("std", torch.tensor(mel_std))
@@ -219,34 +188,50 @@ class FlowDecoder(nn.Module):
         self.mean.fill_(mean), self.std.fill_(std)
 
     def losses(
-        self, codes: Tensor, mel: Tensor, valid: Tensor, time: Tensor, noise: Tensor, keep: Tensor
+        self,
+        codes: Tensor,
+        mel: Tensor,
+        valid: Tensor,
+        time: Tensor,
+        noise: Tensor,
+        keep: Tensor,
+        context: Context | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Flow-matching loss and the regression loss that gives the encoder a head start (Grad-TTS, arXiv 2105.06337).
 
         Shapes: codes (B, T), mel (B, bands, 4T), valid (B, T) bool, time (B,) uniform in [0, 1), noise as mel,
         keep (B,) bool: False hides the condition (classifier-free guidance) -> two scalars.
+        context: what codes may look at; None for the model's.
         On the path x_t = (1 - (1 - sigma) t) noise + t mel the velocity is mel - (1 - sigma) noise.
         """
         target = (mel - self.mean) / self.std
-        condition = self.encoder(codes, valid)
+        context = self.sampling.context if context is None else context
+        condition = self.encoder(codes, valid, context)
         frames = repeat(valid, "b t -> b (t frames)", frames=FRAMES)
         weight = frames[:, None].float() / (frames.sum() * self.bands).clamp_min(1)
         coarse_mel = self.coarse_mel(condition).float().transpose(1, 2)
         t = cosine_time(time)[:, None, None]
         x = (1 - (1 - SIGMA) * t) * noise + t * target
-        velocity = self.estimator(x, t[:, 0, 0], condition * keep[:, None, None], frames).float()
+        velocity = self.estimator(x, t[:, 0, 0], condition * keep[:, None, None], frames, context).float()
         wanted = target - (1 - SIGMA) * noise
         flow = ((velocity - wanted).square() * weight).sum()
         return flow, ((coarse_mel - target).abs() * weight).sum()
 
     @torch.no_grad()
-    def forward(self, codes: Tensor, lengths: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T).
+    def forward(
+        self,
+        codes: Tensor,
+        lengths: Tensor | None = None,
+        noise: Tensor | None = None,
+        sampling: FlowSampling | None = None,
+    ) -> Tensor:
+        """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T). sampling: None for the model's.
 
         The starting noise (B, bands, 4T) is the same every time unless given, so decoding is deterministic.
         Codes may be in main memory, and are then checked: DataError for one outside the codebook. On another device
         that would wait for it.
         """
+        sampling = self.sampling if sampling is None else sampling.checked()
         if codes.device.type == "cpu" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
             raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a codebook of {self.codes}")
         codes = send(codes, self.mean.device)
@@ -254,16 +239,37 @@ class FlowDecoder(nn.Module):
         places = torch.arange(length, device=codes.device)
         valid = places[None] < (lengths[:, None] if lengths is not None else length)
         valid = valid.expand(batch, length)
-        condition = self.encoder(codes, valid)
-        both = torch.cat([condition, torch.zeros_like(condition)])
-        frames = repeat(valid, "b t -> (two b) (t frames)", two=2, frames=FRAMES)
-        x = send(fixed_noise(self.bands, FRAMES * length), codes.device) if noise is None else noise
-        x = self.temperature * x.expand(batch, -1, -1)
-        clock = cosine_time(torch.linspace(0, 1, self.steps + 1, device=codes.device))
-        for now, then in zip(clock[:-1], clock[1:], strict=True):
-            velocity = self.estimator(x.repeat(2, 1, 1), now.expand(2 * batch), both, frames).float()
-            guided, free = velocity.chunk(2)
-            x = x + (then - now) * ((1 + self.guidance) * guided - self.guidance * free)
+        condition = self.encoder(codes, valid, sampling.context)
+        if noise is None:
+            noise = send(fixed_noise(self.bands, FRAMES * length, flow_noise(sampling.seed)), codes.device)
+        return self.denoise(condition, noise, repeat(valid, "b t -> b (t frames)", frames=FRAMES), sampling)
+
+    def denoise(
+        self,
+        condition: Tensor,
+        noise: Tensor,
+        valid: Tensor,
+        sampling: FlowSampling,
+        memories: list[StreamMemory] | None = None,
+    ) -> Tensor:
+        """Follow the velocity, guided, from noise to mel.
+
+        Shapes: condition (B, L, dim), noise (bands, L) or (B, bands, L), valid (B, L) bool -> mel (B, bands, L).
+        memories: of a stream, one for every evaluation of the velocity.
+        """
+        batch, guidance = len(condition), sampling.guidance
+        both, frames = torch.cat([condition, torch.zeros_like(condition)]), valid.repeat(2, 1)
+
+        def velocity(x: Tensor, now: Tensor, i: int) -> Tensor:
+            memory = None if memories is None else memories[i]
+            time = now.expand(2 * batch)
+            v = self.estimator(x.repeat(2, 1, 1), time, both, frames, sampling.context, memory)
+            guided, free = v.to(torch.promote_types(v.dtype, torch.float32)).chunk(2)
+            return (1 + guidance) * guided - guidance * free
+
+        clock = cosine_time(torch.linspace(0, 1, sampling.steps + 1, device=condition.device))
+        noise = sampling.temperature * noise.to(self.mean.dtype).expand(batch, -1, -1)
+        x = integrate(velocity, noise, clock, sampling.solver)
         return x * self.std + self.mean
 
     @classmethod
@@ -272,6 +278,11 @@ class FlowDecoder(nn.Module):
         return load_module(cls, folder)
 
 
-def fixed_noise(bands: int, frames: int) -> Tensor:
-    """Standard normal (bands, frames): the same first columns for every length and on every machine."""
-    return torch.from_numpy(rng(0, "flow noise").standard_normal((frames, bands), dtype="float32")).T
+def flow_noise(seed: int = 0) -> np.random.Generator:
+    """The numbers that every decoding with a seed starts from, from frame 0 on."""
+    return rng(seed, "flow noise")
+
+
+def fixed_noise(bands: int, frames: int, random: np.random.Generator) -> Tensor:
+    """The next frames of `random`, standard normal (bands, frames): a frame's numbers depend on its place alone."""
+    return torch.from_numpy(random.standard_normal((frames, bands), dtype="float32")).T

@@ -1,6 +1,6 @@
 """Codes to sound in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,10 @@ from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.packed_linear import pack_linear_layers
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
+from mossrepro.vocoder.sampling import FlowSampling
+from mossrepro.vocoder.session import DecoderSession, as_codes
+
+WHOLE = 500  # codes (40 s) up to which an utterance is decoded at once
 
 
 class SpeechDecoder:
@@ -44,17 +48,41 @@ class SpeechDecoder:
     def speak_all(self, many: Sequence[Sequence[int]], batch: int = 16) -> list[np.ndarray]:
         """Several sequences of codes, decoded in batches -> the samples of each, as `speak` makes them.
 
+        Those longer than 40 s are decoded in a session, chunk by chunk, so that memory is bounded.
         Raises DataError when one of them holds no code, or one that is not in the codebook.
         """
-        if not all(len(codes) for codes in many):
+        book = [as_codes(codes, self.flow.codes) for codes in many]
+        if not all(len(codes) for codes in book):
             raise DataError("no codes to speak")
         device, waves = self.flow.mean.device, {}
-        order = sorted(range(len(many)), key=lambda i: len(many[i]))
+        order = sorted((i for i in range(len(book)) if len(book[i]) <= WHOLE), key=lambda i: len(book[i]))
         for at in range(0, len(order), batch):
-            rows = [torch.as_tensor(many[i], dtype=torch.int64).cpu() for i in order[at : at + batch]]
+            rows = [book[i] for i in order[at : at + batch]]
             lengths = torch.tensor([len(row) for row in rows], device=device)
             mels = self.flow(pad_sequence(rows, batch_first=True), lengths)
             for i, row, mel in zip(order[at:], rows, mels, strict=False):
                 wave = self.vocoder(mel[None, :, : FRAMES * len(row)])[0]
                 waves[i] = np.clip(wave.float().cpu().numpy(), -1.0, 1.0)
+        for i in set(range(len(book))) - set(order):
+            session = self.session()
+            waves[i] = np.concatenate([session.push(book[i]), session.close()])
         return [waves[i] for i in range(len(many))]
+
+    def session(self, sampling: FlowSampling | None = None) -> DecoderSession:
+        """A session to which codes are pushed as they arrive. sampling: chunk size and the like; None: the model's.
+
+        ConfigError for settings that cannot be.
+        """
+        return DecoderSession(self.flow, self.vocoder, sampling)
+
+    def stream(self, codes: Iterable[int], sampling: FlowSampling | None = None) -> Iterator[np.ndarray]:
+        """Codes, as they arrive -> samples in parts, float32 in [-1, 1], each as soon as it can be made.
+
+        Raises what `session` and `DecoderSession.push` raise.
+        """
+        session = self.session(sampling)
+        for code in codes:
+            if len(samples := session.push([code])):
+                yield samples
+        if len(samples := session.close()):
+            yield samples

@@ -1,5 +1,6 @@
 """Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave)."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import send, without_autocast
 from mossrepro.utils.distributed import mean_over_ranks
+from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.spectral import spectral_loss
 from mossrepro.vocoder.batches import FlowBatch, HasMelStatistics, VocoderBatch
 from mossrepro.vocoder.checkpoint import save_module
@@ -18,6 +20,7 @@ from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder, per_sample
 from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss
 from mossrepro.vocoder.pitch import follow_pulses
+from mossrepro.vocoder.sampling import Context
 
 
 def seeded(batch: FlowBatch | VocoderBatch) -> torch.Generator:
@@ -29,23 +32,53 @@ def seeded(batch: FlowBatch | VocoderBatch) -> torch.Generator:
 
 
 class SoundTask(Task):
-    """What both trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`."""
+    """What both trainings share: AdamW over all parameters, warm-up and cosine over `trainer.max_steps`, an average.
+
+    With `ema` above 0 the exponential moving average of the weights is kept beside them (and in checkpoints). It is
+    what is validated and exported.
+    """
 
     model: nn.Module
 
-    def __init__(self, lr: float, warmup_steps: int, weight_decay: float):
+    def __init__(self, model: nn.Module, lr: float, warmup_steps: int, weight_decay: float, ema: float):
         super().__init__()
-        self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
+        if not 0 <= ema < 1:
+            raise ConfigError(f"ema={ema}: give 0 (no average) or a decay below 1, such as 0.999")
+        self.lr, self.warmup_steps, self.weight_decay, self.ema = lr, warmup_steps, weight_decay, ema
+        self.model = model
+        self.average = copy.deepcopy(model).requires_grad_(False) if ema else None
+
+    @property
+    def final(self) -> nn.Module:
+        """What the training is for: the average of the weights where there is one, else the model."""
+        return self.model if self.average is None else self.average
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step, then the average's."""
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average by (1 - decay) of its distance to the weights.
+
+        The decay rises from 0.1 to `ema` with the steps, so that the first weights are soon forgotten.
+        """
+        if self.average is None:
+            return
+        decay = min(self.ema, (1 + self.global_step) / (10 + self.global_step))
+        for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
+            self.model.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
         )
         return self.scheduled(optimiser, self.warmup_steps)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """`model.safetensors` + `config.json`, for the model's `from_pretrained`."""
-        save_module(self.model, self.model.config, folder)
+        save_module(self.final, self.final.config, folder)
 
 
 class FlowTask(SoundTask):
@@ -65,6 +98,9 @@ class FlowTask(SoundTask):
         warmup_steps: steps of linear warm-up; a cosine follows.
         weight_decay: of AdamW.
         codebook: token store whose codebook, projected at random to dim, initialises the code embedding; None: random.
+        chunks: chunk sizes of which every step draws one, 0 being whole rows; empty: always `chunk`.
+        look_back: codes before its chunk that a code may look at; 0: all.
+        ema: decay of the average of the weights, which is what is exported; 0: the weights of the last step.
         cond_dropout: share of rows trained without condition for classifier-free guidance (0.2 in the paper's decoder).
         coarse_mel_weight: weight of the encoder's regression loss.
     """
@@ -83,42 +119,60 @@ class FlowTask(SoundTask):
         cond_dropout: float = 0.2,
         coarse_mel_weight: float = 1.0,
         codebook: str | None = None,
+        chunks: tuple[int, ...] = (),
+        look_back: int = 0,
+        ema: float = 0.0,
     ):
-        super().__init__(lr, warmup_steps, weight_decay)
-        self.save_hyperparameters()
-        self.model = FlowDecoder(
-            codes, dim=dim, blocks=code_layers, fine_blocks=1, flow_blocks=layers, chunk=chunk, look_ahead=look_ahead
+        model = FlowDecoder(
+            codes,
+            dim=dim,
+            blocks=code_layers,
+            fine_blocks=1,
+            flow_blocks=layers,
+            chunk=chunk,
+            look_ahead=look_ahead,
+            look_back=look_back,
         )
         if codebook is not None:
-            self.model.encoder.start_from(code_table(codebook, "codebook", codes))
+            model.encoder.start_from(code_table(codebook, "codebook", codes))
+        super().__init__(model, lr, warmup_steps, weight_decay, ema)
+        self.save_hyperparameters()
+        if min(chunks, default=0) < 0:
+            raise ConfigError(f"chunks={list(chunks)}: give numbers of codes, 0 for whole rows")
         self.cond_dropout, self.coarse_mel_weight = cond_dropout, coarse_mel_weight
+        self.contexts = [Context(size, look_back) for size in chunks or (chunk,)]
 
     def on_fit_start(self) -> None:
         """Take the statistics of the training mels (a resumed run gets the same ones again)."""
         data = self.trainer.datamodule
         if isinstance(data, HasMelStatistics):
-            self.model.set_statistics(*data.mel_statistics())
+            for model in {self.model, self.final}:
+                model.set_statistics(*data.mel_statistics())
 
-    def _losses(self, batch: FlowBatch, cond_dropout: float) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, model: FlowDecoder, batch: FlowBatch, cond_dropout: float, contexts: list[Context]
+    ) -> tuple[Tensor, Tensor]:
+        """One of the contexts is drawn for all rows."""
         generator, mel, valid = seeded(batch), batch["mel"], batch["valid"]
         share = Share.of_batch(batch, len(mel))
         # one time per row, together they cover [0, 1) evenly: less noise in the gradient
         time = torch.remainder(torch.rand(1, generator=generator) + torch.arange(share.total) / share.total, 1.0)
         noise = torch.randn(share.total, *mel.shape[1:], generator=generator)
         keep = torch.rand(share.total, generator=generator) >= cond_dropout
+        context = contexts[int(torch.randint(len(contexts), (1,), generator=generator))]
         time, noise, keep = (send(drawn[share.slice], mel.device) for drawn in (time, noise, keep))
-        parts = self.model.losses(batch["codes"], mel, valid, time, noise, keep)
+        parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context)
         flow, coarse_mel = (mean_over_ranks(part, valid.sum()) for part in parts)
         return flow, coarse_mel
 
     def training_step(self, batch: FlowBatch, index: int) -> Tensor:
-        flow, coarse_mel = self._losses(batch, self.cond_dropout)
+        flow, coarse_mel = self._losses(self.model, batch, self.cond_dropout, self.contexts)
         loss = flow + self.coarse_mel_weight * coarse_mel
         self.log_dict({"loss": loss, "flow": flow, "coarse_mel": coarse_mel}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: FlowBatch, index: int) -> None:
-        flow, coarse_mel = self._losses(batch, 0.0)
+        flow, coarse_mel = self._losses(self.final, batch, 0.0, [self.final.sampling.context])
         self.log_dict({"val/flow": flow, "val/coarse_mel": coarse_mel}, batch_size=len(batch["mel"]), sync_dist=True)
 
 
@@ -138,6 +192,8 @@ class VocoderTask(SoundTask):
         weight_decay: of AdamW.
         mel_weight: weight of the mel loss; that of the spectral loss is 1.
         phase_weight: weight of the phase loss of the voiced part.
+        look_ahead: mel frames that the sound of a frame depends on beyond it (`Vocoder`); None: as far ahead as back.
+        ema: decay of the average of the weights, which is what is exported; 0: the weights of the last step.
     """
 
     def __init__(
@@ -152,30 +208,33 @@ class VocoderTask(SoundTask):
         weight_decay: float = 0.01,
         mel_weight: float = 1.0,
         phase_weight: float = 1.0,
+        look_ahead: int | None = None,
+        ema: float = 0.0,
     ):
-        super().__init__(lr, warmup_steps, weight_decay)
-        self.save_hyperparameters()
-        self.model = Vocoder(
+        model = Vocoder(
             dim=dim,
             blocks=layers,
             fine_dim=dim,
             fine_blocks=fine_layers,
             upsample=upsample,
             pitch_dim=pitch_dim,
+            look_ahead=look_ahead,
         )
+        super().__init__(model, lr, warmup_steps, weight_decay, ema)
+        self.save_hyperparameters()
         self.mel_weight, self.phase_weight = mel_weight, phase_weight
 
-    def _losses(self, batch: VocoderBatch) -> dict[str, Tensor]:
+    def _losses(self, model: Vocoder, batch: VocoderBatch) -> dict[str, Tensor]:
         mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
-        frames, share = mel.shape[-1] * self.model.upsample, Share.of_batch(batch, len(mel))
-        noise = torch.randn(share.total, self.model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
+        frames, share = mel.shape[-1] * model.upsample, Share.of_batch(batch, len(mel))
+        noise = torch.randn(share.total, model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
         noise = noise[share.slice]
         with without_autocast(mel.device):
-            turns = follow_pulses(wave, per_sample(f0, self.model.hop), self.model.rate)
-        voiced, noisy = self.model.parts(mel, f0, send(noise, mel.device), turns)
-        octaves, sure = self.model.pitch(mel)
+            turns = follow_pulses(wave, per_sample(f0, model.hop), model.rate)
+        voiced, noisy = model.parts(mel, f0, send(noise, mel.device), turns)
+        octaves, sure = model.pitch(mel)
         with without_autocast(mel.device):  # the losses need float32
-            spectrum = self.model.spectrum
+            spectrum = model.spectrum
             made = spectrum.synthesise(voiced + noisy)
             parts = {
                 "spectral": spectral_loss(made, wave),
@@ -187,10 +246,10 @@ class VocoderTask(SoundTask):
         return {"loss": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
 
     def training_step(self, batch: VocoderBatch, index: int) -> Tensor:
-        losses = self._losses(batch)
+        losses = self._losses(self.model, batch)
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
 
     def validation_step(self, batch: VocoderBatch, index: int) -> None:
-        named = {f"val/{name}": value for name, value in self._losses(batch).items()}
+        named = {f"val/{name}": value for name, value in self._losses(self.final, batch).items()}
         self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)

@@ -1,19 +1,25 @@
 """The race is fair and its results are facts; how fast anything is, is not tested."""
 
+import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 from codec_toys import TINY
 from lightning.pytorch import LightningModule
 from lm_toys import small_model
 
 from mossrepro import cli
-from mossrepro.bench import codec, decode, timing, train
+from mossrepro.bench import codec, decode, timing, train, voice
+from mossrepro.data.token_store import TokenWriter
 from mossrepro.lm.decode import generate
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
 from mossrepro.training import metrics
 from mossrepro.utils.errors import MossError
+from mossrepro.vocoder.checkpoint import save_module
+from mossrepro.vocoder.flow import FlowDecoder
+from mossrepro.vocoder.generator import Vocoder
 
 
 def test_runners_take_turns_after_a_first_call_that_does_not_count() -> None:
@@ -101,3 +107,49 @@ class Here:
 
     def apply(self, function, args):
         return function(*args)
+
+
+@pytest.fixture
+def small_voice(monkeypatch):
+    """Tiny models in the place of `small`, and streams of four chunks."""
+    flow = FlowDecoder(64, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2)
+    vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
+    plain = voice.bench_voice
+    monkeypatch.setattr(voice, "_of_small", lambda: (flow, vocoder))
+    monkeypatch.setattr(voice, "CHUNKS", (2, 5))
+    monkeypatch.setattr(voice, "PACKETS", 2)
+    monkeypatch.setattr(voice, "bench_voice", lambda out, rounds, run: plain(out, rounds, run, chunks=4))
+    return flow, vocoder
+
+
+SOLVED = {f"bench_voice_{name}" for name in ("euler_1", "euler_2", "euler_4", "euler_10", "midpoint_2", "midpoint_5")}
+
+
+def test_streams_and_solvers_are_timed(tmp_path, small_voice, capsys) -> None:
+    assert cli.main(["bench", "voice", "--rounds", "2", "-o", str(tmp_path)]) == 0
+    found = metrics.read_metrics(tmp_path)
+    names = ("growth", "real_time", "first_p50", "first_p95", "first_codes", "flops")
+    assert set(found) == {f"bench_voice_{chunk}_{name}" for chunk in (2, 5) for name in names} | SOLVED
+    assert all(fact.value > 0 for fact in found.values())
+    # 3 codes of look-ahead; 7 convolutions and the inverse STFT hold 11 or more of a chunk's 8 or 20 frames back
+    assert found["bench_voice_5_first_codes"].value == 8 and found["bench_voice_2_first_codes"].value == 7
+    assert found["bench_voice_5_first_p50"].value <= found["bench_voice_5_first_p95"].value
+    assert 0.9 < found["bench_voice_5_flops"].value < 1.2
+    assert "midpoint, 5 steps" in capsys.readouterr().out
+
+
+def test_the_voice_of_a_run_is_measured_with_its_codes(tmp_path, small_voice, capsys) -> None:
+    parts = {name: str(tmp_path / name) for name in ("flow", "vocoder", "tokens")}
+    for name, model in zip(("flow", "vocoder"), small_voice, strict=True):
+        save_module(model, model.config, parts[name])
+    with TokenWriter(parts["tokens"], 64) as tokens:
+        tokens.add([("a", np.arange(30)), ("b", np.arange(9))])
+    command = ["bench", "voice", "--rounds", "1", "-o", str(tmp_path / "out"), "--run", str(tmp_path)]
+    assert cli.main(command) == 2 and "no parts.json" in capsys.readouterr().err
+    (tmp_path / "parts.json").write_text(json.dumps(parts))
+    assert cli.main(command) == 0
+    found = metrics.read_metrics(tmp_path / "out")
+    assert {name for name in found if name.endswith("distance")} == {f"{name}_distance" for name in SOLVED}
+    assert {name for name in found if name.endswith("seams")} == {f"bench_voice_{chunk}_seams" for chunk in (2, 5)}
+    assert voice._codes(64, 12, tmp_path).tolist() == list(range(12))
+    assert cli.main(["bench", "codec", "--run", str(tmp_path)]) == 2

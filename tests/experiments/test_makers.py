@@ -32,7 +32,7 @@ LM = [
     "lm/init_from.py",
     *LAYERS,
 ]
-SOUND = ["vocoder/task.py", "vocoder/data.py", *LAYERS, *FEATURES]
+SOUND = ["vocoder/task.py", "vocoder/data.py", "vocoder/streaming.py", "vocoder/sampling.py", *LAYERS, *FEATURES]
 MAKERS = {
     "known": ["lm/decode.py", "lm/grid.py", "data/facts.py", "data/fact_tables.py"],
     "tokenizer": ["lm/tokenizer.py"],
@@ -44,7 +44,7 @@ MAKERS = {
     "backbone": [*LM, "lm/mini.py"],
     "counterfactual": [*LM, "lm/mini.py"],
     **dict.fromkeys(("stage1", "stage2", "sft"), [*LM, "lm/lora.py"]),
-    "flow": [*SOUND, "vocoder/flow.py"],
+    "flow": [*SOUND, "vocoder/flow.py", "vocoder/flow_layers.py"],
     "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],
     "evaluation": [
         *(f"evaluation/{name}.py" for name in ("measure", "spoken_qa", "text_retention", "artifacts")),

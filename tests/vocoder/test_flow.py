@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.vocoder.flow import FlowDecoder, chunk_mask, cosine_time
+from mossrepro.vocoder.flow import FlowDecoder, cosine_time
+from mossrepro.vocoder.flow_layers import chunk_mask
+from mossrepro.vocoder.sampling import FlowSampling, integrate
 from mossrepro.vocoder.task import FlowTask
 
 TINY = dict(codes=16, bands=8, dim=64, blocks=1, fine_blocks=1, flow_blocks=2, steps=4)
@@ -44,6 +46,9 @@ def test_chunk_mask_looks_back_and_to_the_end_of_its_chunk():
     rows = ["".join("x" if seen else "." for seen in row) for row in mask.tolist()]
     assert rows == ["xx...", "xx...", "xxxx.", "xxxx.", "xxxxx"]
     assert chunk_mask(3, 0, torch.device("cpu")).all()
+    mask = chunk_mask(5, 2, torch.device("cpu"), look_back=1)
+    rows = ["".join("x" if seen else "." for seen in row) for row in mask.tolist()]
+    assert rows == ["xx...", "xx...", ".xxx.", ".xxx.", "...xx"]
 
 
 def test_a_late_code_leaves_earlier_mel_untouched():
@@ -73,6 +78,28 @@ def test_guidance_pulls_away_from_the_unconditional():
 def test_time_schedule_ends_where_it_should():
     t = cosine_time(torch.linspace(0, 1, 11))
     assert t[0] == 0 and torch.isclose(t[-1], torch.tensor(1.0)) and (t.diff() > 0).all() and t[1] < 0.05
+
+
+@pytest.mark.parametrize(("solver", "reached"), [("euler", 0.75), ("midpoint", 1.0)])
+def test_a_solver_follows_the_velocity(solver, reached):
+    """dx/dt = 2t from 0: Euler's four steps end at 3/4, the midpoint rule is exact, on any clock."""
+    asked = []
+    velocity = lambda x, t, i: (asked.append((i, t.item())), 2 * t)[1].expand(1)  # noqa: E731
+    x = integrate(velocity, torch.zeros(1), torch.linspace(0, 1, 5), solver)
+    assert x.item() == pytest.approx(reached) and [i for i, _ in asked] == list(range(len(asked)))
+    assert len(asked) == FlowSampling(steps=4, solver=solver).evaluations
+    if solver == "midpoint":
+        assert integrate(
+            velocity, torch.zeros(1), cosine_time(torch.linspace(0, 1, 4)), solver
+        ).item() == pytest.approx(1)
+
+
+def test_more_steps_of_either_solver_come_nearer_to_the_same_mel():
+    model, codes = lively(), torch.randint(16, (1, 6))
+    exact = model(codes, sampling=model.sampling._replace(steps=64, solver="midpoint"))
+    for solver in ("euler", "midpoint"):
+        few, many = (model(codes, sampling=FlowSampling(5, 0, steps, solver)) - exact for steps in (4, 16))
+        assert many.abs().mean() < 0.6 * few.abs().mean()
 
 
 def test_flow_learns_mean_and_spread_of_every_code():

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import pulse_train
 from mossrepro.vocoder.task import FlowTask, VocoderTask
 
@@ -32,14 +33,22 @@ class Hum(StepDataModule):
         return -7.9, 0.9
 
 
-def flow():
+def flow(**changes):
     torch.manual_seed(0)
-    return FlowTask(codes=2, dim=64, code_layers=1, layers=1, lr=2e-3, warmup_steps=2)
+    return FlowTask(codes=2, dim=64, code_layers=1, layers=1, lr=2e-3, warmup_steps=2, **changes)
 
 
-def vocoder():
+def vocoder(**changes):
     torch.manual_seed(0)
-    return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-3, warmup_steps=2)
+    return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-3, warmup_steps=2, **changes)
+
+
+def averaged_flow():
+    return flow(chunks=(0, 25, 1), look_back=2, ema=0.9)
+
+
+def averaged_vocoder():
+    return vocoder(look_ahead=2, ema=0.9)
 
 
 def fit(task, steps, total, resume=None):
@@ -61,7 +70,7 @@ def fit(task, steps, total, resume=None):
     return trainer
 
 
-@pytest.mark.parametrize("make", [flow, vocoder])
+@pytest.mark.parametrize("make", [flow, vocoder, averaged_flow, averaged_vocoder])
 def test_resumed_equals_uninterrupted(make, tmp_path):
     class Stopping(type(make())):
         def on_train_batch_end(self, outputs, batch, index):
@@ -88,7 +97,7 @@ def test_resumed_equals_uninterrupted(make, tmp_path):
         assert torch.equal(left, right), name
 
 
-@pytest.mark.parametrize("make", [flow, vocoder])
+@pytest.mark.parametrize("make", [flow, vocoder, averaged_flow, averaged_vocoder])
 def test_training_lowers_the_validation_loss(make):
     task, data = make(), Hum(seed=3)
     fresh = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
@@ -115,3 +124,69 @@ def test_codes_start_as_the_codecs_vectors(tmp_path) -> None:
     assert abs(taken.std().item() - 0.5) < 0.01
     with pytest.raises(ConfigError, match="codebook.npy"):
         FlowTask(64, dim=64, code_layers=1, layers=1, codebook=str(tmp_path))
+
+
+def test_the_average_is_what_is_exported_and_starts_anew(tmp_path) -> None:
+    """After n steps of decay min(0.9, (1 + step) / (10 + step)), counted from the weights of every step."""
+    weights, task, plain = [], averaged_flow(), flow(chunks=(0, 25, 1), look_back=2)
+    expected, step = None, type(task).optimizer_step
+
+    def watched(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        weights.append(self.model.encoder.upsample.weight.detach().clone())
+
+    task.__class__ = type("Watched", (FlowTask,), {"optimizer_step": watched})
+    expected = task.model.encoder.upsample.weight.detach().clone()
+    fit(task, 15, 15)
+    for i, weight in enumerate(weights):
+        expected = torch.lerp(expected, weight, 1 - min(0.9, (1 + i) / (10 + i)))
+    torch.testing.assert_close(task.average.encoder.upsample.weight, expected)
+    task.save_pretrained(tmp_path)
+    exported, codes = FlowDecoder.from_pretrained(tmp_path), torch.tensor([[0, 1, 1]])
+    assert torch.equal(exported(codes), task.average.eval()(codes))
+    assert not torch.equal(exported(codes), task.model.eval()(codes)) and exported.config["mel_mean"] < -7
+    fit(plain, 15, 15)  # and the training is the same without it
+    assert all(map(torch.equal, plain.model.parameters(), task.model.parameters()))
+    assert not any(name.startswith("average") for name in plain.state_dict())
+
+
+def test_every_step_draws_a_chunk_size_from_its_seed() -> None:
+    task, drawn = flow(chunks=(0, 25, 5)), []
+    task.log_dict = lambda *_, **__: None
+    plain = task.model.losses
+    task.model.losses = lambda *args: (drawn.append(args[-1].chunk), plain(*args))[1]
+    batch = Hum(seed=3).seeded_batch
+    for step in (*range(30), *range(30)):
+        task.training_step(batch(step, 0, 1), 0)
+    assert set(drawn) == {0, 25, 5} and drawn[:30] == drawn[30:]
+    task.validation_step(batch(0, 0, 1), 0)
+    assert drawn[-1] == task.model.config["chunk"] == 5
+
+
+@pytest.mark.parametrize("make", [lambda: flow(chunks=(5, -1)), lambda: flow(ema=1.0), lambda: vocoder(look_ahead=99)])
+def test_settings_that_cannot_be_are_named(make) -> None:
+    with pytest.raises(ConfigError, match=r"chunks=\[5, -1\]|ema=1.0|look_ahead=99"):
+        make()
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    """Other noise and other chunks at every step, the same codes and mel: what is decoded is that mel."""
+    torch.manual_seed(0)
+    mel = (2 * torch.randn(1, 80, 24) - 5).expand(4, -1, -1)  # no speech, so that nothing but memory helps
+    codes = torch.arange(6).expand(4, -1)
+    task = FlowTask(codes=6, dim=128, code_layers=1, layers=2, chunks=(0, 2), chunk=2, look_ahead=1)
+    task.model.set_statistics(-5.0, 2.0)
+    task.log_dict = lambda *_, **__: None
+    optimiser, losses = torch.optim.AdamW(task.parameters(), 4e-3), []
+    for step in range(300):
+        batch = {"codes": codes, "mel": mel, "valid": torch.ones(4, 6, dtype=torch.bool), "seed": torch.tensor(step)}
+        optimiser.param_groups[0]["lr"] = 4e-3 * (1 - step / 300)
+        loss = task.training_step(batch, step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    for chunk in (0, 2):
+        made = task.model(codes, sampling=task.model.sampling._replace(chunk=chunk))
+        assert (made - mel).abs().mean() < 0.3 * (mel + 5).abs().mean()
+    assert sum(losses[-25:]) / 25 < 0.2 * losses[0]
