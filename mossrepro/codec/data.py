@@ -71,13 +71,6 @@ def phone_frames(
     return frames
 
 
-def without_edges(frames: np.ndarray) -> np.ndarray:
-    """Phones every 20 ms (n,) -> the same with -100 in both frames beside every change."""
-    change = frames[1:] != frames[:-1]
-    edge = np.append(change, False) | np.append(False, change)
-    return np.where(edge, IGNORE, frames)
-
-
 class Example(NamedTuple):
     """A clip as it is trained on: samples (N,), before degradation too, a phone every 20 ms, all phones in order."""
 
@@ -123,8 +116,6 @@ class CodecDataModule(StepDataModule):
         delay: seconds by which the phone targets lag behind the sound.
         augment: vary speed, tilt, gain, noise and leading silence.
         rough: share of the augmented clips that are also degraded: a room, noise, a telephone, ... (`degrade.degrade`).
-        ignore_edges: frames beside a change of phone are no targets of the training. A code then need not tell, to
-            20 ms, when one sound gives way to the next, and has more to say about which sounds they are.
         clean: give every clip also as it was before that, for a teacher that hears it better.
         roughness: how often each kind of loss occurs in a degraded clip, and how strong it may be.
         roster: the voices of a corpus that is synthesised (`speech.roster`).
@@ -144,7 +135,6 @@ class CodecDataModule(StepDataModule):
         delay: float = 0.08,
         augment: bool = True,
         rough: float = 0.0,
-        ignore_edges: bool = False,
         clean: bool = False,
         roughness: Roughness | None = None,
         roster: str = "five",
@@ -155,7 +145,7 @@ class CodecDataModule(StepDataModule):
         self.size, self.corpus, self.batch_seconds = size, corpus, batch_seconds
         self.valid_clips, self.max_seconds = valid_clips, max_seconds
         self.delay, self.augment, self.rough, self.roster = delay, augment, rough, roster
-        self.roughness, self.clean, self.ignore_edges = roughness or Roughness(), clean, ignore_edges
+        self.roughness, self.clean = roughness or Roughness(), clean
         self.folder: Path | None = None
         self.train: list[Clip] = []
         self.valid: list[Clip] = []
@@ -207,8 +197,7 @@ class CodecDataModule(StepDataModule):
 
     def example(self, step: int, row: int) -> Example:
         """A training clip as it is in a step: the same whatever else is in that step."""
-        example = self._example(self.train[row], rng(self.seed, step, 0, row) if self.augment else None)
-        return example._replace(frames=without_edges(example.frames)) if self.ignore_edges else example
+        return self._example(self.train[row], rng(self.seed, step, 0, row) if self.augment else None)
 
     def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
         """A rank's share of the clips of a step; see `collate` for the keys."""
