@@ -28,8 +28,6 @@ class RecogniserDataModule(StepDataModule):
     Args:
         corpus: corpus folder.
         tokens: token store of that corpus.
-        rough_tokens: token store of its training clips, degraded (`TokeniseDataModule`): every clip is then also read
-            as a bad microphone hears it.
         batch: clips per step, over all ranks.
         valid_clips: clips of the "valid" split that the error rates are measured on.
         seed: of the order of samples and of all randomness.
@@ -39,14 +37,7 @@ class RecogniserDataModule(StepDataModule):
     on_host = ("seed", "share", "codes", "label_lengths")  # CTC takes its lengths from main memory
 
     def __init__(
-        self,
-        corpus: str,
-        tokens: str,
-        rough_tokens: str | None = None,
-        batch: int = 24,
-        valid_clips: int = 80,
-        seed: int = 0,
-        num_workers: int = 0,
+        self, corpus: str, tokens: str, batch: int = 24, valid_clips: int = 80, seed: int = 0, num_workers: int = 0
     ) -> None:
         super().__init__(seed, num_workers)
         self.store, self.batch = TokenStore(tokens), batch
@@ -57,10 +48,7 @@ class RecogniserDataModule(StepDataModule):
         if line := left_out(every, {"without codes": unread, "whose sound does not fit the transcript": unfit}):
             announce(f"{corpus}: {line}")
         clips = [clip for clip in every if clip.id in self.store and self.phones.get(clip.id)]
-        self.train = [(clip, self.store) for clip in clips if clip.split == "train"]
-        if rough_tokens:
-            rough = TokenStore(rough_tokens)
-            self.train += [(clip, rough) for clip, _ in self.train if clip.id in rough]
+        self.train = [clip for clip in clips if clip.split == "train"]
         self.valid = [clip for clip in clips if clip.split == "valid"][:valid_clips]
         if not self.train:
             raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
@@ -71,7 +59,7 @@ class RecogniserDataModule(StepDataModule):
         """The clips of one pass, grouped by similar length, the groups shuffled."""
         if self._pass[0] != number:
             random = rng(self.seed, "pass", number)
-            length = np.array([store.length(clip.id) for clip, store in self.train])
+            length = np.array([self.store.length(clip.id) for clip in self.train])
             order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
             found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
@@ -93,14 +81,11 @@ class RecogniserDataModule(StepDataModule):
     def val_batches(self) -> list[RecogniserBatch]:
         """As `train_batch`, with text, a list of B strings."""
         parts = [self.valid[i : i + 16] for i in range(0, len(self.valid), 16)]
-        return [
-            {**self._collate([(clip, self.store) for clip in part]), "text": [normalise(clip.text) for clip in part]}
-            for part in parts
-        ]
+        return [{**self._collate(part), "text": [normalise(clip.text) for clip in part]} for part in parts]
 
-    def _collate(self, clips: list[tuple[Clip, TokenStore]]) -> RecogniserBatch:
-        codes = [torch.from_numpy(store[clip.id]) for clip, store in clips]
-        targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip, _ in clips]
+    def _collate(self, clips: list[Clip]) -> RecogniserBatch:
+        codes = [torch.from_numpy(self.store[clip.id]) for clip in clips]
+        targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip in clips]
         return {
             "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
             "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),

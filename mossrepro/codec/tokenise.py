@@ -18,15 +18,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mossrepro.codec.data import vary
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.degrade import degrade
 from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
 from mossrepro.utils.io import read_lines
-from mossrepro.utils.random import rng
 
 SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
 
@@ -46,8 +43,8 @@ def batches(clips: list[Clip], seconds: float) -> Iterator[list[Clip]]:
 class _Waves(Dataset):
     """Batches of waves; a file that cannot be read gives its error instead."""
 
-    def __init__(self, corpus: Path, groups: list[list[Clip]], rough: bool) -> None:
-        self.corpus, self.groups, self.rough = corpus, groups, rough
+    def __init__(self, corpus: Path, groups: list[list[Clip]]) -> None:
+        self.corpus, self.groups = corpus, groups
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -56,19 +53,12 @@ class _Waves(Dataset):
         waves, ids, errors = [], [], []
         for clip in self.groups[index]:
             try:
-                waves.append(torch.from_numpy(self._load(clip)))
+                waves.append(torch.from_numpy(load_clip(self.corpus, clip, SAMPLE_RATE)))
                 ids.append(clip.id)
             except AudioError as error:
                 errors.append((clip.id, str(error)))
         padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True) if waves else torch.zeros(0, 0)
         return {"wave": padded, "lengths": torch.tensor([len(wave) for wave in waves]), "ids": ids, "errors": errors}
-
-    def _load(self, clip: Clip) -> np.ndarray:
-        wave = load_clip(self.corpus, clip, SAMPLE_RATE)
-        if not self.rough:
-            return wave
-        random = rng(0, "rough codes", clip.id)  # the same whatever else is in its batch
-        return degrade(vary(wave, random)[0], random)
 
 
 class TokeniseDataModule(LightningDataModule):
@@ -79,7 +69,6 @@ class TokeniseDataModule(LightningDataModule):
         store: folder of the token store that is to hold the codes.
         batch_seconds: sound in a batch, padding included.
         splits: which splits to take; None: all.
-        rough: encode every clip varied and degraded (`degrade.degrade`), each in one way of its own.
         num_workers: loader processes; the batches are the same for every number.
     """
 
@@ -89,7 +78,6 @@ class TokeniseDataModule(LightningDataModule):
         store: str,
         batch_seconds: float = 60.0,
         splits: list[str] | None = None,
-        rough: bool = False,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -98,7 +86,7 @@ class TokeniseDataModule(LightningDataModule):
         if not self.clips:
             raise DataError(f"{corpus}: no clips in split {' or '.join(splits or [])}")
         self.corpus, self.store, self.batch_seconds = Path(corpus), Path(store), batch_seconds
-        self.rough, self.num_workers = rough, num_workers
+        self.num_workers = num_workers
 
     def predict_dataloader(self) -> DataLoader:
         """This rank's batches, without those that the store holds already."""
@@ -106,7 +94,7 @@ class TokeniseDataModule(LightningDataModule):
         groups = list(batches(self.clips, self.batch_seconds))
         mine = groups[self.trainer.global_rank :: self.trainer.world_size]
         mine = [group for group in mine if not done.issuperset(clip.id for clip in group)]
-        return DataLoader(_Waves(self.corpus, mine, self.rough), batch_size=None, num_workers=self.num_workers)
+        return DataLoader(_Waves(self.corpus, mine), batch_size=None, num_workers=self.num_workers)
 
 
 class TokeniseTask(LightningModule):

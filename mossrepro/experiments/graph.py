@@ -192,16 +192,14 @@ class StageGraph:
         """Codes of every line of the script."""
         return self.tokenise(self.script(), self.codec())
 
-    def tokenise(self, corpus: Path, codec: Path, rough: bool = False) -> Path:
-        """The codes of a corpus by a codec: its token store; `rough`: of its training clips, degraded."""
+    def tokenise(self, corpus: Path, codec: Path) -> Path:
+        """The codes of a corpus by a codec: its token store."""
 
         def build(folder: Path) -> None:
             flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
-            flags += ["--data.init_args.rough=true", "--data.init_args.splits=[train]"] if rough else []
             run_stage("tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", self.overlay, *flags])
 
         spec = {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}
-        spec |= {"rough": True} if rough else {}
         return self.cached("tokens", "tokens", spec, build)
 
     # --- fits ---------------------------------------------------------------------------------------------------------
@@ -268,19 +266,10 @@ class StageGraph:
         return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
 
     def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
-        """A tokenizer with a recogniser trained on its codes of `corpus` (default: the codec's own corpus).
-
-        Where the size degrades clips, it reads those codes too.
-        """
-        corpus = corpus or self.codec_corpus()
-        inputs = {"model__codec": codec, "data__corpus": corpus, "data__tokens": tokens}
-        if self.sound.size.codec.rough and self._encodes(codec):
-            inputs["data__rough_tokens"] = self.tokenise(corpus, codec, rough=True)
-        return self.fit("recogniser", **inputs)
-
-    def _encodes(self, codec: Path) -> bool:
-        """Whether a codec can encode; that of the SEANet baselines only reads codes."""
-        return json.loads((codec / "config.json").read_text()).get("front") != "none"
+        """A tokenizer with a recogniser trained on its codes of `corpus` (default: the codec's own corpus)."""
+        return self.fit(
+            "recogniser", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens
+        )
 
     def _cached_data(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
         return self.cached("data", kind, spec, build)

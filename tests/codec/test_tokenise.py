@@ -65,16 +65,6 @@ def test_every_clip_is_encoded_as_alone(tmp_path, corpus, codec, monkeypatch, ca
     assert "h/min" in capsys.readouterr().err
 
 
-def test_degraded_codes_are_those_of_the_same_clips_each_degraded_in_its_own_way(tmp_path, corpus, codec) -> None:
-    rough = ("--data.init_args.rough", "true", "--data.init_args.splits", "[train]")
-    assert cli.main(command(tmp_path)) == cli.main(command(tmp_path, *rough, store="rough")) == 0
-    alone = ("--data.init_args.batch_seconds", "0.1")
-    assert cli.main(command(tmp_path, *rough, *alone, store="alone")) == 0
-    clean, degraded = contents(tmp_path / "store"), contents(tmp_path / "rough")
-    assert sorted(degraded) == CLIPS[:-1] and degraded == contents(tmp_path / "alone")  # whatever is beside a clip
-    assert all(degraded[name] != clean[name] for name in degraded)
-
-
 def test_what_is_there_is_not_made_again(tmp_path, corpus, codec, monkeypatch) -> None:
     splits = "--data.init_args.splits"
     assert cli.main(command(tmp_path, splits, "[test]")) == 0

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from mossrepro.codec.recogniser import LABELS
 from mossrepro.codec.recogniser_data import RecogniserDataModule
@@ -67,16 +66,6 @@ def test_reader_batches_hold_codes_and_phones(tmp_path):
     assert sorted(data.lexicon.words) == sorted({word for text in texts for word in text.split()})
     again = RecogniserDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2).train_batch(0, 0, 1)
     assert all((batch[key] == again[key]).all() for key in batch)
-    with TokenWriter(tmp_path / "rough", 8) as writer:
-        writer.add([("clip-0", np.full(4, 7)), ("clip-1", np.full(4, 7))])
-    folders = {"tokens": str(tmp_path / "tokens"), "rough_tokens": str(tmp_path / "rough")}
-    both = RecogniserDataModule(str(tmp_path / "corpus"), batch=3, **folders)
-    batch = both.train_batch(0, 0, 1)  # both training clips, and one of them as it was degraded; never validation
-    rows = sorted(
-        (row[row >= 0].tolist(), int(n)) for row, n in zip(batch["codes"], batch["label_lengths"], strict=True)
-    )
-    assert rows == [([0, 1, 2], 5), ([0, 1, 2, 3, 4], 10), ([7, 7, 7, 7], 5)]
-    assert torch.equal(both.val_batches()[0]["codes"], valid["codes"])
 
 
 def test_clips_that_no_error_rate_sees_are_counted(tmp_path, capsys):
