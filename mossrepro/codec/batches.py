@@ -21,7 +21,6 @@ class CodecBatch(TypedDict):
     phones: Tensor  # (B, 4 T) int64, the phone spoken in every 20 ms; -100 is ignored
     labels: Tensor  # (B, S) int64, CTC labels of the phones in order, zeros past each clip's end
     label_lengths: Tensor  # (B,) int64, phones of each clip
-    rough: Tensor  # (B,) bool, whether a clip was degraded
     seed: Tensor  # () int64, of all randomness inside the step
     share: NotRequired[Tensor]  # (3,) int64, `step_data.Share`: which clips of the step's batch these are
     clean: NotRequired[Tensor]  # (B, N) float32, the clips before they were degraded

@@ -75,7 +75,7 @@ class Example(NamedTuple):
     """A clip as it is trained on: samples (N,), before degradation too, a phone every 20 ms, all phones in order."""
 
     wave: np.ndarray
-    clean: np.ndarray  # `wave` itself where it was not degraded
+    clean: np.ndarray
     frames: np.ndarray  # (4 T,) int64
     labels: list[int]
 
@@ -88,7 +88,6 @@ def collate(examples: Sequence[Example], clean: bool = False) -> CodecBatch:
         "phones": _padded([torch.from_numpy(one.frames) for one in examples], IGNORE),
         "labels": _padded([torch.tensor(one.labels, dtype=torch.int64) for one in examples]),
         "label_lengths": torch.tensor([len(one.labels) for one in examples]),
-        "rough": torch.tensor([one.clean is not one.wave for one in examples]),
     }
     return batch | ({"clean": _padded([torch.from_numpy(one.clean) for one in examples])} if clean else {})
 
@@ -101,7 +100,7 @@ def nothing(clean: bool) -> CodecBatch:
     """80 ms of silence that count as a clip of length 0: the batch of a rank for which no clip is left."""
     silence = np.zeros(SAMPLES_PER_CODE, np.float32)
     batch = collate([Example(silence, silence, np.full(STEPS, IGNORE), [0])], clean)
-    return batch | {name: torch.zeros(1, dtype=torch.int64) for name in ("lengths", "label_lengths", "rough")}
+    return batch | {name: torch.zeros(1, dtype=torch.int64) for name in ("lengths", "label_lengths")}
 
 
 class CodecDataModule(StepDataModule):

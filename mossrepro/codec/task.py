@@ -81,8 +81,6 @@ class CodecTask(Task):
         teacher: import path of a function that gives the teacher, e.g. `mossrepro.speech.whisper.whisper_teacher`.
         distil: weight of the distillation loss; 0: none.
         ctc: weight of the recogniser's loss; 0: none.
-        clean_codebook: codes are placed and moved by clips that were not degraded alone. Then no code stands for a
-            noise, and a degraded clip has to find the codes of the clean one.
     """
 
     def __init__(
@@ -100,7 +98,6 @@ class CodecTask(Task):
         teacher: Callable[[], nn.Module] | None = None,
         distil: float = 0.0,
         ctc: float = 0.0,
-        clean_codebook: bool = False,
     ) -> None:
         super().__init__()
         if objective not in ("phones", "mel"):
@@ -114,7 +111,7 @@ class CodecTask(Task):
         self.commitment_weight, self.replace_dead_every = commitment_weight, replace_dead_every
         self.codec = SpeechCodec(network)
         self.codec.recogniser.requires_grad_(ctc > 0)  # else trained later, by `recogniser_task.py`
-        self.ctc, self.clean_codebook = ctc, clean_codebook
+        self.ctc = ctc
         self.mel_head = None
         if objective == "mel":
             self.codec.phones.requires_grad_(False)
@@ -153,8 +150,7 @@ class CodecTask(Task):
         latents = self.codec.quantiser_input(hidden)
         # DDP wants a gradient, if only of zeros, for the parameters of a quantiser that does not take part yet.
         frames, commitment = latents, sum((p.sum() * 0 for p in quantiser.parameters()), latents.new_zeros(()))
-        taught = valid & ~batch["rough"][:, None] if self.clean_codebook else valid  # what the codebook learns from
-        heard = rows_of_all_ranks(select(latents.detach(), taught).float())  # (N, C), the same on every rank
+        heard = rows_of_all_ranks(select(latents.detach(), valid).float())  # (N, C), the same on every rank
         quantiser.remember(heard)
         if not self._quantised:
             self._quantised = start_in_time(quantiser, self, self.quantise_after, generator)
@@ -162,7 +158,7 @@ class CodecTask(Task):
             frames, codes, commitment = quantiser(latents, valid)
             commitment = mean_over_ranks(commitment, valid.sum())
             replace = (batch_index + 1) % self.replace_dead_every == 0
-            replaced = quantiser.update(heard, rows_of_all_ranks(select(codes, taught)), generator, replace)
+            replaced = quantiser.update(heard, rows_of_all_ranks(select(codes, valid)), generator, replace)
             self.log_dict({"train/commitment": commitment, "train/replaced": replaced.float()}, batch_size=clips)
         name, loss = self._loss(frames, batch["phones"], mel, valid)
         self.log(f"train/{name}", loss.detach(), prog_bar=True, batch_size=clips)

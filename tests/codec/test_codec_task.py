@@ -72,23 +72,6 @@ def test_the_recogniser_learns_beside_the_codec_only_where_it_is_asked_to():
     assert not torch.equal(both.codec.phones.weight, alone.codec.phones.weight)  # its gradient reaches the encoder
 
 
-@pytest.mark.parametrize("clean", [False, True])
-def test_the_codebook_can_learn_from_clean_clips_alone(clean, monkeypatch):
-    seen = []
-    update = Quantiser.update
-    monkeypatch.setattr(
-        Quantiser, "update", lambda self, frames, *rest: seen.append(len(frames)) or update(self, frames, *rest)
-    )
-
-    class Half(Notes):
-        def train_batch(self, step: int, rank: int, world: int) -> dict[str, torch.Tensor]:
-            return super().train_batch(step, rank, world) | {"rough": torch.tensor([True, False, True, False])}
-
-    torch.manual_seed(0)
-    train(CodecTask(TINY, lr=3e-3, quantise_after=0.0, clean_codebook=clean), Half(), 4)
-    assert set(seen) == {16 if clean else 32}  # of 4 clips of 8 codes
-
-
 def test_the_quantiser_starts_when_its_share_of_steps_is_over(tmp_path):
     early, _ = fit(3, quantise_after=1.0)
     assert not early.codec.quantiser.started
