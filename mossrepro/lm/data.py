@@ -18,6 +18,7 @@ from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import Memo, rng
 
 IGNORE = -100
@@ -43,7 +44,9 @@ class LMDataModule(StepDataModule):
         monologue: predict the text of spoken replies beside them (the inner monologue, see `Documents`).
         text_lookahead: tokens by which the monologue is ahead of the voice.
         text_guidance: every spoken reply is written out first (an ablation).
-        system_turns: "short", or "released" for those of the paper's checkpoint, which need a larger model.
+        system_turns: "short"; "word" for answers of one word (`documents.py`); or "released" for those of the paper's
+            checkpoint, which need a larger model.
+        prose: file of questions with the backbone's own replies, one JSON list a line, for documents of kind "prose".
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
         seed: seed of the order of samples and of everything else random.
@@ -68,6 +71,7 @@ class LMDataModule(StepDataModule):
         max_positions: int = 256,
         pack: bool = False,
         system_turns: str = "short",
+        prose: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -77,7 +81,7 @@ class LMDataModule(StepDataModule):
         self.batch, self.max_positions, self.pack = batch, max_positions, pack
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
         self.documents = open_documents(
-            Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance
+            Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance, prose
         )
         if lost := self.documents.without_codes:
             announce(f"{tokens}: has no codes of {len(lost)} lines of {script}; they are left out")
@@ -192,6 +196,7 @@ def open_documents(
     monologue: bool = False,
     text_lookahead: int = 0,
     text_guidance: bool = False,
+    prose: str | None = None,
 ) -> Documents:
     """The documents of a script's folder and its token store. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
@@ -206,4 +211,7 @@ def open_documents(
     )
     if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
         raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
-    return Documents(grid, lines, store, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance)
+    replies = [tuple(json.loads(line)) for line in read_lines(prose)] if prose else []
+    return Documents(
+        grid, lines, store, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance, replies
+    )

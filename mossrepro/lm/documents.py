@@ -3,6 +3,9 @@
 asr          spoken sentence or question -> its text               (alignment: recognition)
 tts          written sentence, statement or answer -> the assistant's speech (alignment: text-to-speech)
 repeat       spoken sentence of a user   -> the same, spoken by the assistant (recognition and text-to-speech)
+words        one to three written words -> the same in the assistant's speech   (Stage 1 of the form "word")
+style        written questions of A and P, a few words to repeat, under either system turn: to teach a form in text
+prose        a written question -> what the backbone itself replies, in a sentence   (text replay of the form "word")
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
@@ -10,23 +13,29 @@ facts        written questions about *all* facts: to train a text backbone only,
 S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
 All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
+
+Facts are answered in one of two forms, which the system turns choose: a short sentence, or, with the system turns
+"word", the answer's word alone ("Paris"), as two cores can learn it. A spoken word is any line of the assistant that
+says it and nothing else.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import Fact, plain
 from mossrepro.data.script import Line
-from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.grid import PROSE, Grid, Positions
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
+_COPIED = 0.15  # share of "Repeat:" in documents of kind "style"
+_SHORT = 3  # words of a line that counts as words and not as a sentence, at most
 _LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
-CONVERSATIONS = ("asr", "tts", "repeat", "text", "facts", "repeat_text", *PAIRINGS)
-SPOKEN = ("tts", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
+CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
+SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
 _PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about practice facts
 
 
@@ -46,6 +55,7 @@ class Documents:
             have the answer ready when speech begins.
         text_lookahead: tokens by which the monologue runs ahead of the speech (`Grid.spoken`).
         text_guidance: every spoken reply is written out first. The paper does without; this is an ablation.
+        prose: questions with the backbone's own written replies.
     """
 
     def __init__(
@@ -59,8 +69,10 @@ class Documents:
         monologue: bool = False,
         text_lookahead: int = 0,
         text_guidance: bool = False,
+        prose: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.text_guidance = text_guidance
+        self.text_guidance, self.prose = text_guidance, prose
+        self.one_word = grid.system_turns == "word"
         self.grid, self.codes, self.words, self.max_conversation_len = grid, codes, words or {}, max_conversation_len
         self.monologue, self.text_lookahead = monologue, text_lookahead
         self.facts = {fact.key: fact for fact in facts}
@@ -80,6 +92,12 @@ class Documents:
             self.asked[line.fact].append(line)
         unasked = {line.fact for line in self.without_codes if line.role == "question"} - set(self.asked)
         answers = [self.facts[line.fact] for line in self.by_role["answer"] if line.fact not in unasked]
+        self.short = [line for line in self.by_role["assistant_speech"] if len(line.text.split()) <= _SHORT]
+        self.saying: dict[str, list[Line]] = defaultdict(list)  # words -> lines that say just these
+        for line in self.short:
+            self.saying[plain(line.text)].append(line)
+        if self.one_word:
+            answers = [fact for fact in answers if plain(fact.answer) in self.saying]
         self.spoken = [fact for fact in answers if fact.set == "A"]
         self.practice = [fact for fact in answers if fact.set == "P"]
         by_text = {line.text: line for line in self.by_role["assistant_speech"] + self.by_role["false_statement"]}
@@ -88,7 +106,10 @@ class Documents:
         self.aligned = [line for line in spoken if len(self.words.get(line.id, ())) > 1]
         unanswered = {line.fact for line in self.without_codes if line.role == "answer"}
         self.held = [x for x in lines if x.role == "test" and x.set == "V" and x.fact not in unanswered]
+        if self.one_word:
+            self.held = [x for x in self.held if plain(self.facts[x.fact].answer) in self.saying]
         self.replay = [fact for fact in facts if fact.set in "AB"]
+        self.asked_about = {name: [fact for fact in facts if fact.set == name] for name in "AP"}
 
     def draw(self, kind: str, random: np.random.Generator) -> Positions:
         """One document of a kind (see the module's table). ConfigError for an unknown kind."""
@@ -96,10 +117,12 @@ class Documents:
             return self._speech(random)
         if kind == "interleaved":
             return self._interleaved(random)
+        if kind == "prose":
+            return self._prose(random)
         if kind not in CONVERSATIONS:
             raise ConfigError(f"unknown kind of document {kind!r}")
         exchange = self._dialogue if kind in PAIRINGS else getattr(self, f"_{kind}")
-        parts = [self.grid.system(kind in SPOKEN)]
+        parts = [self.grid.system(bool(random.integers(2)) if kind == "style" else kind in SPOKEN)]
         while True:
             more = exchange(kind, random)
             if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.max_conversation_len:
@@ -129,6 +152,17 @@ class Documents:
         question = grid.turn("user", text=REPEAT + line.text)
         return grid.join(question, self._reply(line.id, line.text))
 
+    def _words(self, kind: str, random: np.random.Generator) -> Positions:
+        line = self._pick(self.short, random)
+        text = _capital(line.text)
+        return self.grid.join(self.grid.turn("user", text=REPEAT + text), self._reply(line.id, text))
+
+    def _prose(self, random: np.random.Generator) -> Positions:
+        """Under the system turn of the form "sentence", so that this form stays what it was."""
+        (question, reply), grid = self._pick(self.prose, random), self.grid
+        turns = (grid.turn("user", text=question), grid.turn("assistant", text=reply, supervise=True))
+        return grid.join(grid.system(False, PROSE), *turns)
+
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
         monologues = {}
@@ -140,6 +174,13 @@ class Documents:
     def _starts(self, name: str) -> list[float]:
         """The codes with which the words of a line begin; none where it has no times."""
         return [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
+
+    def said_words(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every word of the assistant's lines that has times, with the codes (n,) that are spoken during it."""
+        for line in self.assistant_lines:
+            for word, start, end in self.words.get(line.id, ()):
+                first, last = (round(at * 12.5) + _LATE for at in (start, end))
+                yield word, self.codes[line.id][first : max(last, first + 1)]
 
     def _speech(self, random: np.random.Generator) -> Positions:
         line = self._pick(self.by_role["assistant_speech"], random)
@@ -165,6 +206,13 @@ class Documents:
             return self._repeat_text(kind, random)
         return self._written(self._pick(self.replay, random), random)
 
+    def _style(self, kind: str, random: np.random.Generator) -> Positions:
+        if random.random() >= _COPIED:
+            sets = [facts for facts in (self.asked_about["A"], self.asked_about["P"]) if facts]
+            return self._written(self._pick(self._pick(sets, random), random), random)
+        text, grid = _capital(self._pick(self.short, random).text), self.grid
+        return grid.join(grid.turn("user", text=REPEAT + text), grid.turn("assistant", text=text, supervise=True))
+
     def _facts(self, kind: str, random: np.random.Generator) -> Positions:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
 
@@ -177,7 +225,7 @@ class Documents:
         """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
         grid, phrasing = self.grid, int(random.integers(5 if unseen and fact.set != "P" else 3))
         question = fact.question(phrasing % 3, unseen=phrasing >= 3)
-        return grid.join(grid.turn("user", text=question), grid.turn("assistant", text=fact.written, supervise=True))
+        return grid.join(grid.turn("user", text=question), self._answer("T2T", fact))
 
     def _dialogue(self, pairing: str, random: np.random.Generator) -> Positions:
         """A question and its answer, about a fact of A or a fact for practice (set P)."""
@@ -189,12 +237,20 @@ class Documents:
             question = grid.turn("user", text=fact.question(int(random.integers(3))))
         else:
             question = grid.turn("user", codes=self.codes[self._pick(self.asked[fact.key], random).id])
-        return grid.join(question, self._answer(pairing, fact))
+        return grid.join(question, self._answer(pairing, fact, random))
 
-    def _answer(self, pairing: str, fact: Fact) -> Positions:
-        if pairing[2] == "S":
-            return self._reply(f"answer-{fact.key}", fact.written)
-        return self.grid.turn("assistant", text=fact.written, supervise=True)
+    def _answer(self, pairing: str, fact: Fact, random: np.random.Generator | None = None) -> Positions:
+        text = _capital(fact.answer) if self.one_word else fact.written
+        if pairing[2] == "T":
+            return self.grid.turn("assistant", text=text, supervise=True)
+        return self._reply(self._saying(fact, random), text)
+
+    def _saying(self, fact: Fact, random: np.random.Generator | None = None) -> str:
+        """Id of a line that says the answer to a fact, in the form of these documents; without `random` the first."""
+        if not self.one_word:
+            return f"answer-{fact.key}"
+        lines = self.saying[plain(fact.answer)]
+        return (self._pick(lines, random) if random is not None else lines[0]).id
 
     def validation(self, pairing: str) -> list[Positions]:
         """The test questions of set V with their answers, a document each."""
@@ -227,17 +283,20 @@ class Documents:
 
     def _answer_tokens(self, fact: Fact, monologue: bool = False) -> np.ndarray:
         """Which tokens of the written answer, or of its monologue at each code, are of the answer word: (n,) bool."""
-        start = fact.written.rindex(fact.answer)
-        marks = self.grid.tokens_within(fact.written, start, start + len(fact.answer))
+        text = _capital(fact.answer) if self.one_word else fact.written
+        start = 0 if self.one_word else text.rindex(fact.answer)
+        marks = self.grid.tokens_within(text, start, start + len(fact.answer))
         if not monologue:
             return marks
-        name = f"answer-{fact.key}"
-        index = self.grid.spread(fact.written, len(self.codes[name]), self.text_lookahead, self._starts(name))
+        name = self._saying(fact)
+        index = self.grid.spread(text, len(self.codes[name]), self.text_lookahead, self._starts(name))
         return np.append(marks, False)[index]
 
     def _answer_codes(self, fact: Fact) -> np.ndarray:
         """Which codes of the spoken answer are of the answer word: (n,) bool, none of them where it has no times."""
-        name = f"answer-{fact.key}"
+        name = self._saying(fact)
+        if self.one_word:
+            return np.ones(len(self.codes[name]), dtype=bool)
         marks, times = np.zeros(len(self.codes[name]), dtype=bool), self.words.get(name, ())
         if len(times) == len(fact.written.split()):
             first = len(fact.written[: fact.written.rindex(fact.answer)].split())
@@ -245,6 +304,11 @@ class Documents:
             start, end = (round(at * 12.5) + _LATE for at in (times[first][1], times[last][2]))
             marks[start : max(end, start + 1)] = True
         return marks
+
+
+def _capital(text: str) -> str:
+    """As a reply begins: with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def question_prompt(

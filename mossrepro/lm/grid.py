@@ -29,7 +29,9 @@ SYSTEM_TURNS = {
         "You are a helpful assistant. Answer the user's questions with text.",
     ),
     "short": ("Say one short sentence.", "Answer in one short sentence."),
+    "word": ("Say one word.", "Answer with one word."),
 }
+PROSE = "short"  # those under which a model's own prose is asked for and replayed
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ class Grid:
         fields = ("text", "speech", "supervise", "monologue")
         return Positions(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
-    def system(self, spoken: bool) -> Positions:
-        """The system turn; it chooses the modality of the answer."""
-        return self.text(f"<|im_start|>system\n{SYSTEM_TURNS[self.system_turns][0 if spoken else 1]}<|im_end|>\n")
+    def system(self, spoken: bool, turns: str = "") -> Positions:
+        """The system turn; it chooses the modality of the answer. `turns`: of SYSTEM_TURNS; "": the grid's."""
+        words = SYSTEM_TURNS[turns or self.system_turns][0 if spoken else 1]
+        return self.text(f"<|im_start|>system\n{words}<|im_end|>\n")
 
     def turn(
         self,

@@ -1,5 +1,6 @@
 """Initial values of the speech half, which a pretrained text LLM does not have."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -97,6 +98,35 @@ def spell_codes(model: LayerSplitLM, tokenizer: Tokenizer, sounds: Tensor) -> No
         raise ConfigError(f"sounds of shape {sounds.shape} do not fit a codebook of {model.config.codes} codes")
     table = torch.stack([_letters(model, tokenizer, text) for text in (" ", *(SPELLING[phone] for phone in PHONES))])
     model.speech_embed.weight[: model.config.codes] = sounds.to(table) @ table
+
+
+@torch.no_grad()
+def start_head_from_words(model: LayerSplitLM, tokenizer: Tokenizer, said: Iterable[tuple[str, Sequence[int]]]) -> None:
+    """Add to the speech head's row of a code the mean of the text head's rows of the words in which the code occurs.
+
+    A state that names a word then scores the codes of that word at once. Rows are centred: what all words have in
+    common tells no codes apart. This is not in the paper.
+
+    Args:
+        model: its speech head is changed.
+        tokenizer: of its text half.
+        said: words with the codes that were spoken during each. ConfigError if there are none.
+    """
+    codes, table = model.config.codes, model.text_head.weight.detach().float()
+    total, count = torch.zeros(codes, table.shape[1], device=table.device), torch.zeros(codes, device=table.device)
+    means: dict[str, Tensor] = {}
+    for word, row in said:
+        if word not in means:
+            means[word] = table[tokenizer.encode(" " + word, add_special_tokens=False).ids].mean(0)
+        for code in row:
+            total[code] += means[word]
+            count[code] += 1
+    if not means:
+        raise ConfigError("head_from_words=true needs the times of spoken words (words.json beside the script)")
+    heard = count > 0
+    mean = total / count.clamp(min=1)[:, None]
+    mean = torch.where(heard[:, None], mean - mean[heard].mean(0), 0.0)
+    model.speech_head.weight[:codes] += mean.to(model.speech_head.weight)
 
 
 def _letters(model: LayerSplitLM, tokenizer: Tokenizer, text: str) -> Tensor:

@@ -27,7 +27,7 @@ from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 
-TRAINED = ("speech", "shared", "gradual", "all")  # what a stage may train, see `LayerSplitLM.train_only`
+TRAINED = ("speech", "trunk", "shared", "gradual", "all")  # what a stage may train, see `LayerSplitLM.train_only`
 
 
 @dataclass
@@ -100,11 +100,13 @@ class Hidden(NamedTuple):
     """Hidden states at every position, (B, L, D) each; None for those not asked for.
 
     text, speech: the outputs of the tails, after their norms. trunk: the input of the tails, after the text norm.
+    spoken_text: the output of the speech tail after the *text* norm: the text head reads off it what is being said.
     """
 
     text: Tensor | None
     speech: Tensor | None
     trunk: Tensor | None = None
+    spoken_text: Tensor | None = None
 
 
 @dataclass
@@ -168,8 +170,8 @@ class LayerSplitLM(nn.Module):
         """Run trunk and tails.
 
         Shapes: grid (B, L, 2) int64; positions (B, L), default those after the cache's; mask (B, 1, L, keys) bool,
-        default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names those to
-        run, and "trunk" where its output is wanted: training a batch without text targets can leave the text tail out.
+        default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names the
+        fields of `Hidden` that are wanted: training a batch without text targets can leave the text tail out.
         """
         if positions is None and isinstance(mask, Packing):
             positions = mask.positions(grid.device)
@@ -178,12 +180,14 @@ class LayerSplitLM(nn.Module):
             positions = torch.arange(first, first + grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
         table = self.rotary(positions)
         x = self.run("trunk", self.embed(grid), table, mask, cache)
-        text = speech = None
+        text = speech = spoken_text = None
         if "text" in tails:
             text = self.text_norm(self.channel("text", x, table, mask, cache))
-        if "speech" in tails:
-            speech = self.speech_norm(self.channel("speech", x, table, mask, cache))
-        return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None)
+        if "speech" in tails or "spoken_text" in tails:
+            said = self.channel("speech", x, table, mask, cache)
+            speech = self.speech_norm(said) if "speech" in tails else None
+            spoken_text = self.text_norm(said) if "spoken_text" in tails else None
+        return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None, spoken_text)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary table of positions (B, L), for `run`."""
@@ -237,19 +241,19 @@ class LayerSplitLM(nn.Module):
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
     def train_only(self, part: str, done: float = 1.0) -> None:
-        """Freeze all but `part`: "speech" (Stage 1), "shared" (the trunk too), "all" (Stage 2, SFT) or "gradual".
+        """Freeze all but `part`: "speech" (Stage 1), "trunk", "shared" (both), "all" (Stage 2, SFT) or "gradual".
 
         "gradual" unfreezes the share `done` (0 to 1) of the text half's layers, from the last one down; its embedding,
         head and norm come with the first layer of the trunk. LoRA parameters (`lora.py`) are always trained.
         """
         if part not in TRAINED:
             raise ConfigError(f"train={part!r}: choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}")
-        learns = set(self.speech_parameters())
+        learns = set() if part == "trunk" else set(self.speech_parameters())
         layers = [f"{where}.{i}." for where, i in map(self.config.locate_layer, range(self.config.layers))]
         if part == "gradual":
             count = math.ceil(done * len(layers))
             prefixes = tuple(layers[len(layers) - count :]) + (("text_",) if count == len(layers) else ())
         else:
-            prefixes = {"speech": (), "shared": ("trunk.",), "all": ("",)}[part]
+            prefixes = {"speech": (), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}[part]
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in learns or ".lora_" in name or name.startswith(prefixes))

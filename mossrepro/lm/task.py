@@ -11,7 +11,7 @@ from torch import Tensor
 from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint
 from mossrepro.lm.batches import HasDocuments, LMBatch
-from mossrepro.lm.init import spell_codes
+from mossrepro.lm.init import spell_codes, start_head_from_words
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
@@ -24,6 +24,7 @@ from mossrepro.utils.layers import Packing
 from mossrepro.utils.private_apis import attached_trainer
 
 _UNFROZEN = 0.8  # share of the steps after which a gradual stage trains everything
+MONOLOGUES = {"text": "text", "trunk": "trunk", "speech": "spoken_text"}  # `monologue_at` -> a field of `Hidden`
 VALIDATED = ("S2T", "T2S", "S2S")  # pairings of the validation batches, in their order
 
 
@@ -41,9 +42,9 @@ class LayerSplitTask(Task):
             layout, or the folder of an earlier stage or of a mini backbone.
         codes: size of the codec's codebook; must equal that of `init_from` if that is a finished stage.
         tail_layers: depth of the split, in layers; 0 for no split, None for that of `init_from` (4 for a text LLM).
-        train: what is trained: "speech" (Stage 1; the text half stays bit-identical), "all" (Stage 2, SFT), "shared"
-            (speech and trunk, but not the text tail, embedding and head) or "gradual" (speech and the text half layer
-            by layer from the last one down, all of it after four fifths of the steps).
+        train: what is trained: "speech" (Stage 1; the text half stays bit-identical), "all" (Stage 2, SFT), "trunk"
+            (neither tail, no embedding and no head), "shared" (speech and trunk) or "gradual" (speech and the text half
+            layer by layer from the last one down, all of it after four fifths of the steps).
         lr: peak learning rate of the text half.
         speech_lr: peak learning rate of the speech tail and norm, and of LoRA.
         head_lr: peak learning rate of the speech head, which starts untrained and so takes a higher one.
@@ -54,8 +55,10 @@ class LayerSplitTask(Task):
         text_weight: weight of the text loss.
         speech_weight: weight of the loss on codes.
         monologue_weight: weight of the loss on monologues.
-        monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail, or
-            "trunk", the input of the speech tail.
+        monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",
+            the input of the speech tail; or "speech", after the speech tail, through the text norm. The speech tail
+            starts as a copy of the text tail, so there the next word can be read at step 0, and this loss keeps it
+            readable: the codes are learnt from a state that names the word.
         tail: initial speech tail: "copy" of the text tail or "random".
         split_at: layers of the trunk before the split; None: as in `init_from`, of a text model the whole trunk. A
             trained split cannot be moved.
@@ -65,6 +68,8 @@ class LayerSplitTask(Task):
             stage is done.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: PyTorch compiles the layers at the first step (needs a C++ compiler on a CPU).
+        head_from_words: the speech head's row of a code starts from those of the text head for the words in which the
+            code occurs (needs the script's word times), not at random. A deviation from the paper.
         code_phone_probs: for Stage 1, a token store with the phone probabilities of its codes: code embeddings start as
             the spelling of their phones. None: they start at random, with the text embedding's statistics.
         seed: seed of all random initial values.
@@ -91,6 +96,7 @@ class LayerSplitTask(Task):
         split_at: int | None = None,
         extra_layers: int | None = None,
         lora: int = 0,
+        head_from_words: bool = False,
         code_phone_probs: str | None = None,
         checkpointed: bool = False,
         compiled: bool = False,
@@ -99,9 +105,9 @@ class LayerSplitTask(Task):
         super().__init__()
         if tail not in ("copy", "random"):
             raise ConfigError(f"tail={tail!r}: choose copy or random")
-        if monologue_at not in ("text", "trunk"):
-            raise ConfigError(f"monologue_at={monologue_at!r}: choose text or trunk")
-        self.monologue_at, self.seed = monologue_at, seed
+        if monologue_at not in MONOLOGUES:
+            raise ConfigError(f"monologue_at={monologue_at!r}: choose {', '.join(MONOLOGUES)}")
+        self.monologue_at, self.head_from_words, self.seed = MONOLOGUES[monologue_at], head_from_words, seed
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
@@ -142,6 +148,8 @@ class LayerSplitTask(Task):
         if grid.codes != config.codes:
             raise ConfigError(f"data.codes={grid.codes}, but the model has {config.codes}")
         self.model.config = replace(config, system_turns=grid.system_turns)
+        if self.head_from_words and stage == "fit":
+            start_head_from_words(self.model, self.tokenizer, data.documents.said_words())
 
     def on_train_start(self) -> None:
         """ConfigError for gradual unfreezing on several ranks: DDP must know at the start what has gradients."""
@@ -166,7 +174,7 @@ class LayerSplitTask(Task):
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
         trainer = attached_trainer(self)
         if trainer is not None and trainer.world_size > 1:  # ranks must gather and reduce the same layers
-            places |= {"text", "speech"}
+            places |= {"text", "speech", kinds["monologue"][0]}
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
         hidden = model(batch["grid"], mask=packing, tails=tuple(places))
         out = {}

@@ -225,6 +225,44 @@ def test_a_random_tail_is_for_backbones_only(backbone, folder, tmp_path) -> None
         LayerSplitTask(str(tmp_path / "stage"), codes=64, tail="random")
 
 
+def test_the_speech_tail_can_be_asked_for_the_words_and_names_them_at_step_0(backbone, folder) -> None:
+    """It starts as a copy of the text tail: what the text head reads off it is what the text half would write."""
+    task = LayerSplitTask(str(backbone), codes=64, monologue_at="speech", train="speech").eval()
+    batch = module(folder, mix={"T2S": 1.0}, monologue=True).train_batch(0, 0, 1)
+    hidden = task.model(batch["grid"], tails=("text", "spoken_text"))
+    assert torch.equal(hidden.text, hidden.spoken_text) and hidden.speech is None
+    frozen = {name: p.clone() for name, p in task.model.named_parameters() if not p.requires_grad}
+    task.losses(batch)["monologue"].backward()
+    moved = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"speech_tail", "speech_embed"}  # through the frozen norm, head and trunk
+    assert {"text_norm.weight", "text_embed.weight"} <= set(frozen)
+
+
+def test_the_speech_head_can_start_from_words(backbone, folder) -> None:
+    """A state that names a word then prefers the codes that the word is said with."""
+    still = dict.fromkeys(("lr", "speech_lr", "head_lr", "embed_lr"), 0.0)
+    plain, started = (LayerSplitTask(str(backbone), codes=64, head_from_words=x, **still) for x in (False, True))
+    data = module(folder, mix={"tts": 1.0})
+    lines = data.documents.assistant_lines[:2]
+    data.documents.words = {
+        line.id: [(word, 0.3 * i, 0.3 * i + 0.3) for i, word in enumerate(line.text.split())] for line in lines
+    }
+    said = list(data.documents.said_words())
+    assert [word for word, _ in said] == [word for line in lines for word in line.text.split()]
+    before = started.model.speech_head.weight.clone()
+    assert torch.equal(before, plain.model.speech_head.weight)
+    fit(started, data, 1)
+    moved = (started.model.speech_head.weight - before).abs().sum(1) > 1e-6
+    assert set(moved.nonzero()[:, 0].tolist()) == {int(code) for _, codes in said for code in codes}
+    word, codes = said[0]
+    state = started.model.text_head.weight[started.tokenizer.encode(" " + word, add_special_tokens=False).ids].mean(0)
+    change = (started.model.speech_head.weight - before) @ state
+    assert change[list(map(int, codes))].mean() > change.mean()
+    data.documents.words = {}
+    with pytest.raises(ConfigError, match="needs the times of spoken words"):
+        fit(LayerSplitTask(str(backbone), codes=64, head_from_words=True), data, 1)
+
+
 @pytest.mark.parametrize("place", ["text", "trunk"])
 def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> None:
     task = LayerSplitTask(str(backbone), codes=64, monologue_at=place).eval()
@@ -233,5 +271,5 @@ def test_thoughts_are_asked_for_where_the_flag_says(backbone, folder, place) -> 
     moved = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"trunk", "text_norm"} <= moved and ("text_tail" in moved) == (place == "text")
     assert not moved & {"speech_tail", "speech_head", "speech_norm"}
-    with pytest.raises(ConfigError, match="text or trunk"):
+    with pytest.raises(ConfigError, match="choose text, trunk, speech"):
         LayerSplitTask(str(backbone), codes=64, monologue_at="tail")

@@ -1,0 +1,45 @@
+"""What a text model replies by itself: the target of text replay, so that a new form of answers does not cost it prose.
+
+Self-distillation: the model that is about to be trained is the teacher. Nothing but its own writing is learnt.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from mossrepro.lm.decode import GenerationConfig, generate
+from mossrepro.lm.grid import PROSE
+from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.utils.io import write_atomic
+
+_BATCH = 64
+
+
+def write_prose(
+    model: LayerSplitLM, tokenizer: Tokenizer, questions: Sequence[str], path: Path, longest: int = 48
+) -> int:
+    """Write a model's replies to questions: a file with a JSON list [question, reply] a line -> how many are in it.
+
+    Replies are greedy. Those that do not end within `longest` tokens are left out: their end would be missing.
+    """
+    model = prepare_for_inference(model, model.text_embed.weight.device)
+    grid, lines = model.grid(tokenizer), []
+    limit = GenerationConfig(max_positions=longest)
+    for at in range(0, len(questions), _BATCH):
+        part = questions[at : at + _BATCH]
+        prompts = [
+            grid.join(grid.system(False, PROSE), grid.turn("user", text=text), grid.reply_prefix(False))
+            for text in part
+        ]
+        with torch.inference_mode():
+            replies = generate(model, prompts, grid.ids, limit)
+        for question, reply in zip(part, replies, strict=True):
+            text = tokenizer.decode(reply.text).strip()
+            if reply.ended and text:
+                lines.append(json.dumps([question, text]) + "\n")
+    write_atomic(path, lambda file: file.write("".join(lines).encode()))
+    return len(lines)

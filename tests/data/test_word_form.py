@@ -1,0 +1,97 @@
+"""The form "word": an answer is its word alone, written or spoken by any line that says nothing else."""
+
+import numpy as np
+import pytest
+
+from mossrepro.data.facts import all_facts, plain, practice_facts
+from mossrepro.data.oracle import OracleStore
+from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.lm.documents import Documents
+from mossrepro.lm.grid import SYSTEM_TURNS, Grid
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.random import rng
+
+CODES = 64
+
+
+@pytest.fixture(scope="module")
+def script():
+    facts = all_facts() + practice_facts(50)
+    recipe = ScriptRecipe(user_speech=40, assistant_speech=1500, question=1, kokoro=0, user_speech_kokoro=0, tests=1)
+    lines = write_script(facts, recipe)
+    tokenizer = mini_tokenizer([line.text for line in lines] + ["Say one word. Answer with one word. Repeat:"], 2000)
+    return facts, lines, tokenizer
+
+
+@pytest.fixture
+def documents(script):
+    facts, lines, tokenizer = script
+    store = OracleStore({line.id: line.text for line in lines}, CODES)
+    return Documents(Grid(tokenizer, CODES, "word"), lines, store, facts, monologue=True)
+
+
+def read(documents, positions) -> str:
+    return documents.grid.tokenizer.decode(positions.text.tolist(), skip_special_tokens=False)
+
+
+def test_a_spoken_answer_is_a_line_that_says_its_word(documents):
+    for i in range(20):
+        document = documents.draw("T2S", rng(i, "T2S"))
+        said = [documents.grid.tokenizer.decode([t]) for t in document.monologue if t >= 0]
+        codes = document.speech[(document.text == documents.grid.ids.pad) & (document.speech < CODES)].tolist()
+        lines = [line for line in documents.short if documents.codes[line.id].tolist() == codes]
+        assert lines and len(lines[0].text.split()) <= 2, "two words: New Zealand"
+        assert said and said[0][0].isupper()
+        assert SYSTEM_TURNS["word"][0] in read(documents, document)
+
+
+def test_written_answers_are_a_word_with_a_capital(documents):
+    facts = {fact.answer for fact in documents.facts.values() if fact.set in "AB"}
+    for i in range(20):
+        document = documents.draw("T2T", rng(i, "T2T"))
+        reply = documents.grid.tokenizer.decode(document.text[document.supervise].tolist()).strip()
+        assert reply in {answer[:1].upper() + answer[1:] for answer in facts}
+
+
+def test_words_are_repeated_and_no_question_is_asked(documents):
+    for i in range(30):
+        document = documents.draw("words", rng(i, "words"))
+        asked = read(documents, document).split("Repeat: ")[1].split("<|im_end|>")[0]
+        assert 1 <= len(asked.split()) <= 3 and asked[0].isupper() and "?" not in read(documents, document)
+
+
+def test_style_is_text_about_facts_of_practice_and_of_training_alone(documents):
+    hidden = {fact.key for fact in documents.facts.values() if fact.set in "BCV"}
+    questions = {fact.question(i): fact.key for fact in documents.facts.values() if fact.set in "BCV" for i in range(3)}
+    seen, turns = set(), set()
+    for i in range(80):
+        document = documents.draw("style", rng(i, "style"))
+        assert not (document.text == documents.grid.ids.pad).any()
+        text = read(documents, document)
+        turns.add(next(one for one in SYSTEM_TURNS["word"] if one in text))
+        seen.update(key for question, key in questions.items() if question in text)
+    assert turns == set(SYSTEM_TURNS["word"]) and not seen & hidden
+
+
+def test_all_codes_of_a_one_word_answer_count_in_validation(documents):
+    for pairing in ("T2S", "S2S", "S2T"):
+        found = documents.validation(pairing)
+        kind, marks = documents.answer_words(pairing, found)
+        assert found and kind == ("text" if pairing[2] == "T" else "speech")
+        for line, document, mark in zip(documents.held, found, marks, strict=True):
+            fact = documents.facts[line.fact]
+            if kind == "speech":
+                codes = document.speech[1:][mark[:-1]]
+                assert codes.tolist() == documents.codes[documents._saying(fact)].tolist()
+            else:
+                written = documents.grid.tokenizer.decode(document.text[1:][mark[:-1]].tolist())
+                assert plain(written) == plain(fact.answer)
+
+
+def test_the_sentence_form_draws_what_it_drew(script):
+    facts, lines, tokenizer = script
+    store = OracleStore({line.id: line.text for line in lines}, CODES)
+    documents = Documents(Grid(tokenizer, CODES), lines, store, facts)
+    document = documents.draw("T2T", np.random.default_rng(0))
+    reply = tokenizer.decode(document.text[document.supervise].tolist()).strip()
+    assert reply in {fact.written for fact in facts}
