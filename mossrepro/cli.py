@@ -105,6 +105,8 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
     text = "let Whisper write the transcripts that are missing, and leave out recordings of which it is unsure"
     add.add_argument("--transcribe", action="store_true", help=text)
+    text = "also take what lies outside the folder, by a link or by its path in a table"
+    add.add_argument("--outside", action="store_true", help=text)
     add.set_defaults(run_verb=_data_add)
     human = kinds.add_parser("human", help="fetch a small corpus of recorded human speech (Debian package)")
     human.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
@@ -229,7 +231,7 @@ def _data_make(args: argparse.Namespace) -> int:
 def _data_add(args: argparse.Namespace) -> int:
     from mossrepro.data.ingest import add_folder
 
-    add_folder(args.folder, args.output, args.transcribe)
+    add_folder(args.folder, args.output, args.transcribe, outside=args.outside)
     return 0
 
 

@@ -7,7 +7,7 @@ A script is made from facts and a recipe alone, before any sound exists; synthes
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
 from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import rng
+from mossrepro.utils.records import build, parse_json
 
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
 # Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
@@ -263,7 +264,10 @@ def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float
 
 
 def read_script(folder: Path) -> list[Line]:
-    """Load the lines of a recorded script."""
-    rows = [json.loads(text) for text in read_lines(Path(folder) / "script.jsonl")]
+    """Load the lines of a recorded script. DataError names the file and the line that is none."""
+    path, lines = Path(folder) / "script.jsonl", []
     today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
-    return [Line(**{**row, "role": today.get(row["role"], row["role"])}) for row in rows]
+    for number, text in enumerate(read_lines(path), 1):
+        line = build(Line, parse_json(text, f"{path}:{number}"), f"{path}:{number}")
+        lines.append(replace(line, role=today.get(line.role, line.role)))
+    return lines
