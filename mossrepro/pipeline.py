@@ -6,7 +6,7 @@ answer.save("answer.wav")
 """
 
 import argparse
-import json
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.grid import Positions
 from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.training.runs import read_parts
 from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
@@ -72,13 +73,11 @@ class Assistant:
         CheckpointError if the run is not finished, ConfigError if this machine has no such device.
         """
         place = best_device(device)
-        parts = Path(run) / "parts.json"
-        if not parts.is_file():
-            raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
-        folders = json.loads(parts.read_text())
+        folders = read_parts(run, PARTS)
         for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
-            if not Path(folders[name]).is_dir():
-                raise CheckpointError(f"{parts}: {name} is gone ({folders[name]}); run `mossrepro reproduce` again")
+            if not os.path.isdir(folders[name]):
+                gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again"
+                raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
         speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"], place)
         return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker, place)

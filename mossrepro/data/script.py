@@ -19,9 +19,10 @@ from mossrepro.speech import roster, voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
+from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import rng
-from mossrepro.utils.records import build, parse_json
+from mossrepro.utils.records import build, is_file_name, parse_json, short
 
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
 # Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
@@ -269,5 +270,7 @@ def read_script(folder: Path) -> list[Line]:
     today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
     for number, text in enumerate(read_lines(path), 1):
         line = build(Line, parse_json(text, f"{path}:{number}"), f"{path}:{number}")
+        if not is_file_name(line.id):
+            raise DataError(f"{path}:{number}: id {short(line.id)} is no name for a file")
         lines.append(replace(line, role=today.get(line.role, line.role)))
     return lines

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.io import read_lines
 
 # A hub's config.json -> `training.sizes.Backbone`.
 _SHAPE = {
@@ -27,6 +29,7 @@ _SHAPE = {
 }
 
 _MOST, _MOST_LAYERS = 1 << 20, 1000  # of any size of a text model, and of its layers
+_MOST_NODES = 100_000  # entries of a YAML file
 
 
 def configs_folder() -> Path:
@@ -68,6 +71,36 @@ def find_size(name: str | Path) -> Path:
     raise ConfigError(f"there is no size {str(name)!r}; known: {', '.join(size_names())}, or the path of a YAML file")
 
 
+def load_yaml(path: Path) -> Any:
+    """The value of a YAML file, by PyYAML's safe loader.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, nested too deeply, or has aliases that multiply it (a few lines can
+            be made to mean more than any memory holds).
+    """
+    try:
+        text = "\n".join(read_lines(path))
+        if "*" in text and _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _MOST_NODES:
+            raise ConfigError(f"{path}: its aliases make more than {_MOST_NODES} entries of it")
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())[:300]})") from error
+
+
+def _expanded(node: yaml.Node | None, seen: dict[int, int]) -> int:
+    """How many entries a YAML node is with every alias written out; a node inside itself counts as too many."""
+    if id(node) not in seen:
+        seen[id(node)] = _MOST_NODES + 1
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        seen[id(node)] = 1 + sum(_expanded(part, seen) for part in inner)
+    return seen[id(node)]
+
+
 def read_config(*files: str | Path) -> dict[str, Any]:
     """YAML files laid over each other from left to right, each with its base and its backbone's shape filled in.
 
@@ -88,6 +121,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     """One file on top of its base; `above` are the files that build on it."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: builds on itself")
+    load_yaml(path)  # says what is wrong with it, and that it is not endless
     try:
         config = OmegaConf.load(path)
     except (OSError, OmegaConfBaseException, ValueError) as error:

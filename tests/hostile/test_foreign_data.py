@@ -125,7 +125,18 @@ def test_a_table_that_is_none_is_one_line_without_its_memory(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]x", "3\n", "{}\n", '{"id": 3}\n', "[" * 100_000, '{"id": "a", "role": "x", "text": 3}\n', b"\xff"]
+    "text",
+    [
+        "{",
+        "[]x",
+        "3\n",
+        "{}\n",
+        '{"id": 3}\n',
+        "[" * 100_000,
+        '{"id": "a", "role": "x", "text": 3}\n',
+        b"\xff",
+        '{"id": "../x", "role": "test", "text": "x", "voice": "x", "split": "test"}\n',
+    ],
 )
 def test_a_script_that_nobody_can_use_is_named(text, tmp_path):
     for name in ("script.jsonl", "facts.json"):
