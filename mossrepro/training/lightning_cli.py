@@ -24,7 +24,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.training import resume
-from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, ResumedValidation, StepBar
+from mossrepro.training.callbacks import (
+    AtomicCheckpoint,
+    Export,
+    ProgressFile,
+    ResumedValidation,
+    StepBar,
+    read_safely,
+)
 from mossrepro.training.config import resolved_arguments
 from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.sizes import Size
@@ -70,9 +77,10 @@ class MossCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Refuses a size without its text model, and a precision in which nothing here can be trained."""
+        """Refuses a size without its text model, a checkpoint that is no file, and a precision without gradients."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         _check_start(config)
+        _check_checkpoint(config.get("ckpt_path"))
         if str(config["trainer"]["precision"]).startswith("16"):
             what = "gradients in float16 must be scaled, which the optimisers here do not do"
             raise ConfigError(f"trainer.precision={config['trainer']['precision']}: {what}; take bf16-mixed or 32-true")
@@ -87,6 +95,9 @@ class MossCLI(LightningCLI):
             device = torch.device("cpu") if trainer["accelerator"] == "cpu" else best_device()
             trainer["precision"] = training_precision(device)
         super().instantiate_classes()
+        read_safely(self.trainer)
+        if self.subcommand:
+            self.config_init[self.subcommand]["weights_only"] = True  # for the strategies with a reader of their own
 
     def before_fit(self) -> None:
         """Adds the output callbacks to the trainer and resumes from `output/ckpt/last.ckpt` if it exists."""
@@ -142,6 +153,15 @@ def _check_start(config: Any) -> None:
         shape = f"{size['backbone']['layers']} layers of dim {size['backbone']['dim']}"
         what = f"size {size['name']} is of a text model with {shape}, not of SmolLM2"
         raise ConfigError(f"{what}; give --model.init_args.init_from FOLDER, as the hub has it")
+
+
+def _check_checkpoint(path: Any) -> None:
+    """ConfigError for a `--ckpt_path` that is no file here: Lightning would fetch an URL and run what it pickles."""
+    if path is not None and not os.path.exists(path):
+        name = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+        raise ConfigError(
+            f"--ckpt_path {name}: no such file on this machine; give that of a fit, as .../ckpt/last.ckpt"
+        )
 
 
 class _Parsed(MossCLI):
