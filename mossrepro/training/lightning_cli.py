@@ -21,6 +21,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.training import resume
@@ -76,11 +77,19 @@ class MossCLI(LightningCLI):
             "--save_steps", type=int, default=0, help="Optimiser steps between two resume checkpoints; 0 for none."
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Only looks whether the checkpoint is there.
+
+        LightningCLI would take the model's class and settings from its hyperparameters, over those of the command line:
+        a checkpoint of somebody else could name any class.
+        """
+        if self.config.get("subcommand"):
+            _check_checkpoint(self.config[self.config["subcommand"]].get("ckpt_path"))
+
     def before_instantiate_classes(self) -> None:
-        """Refuses a size without its text model, a checkpoint that is no file, and a precision without gradients."""
+        """Refuses a size without its text model, and a precision in which nothing here can be trained."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         _check_start(config)
-        _check_checkpoint(config.get("ckpt_path"))
         if str(config["trainer"]["precision"]).startswith("16"):
             what = "gradients in float16 must be scaled, which the optimisers here do not do"
             raise ConfigError(f"trainer.precision={config['trainer']['precision']}: {what}; take bf16-mixed or 32-true")
@@ -208,6 +217,8 @@ def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
         raise
     except argparse.ArgumentError as error:
         raise ConfigError(missing_package(error) or one_line(str(error))) from error
+    except MisconfigurationException as error:  # Lightning's word for what a user asked and a task cannot
+        raise ConfigError(one_line(str(error))) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(str(error).splitlines()[0])) from error
     except ValueError as error:  # what a constructor raised, wrapped by the parser
