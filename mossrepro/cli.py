@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import mossrepro
-from mossrepro.utils.errors import Interrupted, MossError, missing_package
+from mossrepro.utils.errors import Interrupted, MossError, fault, missing_package, system_refusal, visible
 from mossrepro.utils.signals import interruptible
 from mossrepro.utils.threads import thread_count
 
@@ -15,33 +16,43 @@ FIT_VERBS = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 a claim failed, 2 bad input, 130 interrupted.
+    """Runs one command line and returns its exit code.
 
+    0 done, 1 a claim failed, 2 bad input, 70 a fault of ours (the EX_SOFTWARE of sysexits.h), 130 interrupted.
     Interrupted is the same by Ctrl-C and by SIGTERM, in a fit and in any other verb.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         with interruptible():
-            if argv and argv[0] in FIT_VERBS:
-                return _fit(argv)
-            args = build_parser().parse_args(argv)
-            return args.run_verb(args) or 0
+            return _run(argv)
     except MossError as error:
-        print(f"mossrepro: {error}", file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 2
-    except ModuleNotFoundError as error:
-        if not (line := missing_package(error)):
-            raise
-        print(f"mossrepro: {line}", file=sys.stderr)
-        return 2
+        return _end(130 if isinstance(error, Interrupted) else 2, str(error))
     except KeyboardInterrupt:
-        print("mossrepro: interrupted", file=sys.stderr)
-        return 130
+        return _end(130, "interrupted")
     except BrokenPipeError:  # the process that reads our output has ended (`mossrepro report | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        line = missing_package(error) if isinstance(error, ModuleNotFoundError) else ""
+        line = line or (system_refusal(error) if isinstance(error, OSError) else "")
+        if os.environ.get("MOSSREPRO_DEBUG"):
+            traceback.print_exc()
+        return _end(2 if line else 70, line or fault(error))
+
+
+def _run(argv: list[str]) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", str(thread_count()))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if argv and argv[0] in FIT_VERBS:
+        return _fit(argv)
+    args = build_parser().parse_args(argv)
+    return args.run_verb(args) or 0
+
+
+def _end(code: int, line: str) -> int:
+    """Say why a command ends, in one line, and give its exit code."""
+    print(f"mossrepro: {visible(line)}", file=sys.stderr)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,6 +106,8 @@ def _add_data(verbs: argparse._SubParsersAction) -> None:
     add.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
     text = "let Whisper write the transcripts that are missing, and leave out recordings of which it is unsure"
     add.add_argument("--transcribe", action="store_true", help=text)
+    text = "also take what lies outside the folder, by a link or by its path in a table"
+    add.add_argument("--outside", action="store_true", help=text)
     add.set_defaults(run_verb=_data_add)
     human = kinds.add_parser("human", help="fetch a small corpus of recorded human speech (Debian package)")
     human.add_argument("-o", "--output", type=Path, required=True, help="folder of the new corpus")
@@ -123,7 +136,7 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
 
 def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("talk", help="ask by voice, get the answer by voice")
-    parser.add_argument("question", type=Path, nargs="?", help="a recording (wav, flac, ogg, mp3)")
+    parser.add_argument("question", type=Path, nargs="?", help="a recording (wav, flac, ogg, mp3, ...)")
     parser.add_argument("--say", metavar="TEXT", help="speak TEXT in a user voice instead of reading a recording")
     parser.add_argument("--voice", help="the user voice for --say")
     parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help="default: answer.wav")
@@ -230,7 +243,7 @@ def _data_make(args: argparse.Namespace) -> int:
 def _data_add(args: argparse.Namespace) -> int:
     from mossrepro.data.ingest import add_folder
 
-    add_folder(args.folder, args.output, args.transcribe)
+    add_folder(args.folder, args.output, args.transcribe, outside=args.outside)
     return 0
 
 

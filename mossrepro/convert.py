@@ -14,7 +14,7 @@ from mossrepro.codec import SpeechCodec
 from mossrepro.codec import released as released_codec
 from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.init import start_speech_half
-from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.errors import CheckpointError, ConfigError, visible
 from mossrepro.utils.safetensors_io import read_config
 
 
@@ -62,5 +62,5 @@ def _new(folder: Path) -> Path:
 
 def _say(target: Path, what: str, parameters: int = 0) -> int:
     count = f", {parameters:,} parameters" if parameters else ""
-    Console(stderr=True).print(f"{target}: {what}{count}", highlight=False)
+    Console(stderr=True, markup=False, emoji=False).print(visible(f"{target}: {what}{count}"), highlight=False)
     return 0

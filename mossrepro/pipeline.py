@@ -6,7 +6,7 @@ answer.save("answer.wav")
 """
 
 import argparse
-import json
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,13 +20,15 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.grid import Positions
 from mossrepro.lm.inference import prepare_for_inference
-from mossrepro.utils import audio
+from mossrepro.training.runs import read_parts
+from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import AudioError, CheckpointError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
+SHORTEST = 0.08  # seconds: a code
 PARTS = ("codec", "sft", "flow", "vocoder")  # what answering takes
 
 
@@ -71,13 +73,11 @@ class Assistant:
         CheckpointError if the run is not finished, ConfigError if this machine has no such device.
         """
         place = best_device(device)
-        parts = Path(run) / "parts.json"
-        if not parts.is_file():
-            raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
-        folders = json.loads(parts.read_text())
+        folders = read_parts(run, PARTS)
         for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
-            if not Path(folders[name]).is_dir():
-                raise CheckpointError(f"{parts}: {name} is gone ({folders[name]}); run `mossrepro reproduce` again")
+            if not os.path.isdir(folders[name]):
+                gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again"
+                raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
         speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"], place)
         return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker, place)
@@ -96,8 +96,10 @@ class Assistant:
     ) -> Answer:
         """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
         given = isinstance(question, np.ndarray)
-        wave = question if given else audio.load(question, SAMPLE_RATE)
-        check_length(wave, "the question" if given else question)
+        if not given:
+            check_length(sound_file.header(question).seconds, question)  # before it is decoded
+        wave = audio.centred(_mono(question), "the question") if given else audio.load(question, SAMPLE_RATE)
+        check_length(len(wave) / SAMPLE_RATE, "the question" if given else question)
         grid = self.grid
         user = grid.turn("user", codes=self.listen(audio.trim(wave, SAMPLE_RATE)))
         prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
@@ -106,6 +108,14 @@ class Assistant:
         if not reply.codes:
             return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text, reply.ended)
         return Answer(*self.speaker.speak(reply.codes), reply.codes, text, reply.ended)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Samples that a caller gives, as float32 (n,). AudioError for none, or more than one axis."""
+    if samples.ndim != 1 or not len(samples) or samples.dtype.kind != "f":
+        what = f"{samples.dtype} of shape {samples.shape}"
+        raise AudioError(f"the question: {what} is no mono recording; give floats (n,) in [-1, 1] at 16 kHz")
+    return samples.astype(np.float32, copy=False)
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -128,9 +138,11 @@ def talk(args: argparse.Namespace) -> int:
         wave, rate = voices.say(args.say, args.voice or roster.names(role="held-out")[0])
         question = audio.resample(wave, rate, SAMPLE_RATE)
     else:
+        check_length(sound_file.header(args.question).seconds, args.question)  # before it is decoded
         question = audio.load(args.question, SAMPLE_RATE)
-    check_length(question, args.question or "the sentence to say")
-    check_writable(args.output)
+    check_length(len(question) / SAMPLE_RATE, args.question or "the sentence to say")
+    if not args.text:
+        check_writable(args.output)
     answer = Assistant.from_run(run, args.device).answer(question, spoken=not args.text)
     seconds = len(answer.wave) / answer.rate
     if args.text:
@@ -145,17 +157,22 @@ def talk(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_length(wave: np.ndarray, name: str | Path) -> None:
-    """Refuse samples (n,) at 16 kHz that last longer than any question should. AudioError names the recording."""
-    seconds = len(wave) / SAMPLE_RATE
+def check_length(seconds: float, name: str | Path) -> None:
+    """Refuse a question that lasts longer than any should, or less than a code. AudioError names the recording."""
     if seconds > LONGEST:
         raise AudioError(f"{name}: {seconds:.0f} s long; questions may last {LONGEST:.0f} s, cut the recording")
+    if seconds < SHORTEST:
+        raise AudioError(f"{name}: {1000 * seconds:.2g} ms long, too short for a word")
 
 
 def check_writable(path: Path) -> None:
-    """Fail before the work, not after it. AudioError names the folder."""
+    """Fail before the work, not after it. AudioError names the file."""
+    audio.check_format(path)
     try:
-        with tempfile.TemporaryFile(dir=Path(path).parent):
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder; give a file as -o")
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise AudioError(f"{path}: cannot write there ({error.strerror}); give another -o") from error
+        name = str(path) if len(str(path)) < 300 else str(path)[:100] + "..."
+        raise AudioError(f"{name}: cannot write there ({error.strerror}); give another -o") from error

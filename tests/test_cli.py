@@ -90,15 +90,6 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):
     assert capsys.readouterr().err == "mossrepro: question.wav: is empty\n"
 
 
-def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch):
-    def fails(args):
-        raise KeyError("bug")
-
-    monkeypatch.setattr(cli, "_report", fails)
-    with pytest.raises(KeyError):
-        cli.main(["report"])
-
-
 def test_ctrl_c_is_130_without_a_traceback(monkeypatch, capsys):
     def stops(args):
         raise KeyboardInterrupt

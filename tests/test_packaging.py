@@ -89,7 +89,7 @@ def test_make_targets_of_the_help_exist():
 
 
 # Imported where it is at hand: data packages (requirements/assets.txt), and what a bench compares with.
-OPTIONAL = {"hibari", "distillmos", "transformers", "pesq"}
+OPTIONAL = {"hibari", "distillmos", "transformers", "pesq", "av"}
 NAMES = {"yaml": "pyyaml"}  # import name -> name of the package, where they differ
 NEED_EXTRAS = {"bench", "evaluation", "experiments", "report"}  # folders that measure and draw
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, KeysView, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ import numpy as np
 from mossrepro.utils.audio import load, save
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import hold_lock, read_lines, write_atomic
+from mossrepro.utils.records import build, is_file_name, is_inner, misfit, parse_json, short
 
 MANIFEST = "manifest.jsonl"
 SPLITS = ("train", "valid", "test")
+_MOST_RATE = 1_000_000  # Hz
 LONG_CLIP = 15.0  # seconds; the codec is not trained on longer ones unless it is told to
 
 
@@ -42,22 +44,37 @@ class Clip:
 
 
 def read_manifest(folder: str | Path) -> list[Clip]:
-    """All clips of a corpus, in its order. Raises DataError naming the file and the line."""
+    """All clips of a corpus, in its order.
+
+    Raises:
+        DataError: names the file and the line: what it says is no clip, leads out of the corpus, or has an id twice.
+    """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise DataError(f"{path}: no such manifest")
-    return [_clip(line, f"{path}:{number}") for number, line in enumerate(read_lines(path), 1)]
+    clips, seen = [], set()
+    for number, line in enumerate(read_lines(path), 1):
+        clips.append(_clip(line, f"{path}:{number}"))
+        if clips[-1].id in seen:
+            raise DataError(f"{path}:{number}: id {short(clips[-1].id)} is there already")
+        seen.add(clips[-1].id)
+    return clips
 
 
 def _clip(line: str, place: str) -> Clip:
-    known = {field.name for field in fields(Clip)}
-    try:
-        values = json.loads(line)
-        clip = Clip(**{key: value for key, value in values.items() if key in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{place}: not a clip ({error})") from error
+    clip = build(Clip, parse_json(line, place), place, others=True)
+    if not is_file_name(clip.id):
+        raise DataError(f"{place}: id {short(clip.id)} is no name for a file")
+    if not is_inner(clip.audio):
+        raise DataError(f"{place}: audio {short(clip.audio)} is no file inside the corpus")
+    if clip.seconds <= 0 or not 0 < clip.rate <= _MOST_RATE:
+        name = "seconds" if clip.seconds <= 0 else "rate"
+        raise DataError(f"{place}: {name} {short(getattr(clip, name))} is no {name} of a recording")
     if clip.split not in SPLITS:
         raise DataError(f"{place}: split is {clip.split!r}, not one of {', '.join(SPLITS)}")
+    for word in clip.words or ():
+        if len(word) != 3 or misfit(word[0], str) or misfit(word[1:], list[float]):
+            raise DataError(f"{place}: words {short(word)} is no [word, start, end] in seconds")
     return clip
 
 
@@ -112,7 +129,9 @@ class CorpusWriter:
         self._stream.close()
 
     def add(self, id: str, wave: np.ndarray, rate: int, text: str, speaker: str, split: str) -> None:
-        """Write the samples (n,) as FLAC and list the clip."""
+        """Write the samples (n,) as FLAC and list the clip. DataError for an id that is no name for a file."""
+        if not is_file_name(id):
+            raise DataError(f"{self.folder}: {short(id)} is no name for a file of a clip")
         if id not in self.clips:
             name, seconds = store(self.folder, id, wave, rate)
             self.append(Clip(id, name, rate, seconds, text, speaker, split))

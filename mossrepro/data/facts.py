@@ -16,10 +16,13 @@ Facts of a family that share a word (hot/cold, cold/hot; start/stop, begin/stop)
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from mossrepro.data import fact_tables
+from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
+from mossrepro.utils.records import misfit, read_json, short
 
 SHARES = {"A": 0.58, "B": 0.08, "V": 0.08, "C": 0.26}
 
@@ -220,3 +223,16 @@ def _groups(pairs: dict[str, str]) -> list[list[str]]:
             groups.remove(group)
         groups.append((words, members))
     return [members for _, members in groups]
+
+
+def read_facts(folder: str | Path) -> list[Fact]:
+    """The facts of a recorded script. DataError names its facts.json and the first entry that is no fact."""
+    path = Path(folder) / "facts.json"
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: not a list of facts")
+    families = {*FAMILIES, *PRACTICE}
+    for entry in entries:
+        if misfit(entry, list[str]) or len(entry) != len(Fact._fields) or entry[0] not in families:
+            raise DataError(f"{path}: {short(entry)} is no fact (family, subject, answer, set)")
+    return [Fact(*entry) for entry in entries]

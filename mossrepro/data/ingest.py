@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 import sys
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from rich.progress import track
 
-from mossrepro.data.corpus import LONG_CLIP, MANIFEST, SPLITS, Clip, CorpusWriter, hours, left_out, read_manifest
+from mossrepro.data.corpus import LONG_CLIP, MANIFEST, SPLITS, Clip, CorpusWriter, hours, left_out
 from mossrepro.data.layouts import LAYOUTS, Found, Recording, find_recordings
 from mossrepro.data.splits import content_split, fill_empty_splits, speaker_splits
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.utils.audio import SAMPLE_RATE, VOICE_SAMPLE_RATE, load, resample
-from mossrepro.utils.errors import AudioError, DataError
+from mossrepro.utils.errors import AudioError, DataError, visible
+from mossrepro.utils.sound_file import header
 
 LEAST = 0.6  # mean probability of a token below which a transcript of Whisper's is not taken
 _SHOWN, _LONGEST = 5, 300  # reasons for skipping that are printed, and characters of each
@@ -37,7 +39,9 @@ class _Tally:
     skipped: list[str] = field(default_factory=list)
 
 
-def add_folder(folder: str | Path, target: str | Path, transcribe: bool = False, least: float = LEAST) -> Path:
+def add_folder(
+    folder: str | Path, target: str | Path, transcribe: bool = False, least: float = LEAST, outside: bool = False
+) -> Path:
     """Turn a folder of recordings into a corpus in the folder `target`, which is returned.
 
     Layouts: LibriSpeech (*.trans.txt beside flac files), LJSpeech (metadata.csv, wavs/), a table of files and texts
@@ -47,6 +51,7 @@ def add_folder(folder: str | Path, target: str | Path, transcribe: bool = False,
 
     transcribe: Whisper base writes the transcripts that are missing; clips of which it is less sure than `least` (mean
     probability of a token) are skipped.
+    outside: also take what lies outside the folder, by a link or by its path in a table.
 
     Raises:
         DataError: the folder holds no transcripts, or nothing in it is usable.
@@ -54,7 +59,7 @@ def add_folder(folder: str | Path, target: str | Path, transcribe: bool = False,
     folder, target = Path(folder), Path(target)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    found, tally = find_recordings(folder), _Tally()
+    found, tally = find_recordings(folder, outside), _Tally()
     if transcribe:
         found.recordings, found.untold = [*found.recordings, *found.untold], []
     tally.skipped += found.problems
@@ -72,17 +77,17 @@ def add_folder(folder: str | Path, target: str | Path, transcribe: bool = False,
             adder.add(recording)
         if not splits:
             fill_empty_splits(writer)
-        empty = not writer.clips
+        clips = list(writer.clips.values())
+        if not clips:
+            (target / MANIFEST).unlink()  # while nobody else can write it
     _tell(found, tally)
-    if empty:
-        (target / MANIFEST).unlink()
     if not tally.added + tally.updated + tally.unchanged:
         total = len(found.recordings) + len(found.problems)
         raise DataError(
             f"{folder}: none of {total} recordings is usable; the first: {tally.skipped[0]}{_foreign(found)}"
         )
-    _say(f"{target}: {summary(target)}")
-    if line := _warning(read_manifest(target)):
+    _say(f"{target}: {summary(clips)}")
+    if line := _warning(clips):
         _say(f"{target}: {line}")
     return target
 
@@ -117,7 +122,7 @@ class _Adder:
             return
         try:
             wave, rate = _read(path)
-        except (AudioError, OSError, ValueError) as error:
+        except AudioError as error:
             self.tally.skipped.append(str(error))
             return
         if not text:
@@ -152,7 +157,7 @@ class _Adder:
         That is another one where the file has been moved, and where version 0.1, which did not look at the sound, made
         the corpus; the length then tells two files of one name apart.
         """
-        name = f"{zlib.crc32(relative.encode()):08x}"
+        name = f"{zlib.crc32(os.fsencode(relative)):08x}"
         id, old = f"{_plain(stem)}-{sound}-{name}", f"{stem}-{name}"
         if id in self.writer.ids:
             return id
@@ -172,10 +177,7 @@ def _plain(stem: str) -> str:
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
     """The samples (n,) of a sound file at its own rate, and that rate."""
-    try:
-        rate = soundfile.info(path).samplerate
-    except (soundfile.SoundFileError, RuntimeError, OSError, ValueError):
-        rate = VOICE_SAMPLE_RATE  # `load` says what is wrong with it
+    rate = header(path).rate
     return load(path, rate), rate
 
 
@@ -187,8 +189,8 @@ def _sound_hash(wave: np.ndarray, rate: int) -> str:
 def _seconds(path: Path) -> float:
     """Length of a sound file by its header; 0 if it cannot be read."""
     try:
-        return soundfile.info(path).duration
-    except (soundfile.SoundFileError, RuntimeError, OSError, ValueError):
+        return header(path).seconds
+    except AudioError:
         return 0.0
 
 
@@ -211,7 +213,7 @@ def _foreign(found: Found) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
 
 
 def _warning(clips: list[Clip]) -> str:
@@ -223,9 +225,9 @@ def _warning(clips: list[Clip]) -> str:
     return f"in training the codec {line}" if line else ""
 
 
-def summary(folder: str | Path) -> str:
-    """One line about a corpus: clips, hours and speakers of each split, and whether a speaker is in several."""
-    clips, parts, heard = read_manifest(folder), [], []
+def summary(clips: Sequence[Clip]) -> str:
+    """One line about clips: how many, hours and speakers of each split, and whether a speaker is in several."""
+    parts, heard = [], []
     for split in SPLITS:
         ours = [clip for clip in clips if clip.split == split]
         heard.append({clip.speaker for clip in ours})

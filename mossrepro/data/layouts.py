@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from mossrepro.data.corpus import MANIFEST
 from mossrepro.data.tables import read_table
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import read_lines
+from mossrepro.utils.records import leads_out
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
 FOREIGN = (".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".amr", ".3gp", ".ape", ".mov")  # sound, not for libsndfile
@@ -52,19 +54,29 @@ class Found:
     untold: list[Recording] = field(default_factory=list)
 
 
-def find_recordings(folder: Path) -> Found:
-    """The recordings of a folder, by the first of LAYOUTS that fits. DataError when a table is not UTF-8."""
-    files = _Files(folder)
-    found = Found(foreign=Counter(path.suffix.lower() for path in files.all if path.suffix.lower() in FOREIGN))
+def find_recordings(folder: Path, outside: bool = False) -> Found:
+    """The recordings of a folder, by the first of LAYOUTS that fits. DataError when a table is not UTF-8.
+
+    outside: also take what lies outside the folder, by a link or by its path in a table; else it is a problem each.
+    """
+    files = _Files(folder, outside)
+    found = Found(
+        problems=files.problems,
+        foreign=Counter(path.suffix.lower() for path in files.all if path.suffix.lower() in FOREIGN),
+    )
     libri = [path for path in files.all if path.name.endswith(".trans.txt")]
-    tables = [folder / name for name in TABLES if (folder / name).is_file()]
+    tables = [folder / name for name in TABLES if folder / name in files.all]
     if libri:
         for path in libri:
-            found.recordings += _librispeech(path, files)
+            try:
+                found.recordings += _librispeech(path, files)
+            except DataError as error:
+                found.problems.append(str(error))
     elif tables:
         _from_table(tables[0], files, found)
     else:
         _side_by_side(files, found)
+    found.recordings = [recording for recording in found.recordings if files.may_have(recording.path)]
     told = {os.path.abspath(recording.path) for recording in found.recordings}
     sounds = [path for path in files.all if path.suffix.lower() in SUFFIXES]
     untold = [path for path in sounds if os.path.abspath(path) not in told]
@@ -72,13 +84,15 @@ def find_recordings(folder: Path) -> Found:
     return found
 
 
-def _librispeech(path: Path, files: _Files) -> Iterator[Recording]:
+def _librispeech(path: Path, files: _Files) -> list[Recording]:
     """speaker-chapter.trans.txt: an id, a space, the text in capitals; the sound is id.flac beside it."""
+    found = []
     for line in read_lines(path):
         name, _, text = line.strip().partition(" ")
         if name:
             sound = files.sound(path.parent / name) or path.parent / f"{name}.flac"
-            yield Recording(sound, text.lower(), name.split("-")[0])
+            found.append(Recording(sound, text.lower(), name.split("-")[0]))
+    return found
 
 
 def _from_table(path: Path, files: _Files, found: Found) -> None:
@@ -111,17 +125,32 @@ def _by_folder(sound: Path, text: str, shared: str | Path, files: _Files) -> Rec
     """A recording whose speaker is its folder below `shared`, where all of them lie."""
     below = sound.parent.relative_to(shared).parts or sound.parent.relative_to(files.root).parts[-1:]
     speaker = next((part for part in below if part.lower() not in _NOT_SPEAKERS), None)
-    return Recording(sound, text, speaker or files.name, bool(speaker))
+    return Recording(sound, text, _label(speaker) if speaker else files.name, bool(speaker))
+
+
+def _label(name: str) -> str:
+    """The name of a folder as a text; bytes of it that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class _Files:
-    """The files below a folder, links to folders included, and the sound files that go with a name."""
+    """The files below a folder, and the sound files that go with a name.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.name = root.resolve().name
-        self.all = sorted(_walk(root))
+    outside: follow links that lead out of the folder. Without, `problems` has a line for each that is not followed.
+    """
+
+    def __init__(self, root: Path, outside: bool) -> None:
+        self.root, self.outside, self.problems = root, outside, []
+        self.name = _label(root.resolve().name)
+        self.all = sorted(path for path in self._walk() if self.may_have(path))
         self._stems: dict[Path, dict[str, Path]] = {}
+
+    def may_have(self, path: Path) -> bool:
+        """Whether a file may be taken; a problem where it lies outside the folder."""
+        if self.outside or not _leads_out(path, self.root):
+            return True
+        self.problems.append(f"{path}: lies outside {self.root}, so it is not taken; --outside takes it")
+        return False
 
     def sound(self, path: Path) -> Path | None:
         """The sound file of this name, with or without suffix, whatever the case and the format of the one it has."""
@@ -143,18 +172,33 @@ class _Files:
             self._stems[folder] = {path.stem: path for path in sounds}
         return self._stems[folder]
 
+    def _walk(self) -> Iterator[Path]:
+        """All files but hidden ones and those of a corpus of ours; every real folder once.
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones and those of a corpus of ours; every real folder once.
+        The folders that hold the root are not entered, should a link lead to them.
+        """
+        seen = {str(parent) for parent in self.root.resolve().parents}
+        for place, folders, names in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(place)
+            if real in seen or MANIFEST in names:
+                folders.clear()
+                continue
+            seen.add(real)
+            if Path(place) != self.root and not self.may_have(Path(place)):
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (Path(place, name) for name in names if not name.startswith("."))
 
-    The folders that hold `root` are not entered either, should a link lead to them.
-    """
-    seen = {str(parent) for parent in root.resolve().parents}
-    for place, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or MANIFEST in names:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """`leads_out`, which looks at the folders of a path once, and at the path itself only if it is a link."""
+    try:
+        return _folder_leads_out(path.parent, root) or (os.path.islink(path) and leads_out(path, root))
+    except ValueError:  # a text that was never a path: no such file
+        return False
+
+
+@functools.lru_cache(maxsize=4_096)
+def _folder_leads_out(folder: Path, root: Path) -> bool:
+    return leads_out(folder, root)

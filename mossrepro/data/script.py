@@ -7,7 +7,7 @@ A script is made from facts and a recipe alone, before any sound exists; synthes
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from mossrepro.speech import roster, voices
 from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
+from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import rng
+from mossrepro.utils.records import build, is_file_name, parse_json, short
 
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
 # Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
@@ -263,7 +265,12 @@ def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float
 
 
 def read_script(folder: Path) -> list[Line]:
-    """Load the lines of a recorded script."""
-    rows = [json.loads(text) for text in read_lines(Path(folder) / "script.jsonl")]
+    """Load the lines of a recorded script. DataError names the file and the line that is none."""
+    path, lines = Path(folder) / "script.jsonl", []
     today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
-    return [Line(**{**row, "role": today.get(row["role"], row["role"])}) for row in rows]
+    for number, text in enumerate(read_lines(path), 1):
+        line = build(Line, parse_json(text, f"{path}:{number}"), f"{path}:{number}")
+        if not is_file_name(line.id):
+            raise DataError(f"{path}:{number}: id {short(line.id)} is no name for a file")
+        lines.append(replace(line, role=today.get(line.role, line.role)))
+    return lines

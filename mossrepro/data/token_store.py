@@ -9,7 +9,9 @@ number of writers. code_phone_probs.npy (sounds.npy in older stores) holds the p
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ from torch import Tensor
 
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.io import hold_lock, read_lines
+from mossrepro.utils.records import build, misfit, parse_json, read_json
 
 META = "store.json"
+_INDEX = re.compile(r"index(?:-([1-9][0-9]{0,8}))?\.jsonl")
 LARGEST = 65_536  # codebook that 16 bits can hold
 PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `code_table`
 
@@ -35,17 +39,17 @@ class TokenStore:
         self.folder = Path(folder)
         self._spans: dict[str, tuple[int, int, int]] = {}  # shard, first code, number of codes
         self._codes: list[np.ndarray] = []
-        try:
-            self.vocabulary = int(json.loads((self.folder / META).read_text())["codes"])
-            for shard in shards(self.folder):
-                self._open(shard)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.folder}: not a token store ({error})") from error
+        meta = read_json(self.folder / META) if (self.folder / META).is_file() else None
+        self.vocabulary = meta.get("codes") if isinstance(meta, dict) else None
+        if misfit(self.vocabulary, int, (1, LARGEST)):
+            raise DataError(f"{self.folder}: not a token store (no {META} that says its number of codes)")
+        for shard in shards(self.folder):
+            self._open(shard)
 
     def _open(self, shard: int) -> None:
         path, spans = self.folder / file_names(shard)[0], _spans(self.folder, shard)
         end = _end(spans.values())
-        if 2 * end > path.stat().st_size:
+        if 2 * end > (path.stat().st_size if path.is_file() else 0):
             raise DataError(f"{path}: is shorter than its index says; run `mossrepro predict` into it again")
         codes = np.memmap(path, dtype="<u2", mode="r", shape=(end,)) if end else np.zeros(0, "<u2")
         if end and (largest := int(codes.max())) >= self.vocabulary:
@@ -84,13 +88,22 @@ def file_names(shard: int) -> tuple[str, str]:
 
 def shards(folder: Path) -> list[int]:
     """Numbers of the shards of a store, in order."""
-    ends = [path.stem.partition("-")[2] for path in folder.glob("index*.jsonl")]
-    return sorted(int(end or 0) for end in ends)
+    found = [_INDEX.fullmatch(path.name) for path in folder.glob("index*.jsonl")]
+    return sorted(int(match[1] or 0) for match in found if match)
 
 
 def held(folder: str | Path) -> set[str]:
     """Ids of all clips that are in the store, in any shard; none if there is no store."""
     return {name for shard in shards(Path(folder)) for name in _written(Path(folder), shard)}
+
+
+@dataclass
+class _Row:
+    """A line of an index."""
+
+    id: str
+    start: int
+    length: int
 
 
 def _spans(folder: Path, shard: int) -> dict[str, tuple[int, int]]:
@@ -101,13 +114,13 @@ def _spans(folder: Path, shard: int) -> dict[str, tuple[int, int]]:
     path, spans = folder / file_names(shard)[1], {}
     for number, line in enumerate(read_lines(path, whole=True) if path.exists() else [], 1):
         try:
-            row = json.loads(line)
-            name, start, length = str(row["id"]), int(row["start"]), int(row["length"])
-        except (ValueError, KeyError, TypeError) as error:
+            row = build(_Row, parse_json(line, f"line {number}"), f"line {number}")
+        except DataError as error:
             raise DataError(f"{path}:{number}: not a row of an index ({error}); delete the shard") from error
-        if start < 0 or length < 0:
-            raise DataError(f"{path}:{number}: first code {start}, {length} codes; delete the shard")
-        spans[name] = (start, length)
+        if row.start < 0 or row.length < 0 or row.id in spans:
+            what = "its clip is there already" if row.id in spans else f"first code {row.start}, {row.length} codes"
+            raise DataError(f"{path}:{number}: {what}; delete the shard")
+        spans[row.id] = (row.start, row.length)
     end = 0
     for start, length in sorted(span for span in spans.values() if span[1]):
         if start < end:
@@ -210,9 +223,14 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
     if name == "code_phone_probs" and not path.is_file() and (Path(store) / "sounds.npy").is_file():
         path = Path(store) / "sounds.npy"  # a store of version 0.1
     try:
-        table = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give the folder that holds the codes") from error
+        # Mapped first: the header may say more than the file holds.
+        table = np.lib.format.open_memmap(path, mode="r")
+        if table.dtype.kind != "f" or table.ndim != 2 or not table.size:
+            raise ValueError(f"{table.dtype} of shape {table.shape} is no table of numbers")
+        table = torch.from_numpy(np.array(table))
+    except (OSError, ValueError, OverflowError, TypeError, SyntaxError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the folder that holds the codes") from error
     if len(table) != codes:
         raise ConfigError(f"{path}: has {len(table)} rows and does not fit a codebook of {codes} codes")
     return table

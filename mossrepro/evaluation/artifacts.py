@@ -1,16 +1,16 @@
 """The parts of a finished run, loaded when first needed, and where its measured numbers go."""
 
-import json
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import Fact, read_facts
 from mossrepro.data.script import Line, read_script
 from mossrepro.data.token_store import TokenStore
 from mossrepro.evaluation.spoken_qa import Asked, ask
@@ -22,7 +22,9 @@ from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
+from mossrepro.utils.errors import DataError
 from mossrepro.utils.old_names import PARTS, renamed
+from mossrepro.utils.records import misfit, read_json
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 RATED = 40  # recordings at most, for the mean opinion score
@@ -58,8 +60,7 @@ class RunArtifacts:
 
     @cached_property
     def known(self) -> dict[str, Fact]:
-        plain = json.loads((self.parts["script"] / "facts.json").read_text())
-        return {fact.key: fact for fact in (Fact(*entry) for entry in plain)}
+        return {fact.key: fact for fact in read_facts(self.parts["script"])}
 
     @cached_property
     def codes(self) -> TokenStore:
@@ -119,6 +120,8 @@ def ask_questions(
 def has_text_guidance(stage: Path) -> bool:
     """Whether a stage was trained to write its spoken answers first."""
     path = stage / "fit.json"
-    settings = json.loads(path.read_text()) if path.is_file() else {}
-    data = settings.get("data", {}).get("init_args", {})
+    settings = read_json(path) if path.is_file() else {}
+    if misfit(settings, dict) or misfit(settings.get("data", {}), dict[str, Any]):
+        raise DataError(f"{path}: no settings of a fit")
+    data = settings.get("data", {}).get("init_args") or {}
     return bool(data.get("text_guidance", data.get("guide", False)))  # "guide": a stage of version 0.1

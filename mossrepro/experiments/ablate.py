@@ -9,7 +9,6 @@ Everything is a cached, resumable stage of the graph; a stage that a variant doe
 """
 
 import argparse
-import json
 import math
 import re
 import shutil
@@ -26,7 +25,8 @@ from mossrepro.experiments.graph import StageGraph
 from mossrepro.report.run_data import read_curve
 from mossrepro.training import metrics
 from mossrepro.training.config import configs_folder
-from mossrepro.utils.errors import ConfigError, MossError
+from mossrepro.training.runs import changes_of, read_parts, run_folder
+from mossrepro.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from mossrepro.evaluation.artifacts import RunArtifacts
@@ -96,10 +96,8 @@ def ablate(size: str, run: Path, names: Sequence[str], changes: Sequence[str] = 
     """Train and ask the baseline and `names`; facts go into the run's folder, a table on the terminal."""
     from mossrepro.evaluation.artifacts import RunArtifacts
 
+    parts, console = read_parts(run), Console(stderr=True)
     graphs = [VariantGraph(size, name, changes, backbone) for name in (BASELINE, *names)]
-    if not (run / "parts.json").is_file():
-        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {size}`")
-    parts, console = json.loads((run / "parts.json").read_text()), Console(stderr=True)
     used = {name: Path(folder).name for name, folder in parts.items()}
     for i, graph in enumerate(graphs, 1):
         console.print(f"[bold]{i}/{len(graphs)} {graph.name}[/bold]")
@@ -169,7 +167,6 @@ def _cell(fact: metrics.Metric | None, base: metrics.Metric | None) -> str:
 
 def main(args: argparse.Namespace) -> int:
     """`mossrepro ablate`."""
-    from mossrepro.training.runs import changes_of, run_folder
     from mossrepro.utils.threads import set_threads
 
     set_threads()

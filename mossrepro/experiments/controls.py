@@ -11,7 +11,6 @@ them all steps.
                      They are replayed in text, as B's are: without it, training on true facts overwrites them
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from mossrepro.experiments.graph import StageGraph
 from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.training import metrics
+from mossrepro.training.runs import read_parts
 from mossrepro.utils.random import rng
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     """
     from mossrepro.evaluation.artifacts import RunArtifacts
 
-    parts = json.loads((run / "parts.json").read_text())
+    parts = read_parts(run, ())
     names = {name: Path(folder).name for name, folder in parts.items()}
     rows: list[tuple[str, StageGraph, Callable[[Path, RunArtifacts], None]]] = [
         ("counterfactual", ControlGraph(size, "counterfactual", percent / 100, *changes), _ask_counterfactual),

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mossrepro.data.alignment import phone_times
 from mossrepro.data.codec_corpus import codec_corpus
-from mossrepro.data.facts import Fact, all_facts, practice_facts
+from mossrepro.data.facts import Fact, all_facts, practice_facts, read_facts
 from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.knowledge import all_text, ask_backbone, first_facts
@@ -149,7 +149,7 @@ class StageGraph:
 
     def spoken_facts(self) -> list[Fact]:
         """The facts of the recorded script."""
-        return [Fact(*entry) for entry in json.loads((self.script() / "facts.json").read_text())]
+        return read_facts(self.script())
 
     def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
         """A script folder with other facts.

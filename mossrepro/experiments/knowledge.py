@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mossrepro.data.facts import FAMILIES, Fact, answered
+from mossrepro.data.facts import FAMILIES, Fact, answered, read_facts
 
 
 def first_facts(limit: int) -> list[tuple[str, str]]:
@@ -17,7 +17,7 @@ def all_text(script: Path) -> list[str]:
     from mossrepro.lm.documents import REPEAT
     from mossrepro.lm.grid import SYSTEM_TURNS
 
-    known = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
+    known = read_facts(script)
     forms = ((False, 3), (True, 2))
     questions = [f.question(i, u) for f in known for u, n in forms for i in range(n) if f.set != "P" or not u]
     said = [REPEAT + line.text for line in read_script(script)]

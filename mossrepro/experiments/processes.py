@@ -22,7 +22,7 @@ def run_stage(name: str, arguments: list[str]) -> None:
     if code in _STOPPED:
         raise KeyboardInterrupt
     if code:
-        mend = "its own line says why" if code == 2 else "run the command again"
+        mend = "its own line says why" if code in (2, 70) else "run the command again"
         raise MossError(f"stage {name} stopped with exit code {code}; what it had done is kept, {mend}")
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from mossrepro.experiments.graph import STAGES, StageGraph
 from mossrepro.report import verb
 from mossrepro.training import metrics
-from mossrepro.training.runs import changes_of, run_folder
+from mossrepro.training.runs import changes_of, read_parts, run_folder
 from mossrepro.utils.devices import best_device
-from mossrepro.utils.errors import MEASURING, MossError, require
+from mossrepro.utils.errors import MEASURING, require
 from mossrepro.utils.threads import set_threads
 
 # Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`.
@@ -25,9 +25,8 @@ def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
     require(*MEASURING)
     set_threads()
-    changes = changes_of(args)
+    changes, run = changes_of(args), run_folder(args)
     graph = StageGraph(args.size, *changes)
-    run = run_folder(args)
     steps = [
         ("known facts and recorded script", graph.script),
         ("codec", graph.codec),
@@ -70,10 +69,7 @@ def evaluate(args: argparse.Namespace) -> int:
     set_threads()
     best_device(args.device)  # one that is not there is refused first
     run = run_folder(args)
-    if not (run / "parts.json").is_file():
-        raise MossError(f"{run}: no parts.json; finish it with `mossrepro reproduce --size {args.size}`")
-    parts = json.loads((run / "parts.json").read_text())
-    measure(parts, run, () if args.what == "all" else (args.what,), args.device)
+    measure(read_parts(run), run, () if args.what == "all" else (args.what,), args.device)
     return 0
 
 

@@ -1,13 +1,12 @@
 """Batches of documents for the language model, a pure function of the step."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import read_facts
 from mossrepro.data.oracle import OracleStore
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
@@ -20,6 +19,7 @@ from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import Memo, rng
+from mossrepro.utils.records import misfit, read_json
 
 IGNORE = -100
 KINDS = ("text", "monologue", "speech")  # kinds of targets
@@ -203,9 +203,10 @@ def open_documents(
         if not (script / name).is_file():
             raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")
     lines = read_script(script)
-    facts = [Fact(*entry) for entry in json.loads((script / "facts.json").read_text())]
-    words = script / "words.json"
-    times = json.loads(words.read_text()) if words.is_file() and tokens != "oracle" else None
+    facts, words = read_facts(script), script / "words.json"
+    times = read_json(words) if words.is_file() and tokens != "oracle" else None
+    if times is not None and misfit(times, dict[str, list[list]]):
+        raise DataError(f"{words}: no times of words; make the script again, or delete this file")
     store = (
         OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
     )

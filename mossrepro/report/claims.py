@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from mossrepro.training.config import configs_folder
+from mossrepro.training.config import configs_folder, load_yaml
 from mossrepro.training.metrics import Metric
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.records import build
 
 CLAIMS = configs_folder() / "claims.yaml"
 PASSED, FAILED, MISSING, SHOWN = "passed", "failed", "not measured", ""
@@ -55,10 +54,12 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
         ConfigError: the file is missing, a row has an unknown or missing key, or two rows share an id.
     """
     try:
-        rows = yaml.safe_load(path.read_text())
-        claims = [Claim(**row) for row in rows]
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
+        rows = load_yaml(path)
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: not a list of claims")
+        claims = [build(Claim, row, f"{path}: claim {number}") for number, row in enumerate(rows, 1)]
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     ids = [claim.id for claim in claims]
     double = {i for i in ids if ids.count(i) > 1}
     if double:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mossrepro.report.run_data import Run
 from mossrepro.training import sizes
 from mossrepro.training.metrics import Metric
+from mossrepro.utils.errors import visible
 
 INK, MUTED, GRID, BLUE, GREEN, RED = "#1c2430", "#667085", "#e4e7ec", "#2563c9", "#157f3c", "#c22f2f"
 SERIES = (BLUE, "#d97706", "#7c3aed")
@@ -89,6 +90,12 @@ def _with_intervals(axes: Axes, xs: list[float], facts: list[Metric], label: str
             axes.plot([x, x], [fact.low, fact.high], color=colour, linewidth=0.8, alpha=0.5)
 
 
+def label(text: str) -> str:
+    """A text of others as a figure shows it: `$` begins no formula, and a leading `_` hides nothing."""
+    text = visible(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _png(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
@@ -129,8 +136,8 @@ def _panel(axes: Axes, stage: str, rows: list[dict[str, float]], keys: list[str]
             sums = np.cumsum(np.insert(value, 0, 0.0))
             value = (sums[width:] - sums[:-width]) / width
             step = step[width // 2 :][: len(value)]
-        axes.plot(step, value, color=colour, linewidth=1.8, label=key, marker="o" if len(step) < 4 else None)
-    axes.set_title(stage, fontsize=10, color=INK, loc="left", fontweight="bold")
+        axes.plot(step, value, color=colour, linewidth=1.8, label=label(key), marker="o" if len(step) < 4 else None)
+    axes.set_title(label(stage), fontsize=10, color=INK, loc="left", fontweight="bold")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(fontsize=7, frameon=False, labelcolor=MUTED)

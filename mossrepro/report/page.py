@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 import matplotlib
-import soundfile
+import numpy as np
 from matplotlib.figure import Figure
 
 from mossrepro.report.claims import FAILED, MARK, MISSING, PASSED
@@ -24,14 +24,19 @@ from mossrepro.report.figures import (
     _png,
     _spectrogram,
     growth,
+    label,
     pairings,
 )
 from mossrepro.report.run_data import Row, Run, environment
 from mossrepro.report.tables import measured, number
+from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.errors import visible
+from mossrepro.utils.sound_file import read_mono
 
 matplotlib.use("Agg", force=False)
 
 PLAYERS, SPECTROGRAMS = 24, 3  # question-answer pairs with players, and of these with spectrograms
+PANELS, DRAWN = 60, 30.0  # curves that are drawn, and seconds of a spectrogram, at most
 
 NOTE = (
     "<p class=small>In brackets the 95 % interval, Wilson's where the number is a share of n answers. The paper's "
@@ -61,11 +66,16 @@ font-weight:600;padding:2px 8px}
 """
 
 
+def _shown(text: str) -> str:
+    """A text of others inside HTML, as it is."""
+    return escape(visible(text))
+
+
 def render(run: Run) -> str:
     """The whole page as HTML."""
     rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
-    title = f"mossrepro, {escape(run.folder.name)}"
+    title = f"mossrepro, {_shown(run.folder.name)}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
@@ -77,12 +87,12 @@ def _head(run: Run) -> str:
     about = environment(run)
     chips = [f"size {run.size}", about["hardware"], f"commit {about['commit'] or 'unknown'}"]
     if run.stages:
-        chips.append(f"{sum(s['minutes'] for s in run.stages):.0f} minutes")
+        chips.append(f"{sum(s.minutes for s in run.stages):.0f} minutes")
     passed = sum(row.status == PASSED for row in run.rows)
     if run.failed:
         names = ", ".join(row.claim.id for row in run.failed)
         total = passed + len(run.failed)
-        verdict = f'<p class="verdict bad">✗ {len(run.failed)} of {total} claims failed: {escape(names)}</p>'
+        verdict = f'<p class="verdict bad">✗ {len(run.failed)} of {total} claims failed: {_shown(names)}</p>'
     elif passed:
         verdict = f'<p class="verdict good">✓ all {passed} claims that are expected of this size hold</p>'
     else:
@@ -90,7 +100,7 @@ def _head(run: Run) -> str:
     return (
         "<h1>Speech in, speech out, no text on the way</h1>"
         '<p class="sub">A reproduction of MOSS-Speech (arXiv 2510.00499). Every number below is a measured fact of '
-        f"this run.</p><div class=chips>{''.join(f'<span class=chip>{escape(c)}</span>' for c in chips)}</div>{verdict}"
+        f"this run.</p><div class=chips>{''.join(f'<span class=chip>{_shown(c)}</span>' for c in chips)}</div>{verdict}"
     )
 
 
@@ -126,12 +136,12 @@ def _claims_table(run: Run, shown: list[Row]) -> str:
     rows = []
     for row in shown:
         n = f"n = {row.fact.n}" if row.fact and row.fact.n else ""
-        tip = f' title="{escape(row.fact.command)}"' if row.fact and row.fact.command else ""
+        tip = f' title="{_shown(row.fact.command)}"' if row.fact and row.fact.command else ""
         rows.append(
-            f"<tr{tip}><td>{_pill(row.status)}</td><td>{escape(row.claim.name)} <span class=small>{n}</span></td>"
-            f'<td class="r b">{escape(measured(row.fact))}</td><td>{_gauge(row, run.size)}</td>'
-            f"<td class=r>{escape(row.claim.expectation(run.size))}</td>"
-            f'<td class="r small">{escape(str(row.claim.paper or ""))}</td></tr>'
+            f"<tr{tip}><td>{_pill(row.status)}</td><td>{_shown(row.claim.name)} <span class=small>{n}</span></td>"
+            f'<td class="r b">{_shown(measured(row.fact))}</td><td>{_gauge(row, run.size)}</td>'
+            f"<td class=r>{_shown(row.claim.expectation(run.size))}</td>"
+            f'<td class="r small">{_shown(str(row.claim.paper or ""))}</td></tr>'
         )
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
@@ -157,13 +167,14 @@ def _gauge(row: Row, size: str) -> str:
             if bound is not None:
                 marks.append(f'<line x1="{x(bound):.1f}" x2="{x(bound):.1f}" y1="2" y2="16" stroke="{INK}"/>')
     marks.append(f'<circle cx="{x(fact.value):.1f}" cy="9" r="4" fill="{colour}"/>')
-    return f'<svg width="140" height="18" role="img" aria-label="{escape(measured(fact))}">{"".join(marks)}</svg>'
+    return f'<svg width="140" height="18" role="img" aria-label="{_shown(measured(fact))}">{"".join(marks)}</svg>'
 
 
-def _audio(path: Path) -> str:
-    """An audio player with the file embedded, or a note if the file is missing."""
-    if not path.is_file():
-        return f'<p class="small">{escape(path.name)} is missing</p>'
+def _audio(run: Run, name: str) -> str:
+    """An audio player with a file of wav/ embedded, or a note if it cannot be."""
+    path, problem = run.sound(name)
+    if problem:
+        return f'<p class="small">{_shown(name[-100:])} {problem}</p>'
     kind = {".flac": "flac", ".ogg": "ogg", ".mp3": "mpeg"}.get(path.suffix, "wav")
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<audio controls preload="metadata" src="data:audio/{kind};base64,{data}"></audio>'
@@ -174,15 +185,14 @@ def _talks(run: Run) -> str:
         return ""
     cards = []
     for talk in run.talks[:PLAYERS]:
-        right = talk.get("correct")
-        mark = "" if right is None else _pill(PASSED, "right") if right else _pill(FAILED, "wrong")
+        mark = "" if talk.correct is None else _pill(PASSED, "right") if talk.correct else _pill(FAILED, "wrong")
         cards.append(
-            f'<div class=talk><span class="set chip">set {escape(str(talk.get("set", "")))}</span>'
-            f"<div class=who>QUESTION</div><p>{escape(talk.get('question_text', ''))}</p>"
-            f"{_audio(run.folder / 'wav' / talk['question'])}"
+            f'<div class=talk><span class="set chip">set {_shown(talk.set)}</span>'
+            f"<div class=who>QUESTION</div><p>{_shown(talk.question_text)}</p>"
+            f"{_audio(run, talk.question)}"
             f'<div class=who style="margin-top:10px">ANSWER, as the judge heard it {mark}</div>'
-            f"<p>{escape(talk.get('heard') or '(nothing)')}</p>{_audio(run.folder / 'wav' / talk['answer'])}"
-            f"<div class=small>expected: {escape(talk.get('reference', ''))}</div></div>"
+            f"<p>{_shown(talk.heard or '(nothing)')}</p>{_audio(run, talk.answer)}"
+            f"<div class=small>expected: {_shown(talk.reference)}</div></div>"
         )
     return f"<h2>Listen</h2><div class=talks>{''.join(cards)}</div>"
 
@@ -190,9 +200,9 @@ def _talks(run: Run) -> str:
 def _spectrograms(run: Run) -> str:
     pairs = []
     for talk in run.talks:
-        files = [run.folder / "wav" / talk[key] for key in ("question", "answer")]
-        if all(file.is_file() for file in files):
-            pairs.append((talk, [soundfile.read(file, dtype="float32", always_2d=True) for file in files]))
+        files = [run.sound(name) for name in (talk.question, talk.answer)]
+        if not any(problem for _, problem in files):
+            pairs.append((talk, [_samples(path) for path, _ in files]))
         if len(pairs) == SPECTROGRAMS:
             break
     if not pairs:
@@ -201,14 +211,20 @@ def _spectrograms(run: Run) -> str:
     grid = figure.subplots(len(pairs), 2, squeeze=False)
     for line, (talk, sounds) in zip(grid, pairs, strict=True):
         longest = max(len(wave) / rate for wave, rate in sounds)
-        words = [talk.get("question_text", ""), talk.get("heard", "")]
+        words = [talk.question_text, talk.heard]
         for axes, (wave, rate), text in zip(line, sounds, words, strict=True):
-            _spectrogram(axes, wave[:, 0], rate)
+            _spectrogram(axes, wave, rate)
             axes.set_xlim(0, longest)
-            axes.set_title(text[:70], fontsize=9, color=INK, loc="left")
+            axes.set_title(label(text[:70]), fontsize=9, color=INK, loc="left")
     grid[-1][0].set_xlabel("seconds", fontsize=8, color=MUTED)
     grid[-1][1].set_xlabel("seconds", fontsize=8, color=MUTED)
     return f"<h2>Question (left) and answer (right)</h2><div class=card>{_png(figure)}</div>"
+
+
+def _samples(path: Path) -> tuple[np.ndarray, int]:
+    """The first seconds of a sound, mono (n,), and its rate."""
+    wave, rate = read_mono(path, SAMPLE_RATE)
+    return np.nan_to_num(wave[: int(DRAWN * rate)]), rate
 
 
 def _curves(run: Run) -> str:
@@ -223,7 +239,7 @@ def _curves(run: Run) -> str:
                 panels.append((stage, rows, chosen[:3]))
     if not panels:
         return ""
-    columns = 3
+    panels, columns = panels[:PANELS], 3
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(10.6, 2.5 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -237,28 +253,28 @@ def _curves(run: Run) -> str:
 def _stages(run: Run) -> str:
     if not run.stages:
         return ""
-    longest = max(max(stage["minutes"] for stage in run.stages), 1e-9)
+    longest = max(max(stage.minutes for stage in run.stages), 1e-9)
     rows = []
     for stage in run.stages:
-        kind = "bar cached" if stage.get("cached") else "bar"
-        share = 100 * stage["minutes"] / longest
+        kind = "bar cached" if stage.cached else "bar"
+        share = 100 * stage.minutes / longest
         rows.append(
-            f"<tr><td>{escape(stage['stage'])}</td><td class=r>{stage['minutes']:.1f}</td>"
+            f"<tr><td>{_shown(stage.stage)}</td><td class=r>{stage.minutes:.1f}</td>"
             f'<td style="width:45%"><div class="{kind}" style="width:{share:.1f}%"></div></td>'
-            f"<td class=small>{'from the cache' if stage.get('cached') else ''}</td>"
-            f"<td class=small>{escape(stage.get('hardware', ''))}</td></tr>"
+            f"<td class=small>{'from the cache' if stage.cached else ''}</td>"
+            f"<td class=small>{_shown(stage.hardware)}</td></tr>"
         )
-    total = sum(stage["minutes"] for stage in run.stages)
+    total = sum(stage.minutes for stage in run.stages)
     rows.append(f'<tr><td class=b>total</td><td class="r b">{total:.1f}</td><td></td><td></td><td></td></tr>')
     head = "<th>stage</th><th class=r>minutes</th><th></th><th></th><th>hardware</th>"
     return f"<h2>Where the minutes went</h2><div class=card><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def _about(run: Run) -> str:
-    rows = [f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in environment(run).items()]
+    rows = [f"<tr><td>{_shown(k)}</td><td>{_shown(v)}</td></tr>" for k, v in environment(run).items()]
     commands = {(f.command, f.seed, f.seconds) for row in run.rows if (f := row.fact) and f.command}
     for command, seed, seconds in sorted(commands, key=str):
         cost = f", {number(seconds)} s" if seconds else ""
         seeded = f"seed {seed}" if seed is not None else ""
-        rows.append(f"<tr><td><code>{escape(command)}</code></td><td>{escape((seeded + cost).strip(', '))}</td></tr>")
+        rows.append(f"<tr><td><code>{_shown(command)}</code></td><td>{_shown((seeded + cost).strip(', '))}</td></tr>")
     return f"<h2>Made with</h2><div class=card><table>{''.join(rows)}</table></div>"

@@ -11,12 +11,20 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mossrepro.report.claims import FAILED, SHOWN, Claim
 from mossrepro.training import metrics
 from mossrepro.training.metrics import Metric
-from mossrepro.utils.errors import DataError
+from mossrepro.utils.errors import AudioError, DataError
+from mossrepro.utils.io import read_lines
+from mossrepro.utils.records import build, is_inner, leads_out, read_json
+from mossrepro.utils.sound_file import header
+
+LONGEST, LARGEST = 120.0, 8 << 20  # seconds and bytes of a sound that is embedded
+_LONGEST_NAME = 1_000  # characters of a sound's path
+_MOST = 1e30  # of a number in a curve
+Entry = TypeVar("Entry")
 
 
 @dataclass
@@ -29,20 +37,62 @@ class Row:
 
 
 @dataclass
+class Stage:
+    """An entry of stages.json: what a stage took."""
+
+    stage: str
+    minutes: float
+    cached: bool = False
+    hardware: str = ""
+
+
+@dataclass
+class Talk:
+    """An entry of wav/index.json: files of a question and its answer, what was asked, expected and heard."""
+
+    question: str
+    answer: str
+    question_text: str = ""
+    reference: str = ""
+    heard: str = ""
+    set: str = ""
+    correct: bool | None = None
+
+
+@dataclass
 class Run:
     """Everything a report is made from."""
 
     folder: Path
     size: str
     rows: list[Row]
-    stages: list[dict[str, Any]]
+    stages: list[Stage]
     curves: dict[str, list[dict[str, float]]]  # by stage: rows with "step" and logged numbers
-    talks: list[dict[str, Any]]  # the entries of wav/index.json
+    talks: list[Talk]
 
     @property
     def failed(self) -> list[Row]:
         """The claims outside their range, or expected and not measured."""
         return [row for row in self.rows if row.status == FAILED]
+
+    def sound(self, name: str) -> tuple[Path, str]:
+        """A file of wav/ by its name in the index, and why it cannot be shown ("" if it can).
+
+        A run may be somebody else's, and a page is sent around: no file is embedded that lies outside the run, by its
+        path or by a link, or that is no sound.
+        """
+        path = self.folder / "wav" / name
+        if not is_inner(name) or len(name) > _LONGEST_NAME or leads_out(path, self.folder):
+            return path, "is not a file of this run"
+        if not path.is_file():
+            return path, "is missing"
+        try:
+            about = header(path)
+        except AudioError:
+            return path, "is not a sound"
+        if not 0 < about.seconds <= LONGEST or path.stat().st_size > LARGEST:
+            return path, f"is not shown: {about.seconds:.0f} s, {path.stat().st_size >> 20} MB"
+        return path, ""
 
 
 def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
@@ -61,33 +111,53 @@ def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
     for fact in found.values():
         if fact.id not in claimed:
             rows.append(Row(Claim(fact.id, fact.name, fact.unit, paper=fact.paper), fact, SHOWN))
-    stages = _json(folder / "stages.json")
-    order = [stage["stage"] for stage in stages]
+    stages = _entries(Stage, folder / "stages.json")
+    if any(stage.minutes < 0 for stage in stages):
+        raise DataError(f"{folder / 'stages.json'}: a stage took less than no time")
+    order = [stage.stage for stage in stages]
     files = [path for path in (folder / "metrics").glob("*.*") if path.suffix in (".jsonl", ".csv")]
     files.sort(key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.stem))
     curves = {path.stem: read_curve(path) for path in files}
-    return Run(folder, size, rows, stages, curves, _json(folder / "wav" / "index.json"))
+    return Run(folder, size, rows, stages, curves, _entries(Talk, folder / "wav" / "index.json"))
 
 
-def _json(path: Path) -> list[dict[str, Any]]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else []
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
+def _entries(kind: type[Entry], path: Path) -> list[Entry]:
+    """The list in a JSON file, empty where there is none. DataError names the file and the entry that does not fit."""
+    entries = read_json(path) if path.exists() else []
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: not a list")
+    return [build(kind, entry, f"{path}: entry {number}", others=True) for number, entry in enumerate(entries, 1)]
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file (.jsonl, one object a line, or .csv with a header); an incomplete line is dropped."""
-    rows: list[dict[str, float]] = []
-    with open(path, newline="") as file:
-        if path.suffix == ".csv":
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-        for line in file:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-    return rows
+    """The rows of a metrics file (.jsonl, one object a line, or .csv with a header) that have a step and numbers.
+
+    What is no number, or too large to be drawn, is left out, and so is an incomplete line. DataError names a file that
+    is no table of numbers.
+    """
+    lines = read_lines(path)
+    if path.suffix == ".csv":
+        try:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise DataError(f"{path}: not a table of numbers ({error})") from error
+    else:
+        rows = [_numbers(line) for line in lines]
+    rows = [{key: float(value) for key, value in row.items() if _is_drawn(value)} for row in rows]
+    return [row for row in rows if "step" in row]
+
+
+def _numbers(line: str) -> dict[str, Any]:
+    """A line of JSON; empty where it is no object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _is_drawn(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= _MOST
 
 
 def environment(run: Run) -> dict[str, str]:

@@ -1,11 +1,15 @@
 """A run's claims as tables: on the terminal and in Markdown."""
 
+from html import escape
+
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from mossrepro.report.claims import COLOUR, FAILED, MARK, MISSING, PASSED
 from mossrepro.report.run_data import Row, Run, environment
 from mossrepro.training.metrics import Metric
+from mossrepro.utils.errors import visible
 
 WIDEST = 1_000.0  # an interval this many times as wide as its number is not shown
 INTRODUCTION = (
@@ -41,13 +45,14 @@ def expected_rows(run: Run) -> list[Row]:
 
 def claims_table(run: Run, width: int = 120) -> Table:
     """The claims of `expected_rows` as a terminal table; a narrow one leaves out the paper's column."""
-    view = Table(title=f"{run.folder}", title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    view = Table(title=Text(visible(f"{run.folder}")), title_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     view.add_column("")
     view.add_column("claim", ratio=1)
     for name in ("measured", "expected", "paper, 8 B")[: 3 if width >= 110 else 2]:
         view.add_column(name, justify="right", no_wrap=True)
     for row in expected_rows(run):
         cells = [row.claim.name, measured(row.fact), row.claim.expectation(run.size), str(row.claim.paper or "")]
+        cells = [Text(visible(cell)) for cell in cells]
         view.add_row(MARK[row.status], *cells[: len(view.columns) - 1], style=COLOUR[row.status])
     return view
 
@@ -58,8 +63,8 @@ def stage_table(run: Run) -> Table:
     for name, side in (("stage", "left"), ("minutes", "right"), ("", "left")):
         view.add_column(name, justify=side)
     for stage in run.stages:
-        view.add_row(stage["stage"], f"{stage['minutes']:.1f}", "cached" if stage.get("cached") else "")
-    view.add_row("total", f"{sum(stage['minutes'] for stage in run.stages):.1f}", "", style="bold")
+        view.add_row(Text(visible(stage.stage)), f"{stage.minutes:.1f}", "cached" if stage.cached else "")
+    view.add_row("total", f"{sum(stage.minutes for stage in run.stages):.1f}", "", style="bold")
     return view
 
 
@@ -70,13 +75,17 @@ def markdown(run: Run) -> str:
     for row in run.rows:
         n = row.fact.n if row.fact and row.fact.n else ""
         cells = [row.claim.name, measured(row.fact) or MISSING, row.claim.expectation(run.size), row.claim.paper or ""]
-        lines.append(
-            f"| {MARK[row.status].strip()} | " + " | ".join(str(c).replace("|", "/") for c in cells) + f" | {n} |"
-        )
+        lines.append(f"| {MARK[row.status].strip()} | " + " | ".join(map(_plain, cells)) + f" | {n} |")
     if run.stages:
         lines += ["", "| stage | minutes | hardware |", "|---|---:|---|"]
-        lines += [f"| {s['stage']} | {s['minutes']:.1f} | {s.get('hardware', '')} |" for s in run.stages]
+        lines += [f"| {_plain(s.stage)} | {s.minutes:.1f} | {_plain(s.hardware)} |" for s in run.stages]
     about = environment(run)
     commits = sorted({row.fact.commit for row in run.rows if row.fact and row.fact.commit}) or ["unknown"]
     measured_at = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
-    return "\n".join([*lines, "", f"{about['hardware']}; {measured_at} (of each number in its fact).", ""])
+    where = _plain(f"{about['hardware']}; {measured_at}")
+    return "\n".join([*lines, "", f"{where} (of each number in its fact).", ""])
+
+
+def _plain(cell: object) -> str:
+    """A cell of a Markdown table that is neither two, nor HTML."""
+    return escape(visible(str(cell)).replace("|", "/"), quote=False)

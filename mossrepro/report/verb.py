@@ -1,7 +1,6 @@
 """`mossrepro report`: tables on the terminal, report.html, pairings.png, Markdown."""
 
 import argparse
-import os
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +10,8 @@ from mossrepro.report.claims import CLAIMS, MISSING, read_claims
 from mossrepro.report.run_data import read_run
 from mossrepro.report.tables import claims_table, expected_rows, markdown, measured, stage_table
 from mossrepro.training.runs import run_folder, size_name
+from mossrepro.utils.errors import visible
+from mossrepro.utils.io import write_atomic
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
@@ -22,16 +23,14 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
     from mossrepro.report import page  # matplotlib, only when a page is made
 
     run = read_run(Path(folder), size, read_claims(claims or CLAIMS))
-    target = run.folder / "report.html"
-    partial = target.with_suffix(".partial")
-    partial.write_text(page.render(run), encoding="utf-8")
-    os.replace(partial, target)
+    target, rendered = run.folder / "report.html", page.render(run).encode()
+    write_atomic(target, lambda file: file.write(rendered))  # also where a link stands: it is replaced, not followed
     figure = figures.pairings(run)
     if figure:
-        figure.savefig(run.folder / "pairings.png", dpi=150)
+        write_atomic(run.folder / "pairings.png", lambda file: figure.savefig(file, format="png", dpi=150))
     if markdown_to:
         markdown_to.write_text(markdown(run), encoding="utf-8")
-    console = Console(soft_wrap=False)
+    console = Console(soft_wrap=False, markup=False, emoji=False)
     console.print(claims_table(run, console.width))
     more = sum(row.fact is not None for row in run.rows) - sum(row.fact is not None for row in expected_rows(run))
     if more:
@@ -40,8 +39,9 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
         console.print(stage_table(run))
     for row in run.failed:
         seen = measured(row.fact) or MISSING
-        console.print(f"FAILED {row.claim.id}: {seen}, expected {row.claim.expectation(size)}", style="bold red")
-    console.print(f"The report with pictures and sound: {target}")
+        said = f"FAILED {row.claim.id}: {seen}, expected {row.claim.expectation(size)}"
+        console.print(visible(said), style="bold red")
+    console.print(visible(f"The report with pictures and sound: {target}"))
     return 1 if run.failed else 0
 
 

@@ -6,7 +6,9 @@ A checkpoint is written to a temporary file in the same folder, flushed to the d
 
 import json
 import pickle
+import re
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -33,9 +35,31 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", mmap: bool = Fa
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else "the file is empty or cut short"
         raise CheckpointError(f"could not read {path}: {reason}") from error
+
+
+# What torch.load raises for a file that is cut short, changed, or made to be odd.
+_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError)
+_UNREADABLE += (AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error)
+
+
+def checkpoint_step(checkpoint: Any, path: str | Path) -> int:
+    """The optimiser step of a checkpoint that was read. CheckpointError names the file, if it is no fit's."""
+    step = checkpoint.get("global_step") if isinstance(checkpoint, dict) else None
+    if type(step) is not int or step < 0:
+        raise CheckpointError(f"{path}: not the checkpoint of a fit, it has no step")
+    return step
+
+
+def read_safely(trainer: Trainer) -> None:
+    """Make a trainer read and write checkpoints with `AtomicCheckpointIO`; sharded strategies keep their own."""
+    if type(checkpoint_io(trainer)) in (TorchCheckpointIO, type(None)):
+        set_checkpoint_io(trainer, AtomicCheckpointIO())
+
+
+_VERSION = re.compile(r"\d+(\.\d+){1,3}[\w.+-]{0,40}")  # of Lightning
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,8 +70,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomic(path, lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint; see `read_checkpoint` for what it raises."""
-        return read_checkpoint(path, map_location)
+        """Reads a checkpoint, whatever `weights_only` says. CheckpointError as `read_checkpoint`, and for another file.
+
+        A file that is plain data may still be none of Lightning's.
+        """
+        checkpoint = read_checkpoint(path, map_location)
+        checkpoint_step(checkpoint, path)
+        state, version = checkpoint.get("state_dict"), checkpoint.get("pytorch-lightning_version")
+        names = state.items() if isinstance(state, dict) else [("state_dict", None)]
+        wrong = next((name for name, value in names if not isinstance(value, torch.Tensor | dict)), None)
+        if wrong is not None or not isinstance(version, str) or not _VERSION.fullmatch(version):
+            what = "its version is none" if wrong is None else f"{wrong} is no tensor"
+            raise CheckpointError(f"{path}: not the checkpoint of a fit, {what}")
+        return checkpoint
 
 
 class AtomicCheckpoint(Callback):
@@ -68,8 +103,7 @@ class AtomicCheckpoint(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the trainer write with `AtomicCheckpointIO` (sharded strategies keep their own writer)."""
-        if type(checkpoint_io(trainer)) in (TorchCheckpointIO, type(None)):
-            set_checkpoint_io(trainer, AtomicCheckpointIO())
+        read_safely(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock and handles SIGINT and SIGTERM (possible in the main thread only)."""

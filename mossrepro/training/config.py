@@ -5,14 +5,18 @@ another one (`base: small`), and a backbone's shape may be that of a named or gi
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.io import read_lines
+from mossrepro.utils.records import short
 
 # A hub's config.json -> `training.sizes.Backbone`.
 _SHAPE = {
@@ -27,6 +31,7 @@ _SHAPE = {
 }
 
 _MOST, _MOST_LAYERS = 1 << 20, 1000  # of any size of a text model, and of its layers
+_MOST_NODES = 100_000  # entries of a YAML file
 
 
 def configs_folder() -> Path:
@@ -47,7 +52,7 @@ def find_config(name: str | Path) -> Path:
         ConfigError: there is no such file.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     if path.parts[:1] == ("configs",) and (configs_folder().parent / path).is_file():
         return configs_folder().parent / path
@@ -61,11 +66,41 @@ def find_size(name: str | Path) -> Path:
         ConfigError: there is no such size.
     """
     path = configs_folder() / "smoke.yaml" if name == "smoke" else configs_folder() / "size" / f"{name}.yaml"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name)
     raise ConfigError(f"there is no size {str(name)!r}; known: {', '.join(size_names())}, or the path of a YAML file")
+
+
+def load_yaml(path: Path) -> Any:
+    """The value of a YAML file, by PyYAML's safe loader.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, nested too deeply, or has aliases that multiply it (a few lines can
+            be made to mean more than any memory holds).
+    """
+    try:
+        text = "\n".join(read_lines(path))
+        if "*" in text and _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _MOST_NODES:
+            raise ConfigError(f"{path}: its aliases make more than {_MOST_NODES} entries of it")
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())[:300]})") from error
+
+
+def _expanded(node: yaml.Node | None, seen: dict[int, int]) -> int:
+    """How many entries a YAML node is with every alias written out; a node inside itself counts as too many."""
+    if id(node) not in seen:
+        seen[id(node)] = _MOST_NODES + 1
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        seen[id(node)] = 1 + sum(_expanded(part, seen) for part in inner)
+    return seen[id(node)]
 
 
 def read_config(*files: str | Path) -> dict[str, Any]:
@@ -76,8 +111,9 @@ def read_config(*files: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: a file is missing, is no YAML mapping, or builds on itself.
     """
-    merged = OmegaConf.merge(*(_read(find_config(file), ()) for file in files))
-    plain = OmegaConf.to_container(merged, resolve=False)
+    plain = _container(_merged(files[-1], *(_read(find_config(file), ()) for file in files)), files[-1])
+    if not isinstance(plain.get("size") or {}, dict):
+        raise ConfigError(f"{files[-1]}: size is {short(plain['size'])}, not a mapping")
     backbone = (plain.get("size") or {}).get("backbone")
     if isinstance(backbone, dict) and backbone.get("shape"):
         plain["size"]["backbone"] = {**read_shape(backbone["shape"]), **backbone}
@@ -88,6 +124,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     """One file on top of its base; `above` are the files that build on it."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: builds on itself")
+    load_yaml(path)  # says what is wrong with it, and that it is not endless
     try:
         config = OmegaConf.load(path)
     except (OSError, OmegaConfBaseException, ValueError) as error:
@@ -96,11 +133,34 @@ def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: not a mapping of settings")
-    base = config.pop("base", None)
+    try:
+        base = config.pop("base", None)
+    except OmegaConfBaseException as error:  # an interpolation of nothing
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
     if base is None:
         return config
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: {short(base)} is neither a size nor a file")
     beside = path.parent / f"{base}.yaml"
-    return OmegaConf.merge(_read(beside if beside.is_file() else find_size(base), (*above, path.resolve())), config)
+    return _merged(path, _read(beside if os.path.isfile(beside) else find_size(base), (*above, path.resolve())), config)
+
+
+def _merged(path: str | Path, *configs: DictConfig | dict[str, Any]) -> DictConfig:
+    """Configurations laid over each other. ConfigError names the file of the last one, if they do not fit."""
+    try:
+        return OmegaConf.merge(*configs)
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: cannot be laid over another file ({(str(error) or ' ').splitlines()[0]})"
+        ) from error
+
+
+def _container(config: DictConfig, path: str | Path) -> dict[str, Any]:
+    """A configuration as plain data, `${...}` as it is written."""
+    try:
+        return OmegaConf.to_container(config, resolve=False)
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: {(str(error) or ' ').splitlines()[0]}") from error
 
 
 def read_shape(source: str | Path) -> dict[str, Any]:
@@ -110,8 +170,10 @@ def read_shape(source: str | Path) -> dict[str, Any]:
         ConfigError: there is no such file, it lacks a number, or a number is none that a model has.
         CheckpointError: the folder's weights are quantised.
     """
+    if not isinstance(source, str | Path) or "\0" in str(source):
+        raise ConfigError(f"a backbone's shape is {short(source)}, neither a name nor a hub folder")
     named = configs_folder() / "backbone" / f"{source}.json"
-    path = named if named.is_file() else Path(source) / "config.json"
+    path = named if os.path.isfile(named) else Path(source) / "config.json"
     try:
         found = json.loads(path.read_text())
         shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if found.get(theirs) is not None}
@@ -147,7 +209,7 @@ def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | 
         folder = str(Path(backbone).resolve())
         settings["size"]["backbone"] = {"source": "hub", "shape": folder, "folder": folder, **read_shape(folder)}
     plain = OmegaConf.from_dotlist([change for change in changes if change.startswith("size.")])
-    return OmegaConf.to_container(OmegaConf.merge(settings, plain), resolve=False)
+    return _container(_merged(size, settings, plain), size)
 
 
 def check_changes(changes: Sequence[str]) -> None:

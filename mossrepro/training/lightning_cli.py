@@ -21,10 +21,18 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.training import resume
-from mossrepro.training.callbacks import AtomicCheckpoint, Export, ProgressFile, ResumedValidation, StepBar
+from mossrepro.training.callbacks import (
+    AtomicCheckpoint,
+    Export,
+    ProgressFile,
+    ResumedValidation,
+    StepBar,
+    read_safely,
+)
 from mossrepro.training.config import resolved_arguments
 from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.sizes import Size
@@ -69,6 +77,15 @@ class MossCLI(LightningCLI):
             "--save_steps", type=int, default=0, help="Optimiser steps between two resume checkpoints; 0 for none."
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Only looks whether the checkpoint is there.
+
+        LightningCLI would take the model's class and settings from its hyperparameters, over those of the command line:
+        a checkpoint of somebody else could name any class.
+        """
+        if self.config.get("subcommand"):
+            _check_checkpoint(self.config[self.config["subcommand"]].get("ckpt_path"))
+
     def before_instantiate_classes(self) -> None:
         """Refuses a size without its text model, and a precision in which nothing here can be trained."""
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -87,6 +104,9 @@ class MossCLI(LightningCLI):
             device = torch.device("cpu") if trainer["accelerator"] == "cpu" else best_device()
             trainer["precision"] = training_precision(device)
         super().instantiate_classes()
+        read_safely(self.trainer)
+        if self.subcommand:
+            self.config_init[self.subcommand]["weights_only"] = True  # for the strategies with a reader of their own
 
     def before_fit(self) -> None:
         """Adds the output callbacks to the trainer and resumes from `output/ckpt/last.ckpt` if it exists."""
@@ -144,6 +164,15 @@ def _check_start(config: Any) -> None:
         raise ConfigError(f"{what}; give --model.init_args.init_from FOLDER, as the hub has it")
 
 
+def _check_checkpoint(path: Any) -> None:
+    """ConfigError for a `--ckpt_path` that is no file here: Lightning would fetch an URL and run what it pickles."""
+    if path is not None and not os.path.exists(path):
+        name = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+        raise ConfigError(
+            f"--ckpt_path {name}: no such file on this machine; give that of a fit, as .../ckpt/last.ckpt"
+        )
+
+
 class _Parsed(MossCLI):
     """The command line up to its settings: they are read and checked, nothing is built."""
 
@@ -188,6 +217,8 @@ def _open(kind: type[MossCLI], args: list[str], run: bool) -> MossCLI:
         raise
     except argparse.ArgumentError as error:
         raise ConfigError(missing_package(error) or one_line(str(error))) from error
+    except MisconfigurationException as error:  # Lightning's word for what a user asked and a task cannot
+        raise ConfigError(one_line(str(error))) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(str(error).splitlines()[0])) from error
     except ValueError as error:  # what a constructor raised, wrapped by the parser

@@ -10,10 +10,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mossrepro.utils.errors import DataError
+from mossrepro.utils.records import build, is_file_name, read_json, short
 
 
 @dataclass
@@ -120,16 +121,12 @@ def read_metrics(run_dir: str | Path) -> dict[str, Metric]:
     """All facts of a run by id, in the order of their ids.
 
     Raises:
-        DataError: a file is not JSON, or has a field that no fact has.
+        DataError: a file is no fact, or has an id that could not be the name of its file.
     """
-    known = {field.name for field in fields(Metric)}
     facts = {}
     for path in sorted((Path(run_dir) / "facts").glob("*.json")):
-        try:
-            plain = json.loads(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error})") from error
-        if not isinstance(plain, dict) or set(plain) - known or not {"id", "name", "value"} <= set(plain):
-            raise DataError(f"{path}: not a fact (fields are {', '.join(sorted(known))})")
-        facts[plain["id"]] = Metric(**plain)
+        fact = build(Metric, read_json(path), path, finite=False)
+        if not is_file_name(fact.id):
+            raise DataError(f"{path}: id {short(fact.id)} is no name for a file")
+        facts[fact.id] = fact
     return facts

@@ -7,10 +7,11 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mossrepro.training.callbacks import read_checkpoint
+from mossrepro.training.callbacks import checkpoint_step, read_checkpoint
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.io import write_atomic
 from mossrepro.utils.private_apis import run_hooks_at_the_end
+from mossrepro.utils.records import misfit, read_json
 
 FIXED = ("model", "data", "seed_everything")
 
@@ -50,7 +51,9 @@ def check_settings(path: Path, now: dict[str, Any]) -> None:
     """
     if not path.exists():
         return
-    before = json.loads(path.read_text())
+    before = read_json(path, ConfigError)
+    if misfit(before, dict) or misfit(before.get("trainer", {}), dict):
+        raise ConfigError(f"{path}: not the settings of a fit; delete {path.parent / 'ckpt'} to start again")
     told = {name: before.get("trainer", {}).get(name, value) for name, value in now["trainer"].items()}
     kept = {**{key: before.get(key) for key in FIXED}, "trainer": told}
     key = first_difference(_without_workers(kept), _without_workers({k: now[k] for k in kept}))
@@ -76,7 +79,7 @@ def check_step(trainer: Trainer, checkpoint: Path) -> None:
         CheckpointError: it is past the last step.
     """
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
-    step, last = read_checkpoint(file, mmap=True)["global_step"], trainer.max_steps
+    step, last = checkpoint_step(read_checkpoint(file, mmap=True), file), trainer.max_steps
     if step > last >= 0:
         raise CheckpointError(
             f"{checkpoint} is of step {step}, past --trainer.max_steps {last}: give {step} or more, or another --output"

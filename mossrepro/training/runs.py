@@ -1,13 +1,30 @@
 """The folder of a run: runs/NAME, where NAME follows from the size and its changes."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mossrepro.training.config import find_size, read_config
-from mossrepro.utils import cache
+from mossrepro.utils import cache, old_names
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.old_names import renamed
+from mossrepro.utils.records import is_file_name, misfit, read_json, short
 
 RUNS = Path("runs")
+PARTS = (
+    "codec",
+    "recogniser",
+    "script",
+    "tokens",
+    "stage1",
+    "stage2",
+    "sft",
+    "flow",
+    "vocoder",
+    "backbone",
+)  # of a finished run
+_LONGEST_PATH = 1_000  # bytes
 
 
 def changes_of(args: argparse.Namespace) -> tuple[Sequence[str], str | Path]:
@@ -16,8 +33,35 @@ def changes_of(args: argparse.Namespace) -> tuple[Sequence[str], str | Path]:
 
 
 def run_folder(args: argparse.Namespace) -> Path:
-    """The folder of the run that `--size`, `--name`, `--set` and `--backbone` name."""
-    return RUNS / (args.name or run_name(size_name(args.size), *changes_of(args)))
+    """The folder of the run that `--size`, `--name`, `--set` and `--backbone` name.
+
+    Raises:
+        ConfigError: the name is a path: it would lead out of runs/, where a run is emptied before it is filled.
+    """
+    name = run_name(size_name(args.size), *changes_of(args)) if args.name is None else args.name
+    if not is_file_name(name):
+        raise ConfigError(f"{short(name)} is no name for a folder in {RUNS}/; give a plain one with --name")
+    return RUNS / name
+
+
+def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]:
+    """The parts of a finished run by name: folders of the cache, or "smollm2" (its parts.json).
+
+    Raises:
+        CheckpointError: there is no such file, it holds something else, or one of `needed` is not in it.
+    """
+    path = Path(run) / "parts.json"
+    if not path.is_file():
+        raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
+    parts = read_json(path, CheckpointError)
+    if problem := misfit(parts, dict[str, str]):
+        raise CheckpointError(f"{path}: {problem}, not the folders of a run by name")
+    missing = [name for name in needed if name not in renamed(parts, old_names.PARTS)]
+    odd = [name for name, folder in parts.items() if "\0" in folder or len(os.fsencode(folder)) > _LONGEST_PATH]
+    if missing or odd:
+        what = f"{odd[0]} is no folder" if odd else f"names no {missing[0]}"
+        raise CheckpointError(f"{path}: {what}; run `mossrepro reproduce` again")
+    return parts
 
 
 def size_name(size: str | Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from mossrepro.training.config import find_size, read_config
 from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.records import short
 
 
 @dataclass
@@ -154,8 +155,13 @@ def _build(kind: type, plain: Any, where: str) -> Any:
     """A nested mapping as a tree of dataclasses, strictly."""
     if not is_dataclass(kind):
         if not isinstance(plain, kind) and not (kind is float and isinstance(plain, int)):
-            raise ConfigError(f"{where}: expected {kind.__name__}, got {plain!r}")
-        return kind(plain)
+            raise ConfigError(f"{where}: expected {kind.__name__}, got {short(plain)}")
+        try:
+            return kind(plain)
+        except OverflowError as error:
+            raise ConfigError(f"{where}: {short(plain)} is too large") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{where}: expected a mapping, got {short(plain)}")
     hints = get_type_hints(kind)
     for key in plain:
         if key not in hints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,54 +17,78 @@ from torch.nn import functional as F
 
 from mossrepro.utils.devices import CPU, send
 from mossrepro.utils.errors import AudioError
+from mossrepro.utils.sound_file import read_mono
 from mossrepro.utils.spectral import hann
 
 SILENCE = 1e-4  # peak amplitude below which a file counts as silent: -80 dB of full scale
+OFFSET = 0.02  # mean of all samples above which it is taken away; that of good recordings is a tenth of this
 QUIET = 0.01  # amplitude below which ends are trimmed, relative to the peak: -40 dB, such as a breath
 SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP = 16_000, 400, 160
 VOICE_SAMPLE_RATE, VOICE_FFT, VOICE_HOP = 24_000, 1_920, 480
 MELS = 80
+SAVED = {  # suffix: format and coding of libsndfile
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
 
 
 def load(path: str | Path, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Read any sound file that libsndfile knows as mono float32 (n,) in [-1, 1] at `rate` Hz.
+    """Read any sound file (`sound_file`) as mono float32 (n,) in [-1, 1] at `rate` Hz.
 
-    Channels are averaged. Raises AudioError naming the file and the reason: missing, empty, not audio, NaN, silent.
+    Channels are averaged, unless they cancel each other, and a constant offset is taken away. Raises AudioError naming
+    the file and the reason: missing, empty, not audio, too long, too short, NaN, silent.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: {'is a folder, not a sound file' if path.is_dir() else 'no such file'}")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty")
-    try:
-        frames, source = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{path}: not a sound file that can be read (wav, flac, ogg, mp3 can be)") from error
-    if len(frames) == 0:
+    wave, source = read_mono(path, rate)
+    if len(wave) == 0:
         raise AudioError(f"{path}: the file holds no samples")
-    if not np.isfinite(frames).all():
-        raise AudioError(f"{path}: holds samples that are not finite numbers (NaN or infinity)")
-    wave = frames.mean(axis=1, dtype=np.float32)
+    wave = resample(centred(wave, path), source, rate)
+    if len(wave) == 0:
+        raise AudioError(f"{path}: too short, {1000 / source:.2g} ms a sample")
+    return wave
+
+
+def centred(wave: np.ndarray, name: str | Path) -> np.ndarray:
+    """Samples (n,) float32 without a constant offset, scaled to [-1, 1] where they are louder.
+
+    Raises:
+        AudioError: names the recording; a sample is no finite number, or all are silent.
+    """
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{name}: holds samples that are not finite numbers (NaN or infinity)")
+    offset = float(wave.mean(dtype=np.float64))
+    if abs(offset) > OFFSET:
+        wave = wave - np.float32(offset)
     peak = float(np.abs(wave).max())
     if peak < SILENCE:
-        raise AudioError(f"{path}: silent (no sample above {SILENCE} of full scale)")
-    return resample(wave / max(peak, 1.0), source, rate)
+        raise AudioError(f"{name}: silent (no sample above {SILENCE} of full scale)")
+    return wave / max(peak, 1.0)
+
+
+def check_format(path: str | Path) -> None:
+    """Refuse a file's suffix that `save` does not write. AudioError names it."""
+    if Path(path).suffix.lower() not in SAVED:
+        raise AudioError(f"{path}: unknown sound format {Path(path).suffix!r}; use {', '.join(SAVED)}")
 
 
 def save(path: str | Path, wave: np.ndarray, rate: int) -> None:
-    """Write mono float samples (n,) as 16-bit PCM; the suffix chooses the format (.wav, .flac). Atomic."""
+    """Write mono float samples (n,); the suffix chooses the format of SAVED. Atomic. AudioError for another one."""
     path = Path(path)
-    kind = path.suffix.lstrip(".").upper()
-    if kind not in soundfile.available_formats():
-        raise AudioError(f"{path}: unknown sound format {path.suffix!r}; use .wav or .flac")
+    check_format(path)
+    kind, subtype = SAVED[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name of its own: that of the file may be as long as names can be.
+    partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.partial")
     try:
         samples = np.clip(np.asarray(wave, dtype=np.float32).reshape(-1), -1.0, 1.0)
-        soundfile.write(temporary, samples, rate, subtype="PCM_16", format=kind)
-        os.replace(temporary, path)
+        with open(partial, "w+b") as file, soundfile.SoundFile(file, "w", rate, 1, subtype, format=kind) as sound:
+            for start in range(0, len(samples), rate):  # libvorbis takes a long sound in parts only
+                sound.write(samples[start : start + rate])
+        os.replace(partial, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:

@@ -3,7 +3,12 @@
 The command line prints them without a traceback and exits with code 2.
 """
 
+import errno
 import importlib.util
+import traceback
+from pathlib import Path
+
+_LONGEST_NAME = 200  # characters of a path that a message repeats
 
 
 class MossError(Exception):
@@ -62,3 +67,31 @@ def missing_package(error: BaseException | None) -> str:
             return f"this needs the package {name}, which is not installed: pip install '{extra}'"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def visible(text: str) -> str:
+    """A text as one line that does nothing to a terminal: what cannot be printed is escaped, as a newline is.
+
+    Names of files and labels of others may hold anything.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def system_refusal(error: OSError) -> str:
+    """One line for a file or folder that the system refuses, or a full disk; empty where it is about neither."""
+    if error.filename is not None:
+        name = str(error.filename)
+        return f"{name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + '...'}: {error.strerror}"
+    return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else ""
+
+
+def fault(error: BaseException) -> str:
+    """One line about a fault of ours: what and where it is, and what to do with it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {message if len(message) <= 300 else message[:300] + '...'}".rstrip(": ")
+    return (
+        f"a fault of ours, {what}{place}; please report it as an issue of this project with the command that you gave, "
+        "MOSSREPRO_DEBUG=1 shows the traceback"
+    )

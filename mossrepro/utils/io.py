@@ -100,7 +100,7 @@ def hold_lock(path: str | Path, seconds: float, busy: MossError) -> BinaryIO:
     deadline, announced = time.monotonic() + seconds, False
     while True:
         file = open(path, "ab")
-        if _try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        if _try_lock(file) and _is_at(file, path):
             return file
         file.close()  # another process has it, or had it and put a new file in its place
         if time.monotonic() > deadline:
@@ -109,6 +109,14 @@ def hold_lock(path: str | Path, seconds: float, busy: MossError) -> BinaryIO:
             print(f"mossrepro: waiting up to {seconds:.0f} s; {busy}", file=sys.stderr)
             announced = True
         time.sleep(0.1)
+
+
+def _is_at(file: BinaryIO, path: str | Path) -> bool:
+    """Whether an open file is the one of that name: another process may have removed or replaced it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(file: Any) -> bool:

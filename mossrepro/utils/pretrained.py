@@ -5,17 +5,16 @@ header of the weights, so that no file can ask for more than it holds.
 """
 
 import re
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from torch import nn
 
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.old_names import renamed
+from mossrepro.utils.records import misfit, short
 from mossrepro.utils.safetensors_io import Shards, read_config, refuse_unknown
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,33 +36,9 @@ def check_settings(kind: Callable, plain: dict[str, Any], where: Path, tensors: 
         raise CheckpointError(f"{where}: unknown key {unknown[0]!r}; it was written by another version")
     for name, value in plain.items():
         most = tensors if _LAYERS.fullmatch(name) else _OTHER_MOST.get(name, MOST)
-        if problem := _misfit(value, hints[name], most):
-            raise CheckpointError(f"{where}: {name}={_short(value)} {problem}; take the config.json of these weights")
+        if problem := misfit(value, hints[name], (0, most)):
+            raise CheckpointError(f"{where}: {name}={short(value)} {problem}; take the config.json of these weights")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-
-
-def _misfit(value: Any, hint: Any, most: int) -> str:
-    """What is wrong with a value of a declared type; "" for nothing."""
-    if get_origin(hint) is types.UnionType:  # X | None
-        return "" if value is None else _misfit(value, get_args(hint)[0], most)
-    if get_origin(hint) in (tuple, dict):
-        fits = isinstance(value, list | tuple) if get_origin(hint) is tuple else isinstance(value, dict)
-        parts = (value.values() if isinstance(value, dict) else value) if fits else ()
-        inner = [arg for arg in get_args(hint) if arg is not ...][-1]
-        return next(filter(None, (_misfit(part, inner, most) for part in parts)), "") if fits else "has another type"
-    if hint is int:
-        if type(value) is not int:
-            return "is not a whole number"
-        return "" if 0 <= value <= most else f"is not from 0 to {most}"
-    if hint is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if number and abs(value) <= sys.float_info.max else "is not a finite number"
-    return "" if isinstance(value, hint) else f"is not {'true or false' if hint is bool else 'a text'}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def load_own(

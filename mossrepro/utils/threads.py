@@ -5,17 +5,19 @@ from pathlib import Path
 
 from mossrepro.utils.errors import MossError
 
+_MOST = 4_096  # threads that can be asked for
+
 
 def thread_count() -> int:
     """Computing threads: $MOSSREPRO_THREADS, else the physical cores this process may use.
 
     Raises:
-        MossError: the variable is not a positive number.
+        MossError: the variable is not a number of threads.
     """
     wish = os.environ.get("MOSSREPRO_THREADS")
     if wish:
-        if not wish.isdigit() or int(wish) < 1:
-            raise MossError(f"MOSSREPRO_THREADS={wish!r} is not a positive number")
+        if not wish.isdecimal() or not 1 <= int(wish) <= _MOST:
+            raise MossError(f"MOSSREPRO_THREADS={wish!r} is not a positive number up to {_MOST}")
         return int(wish)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

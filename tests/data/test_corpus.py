@@ -39,7 +39,7 @@ def test_bad_manifests_name_the_line(tmp_path):
     with pytest.raises(DataError, match="no such manifest"):
         read_manifest(tmp_path)
     good = Clip("a", "a.flac", 16_000, 1.0, "x", "me", "train").line()
-    for bad, reason in (("{", "not a clip"), ("[]", "not a clip"), ('{"id": "a"}', "not a clip"),
+    for bad, reason in (("{", "not JSON"), ("[]", "not a JSON object"), ('{"id": "a"}', "missing"),
                         (good.replace('"train"', '"dev"'), "split is 'dev'")):  # fmt: skip
         (tmp_path / MANIFEST).write_text(good + "\n" + bad + "\n")
         with pytest.raises(DataError, match=f"{MANIFEST}:2: {reason}"):

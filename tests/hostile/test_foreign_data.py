@@ -1,0 +1,158 @@
+"""Corpora and token stores of others: whatever is wrong in them is one line that names the file."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hostile_sounds import RATE, WAVE
+
+from mossrepro import cli
+from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, read_manifest
+from mossrepro.data.facts import read_facts
+from mossrepro.data.script import read_script
+from mossrepro.data.token_store import TokenStore, TokenWriter, code_table, held
+from mossrepro.utils.errors import ConfigError, DataError
+
+GOOD = {
+    "id": "a",
+    "audio": "audio/a.flac",
+    "rate": RATE,
+    "seconds": 1.0,
+    "text": "x",
+    "speaker": "me",
+    "split": "train",
+}
+BAD = {  # what is changed in a line of a manifest: what is said
+    "audio": ["/etc/passwd", "../x.flac", "audio/../../x.flac", "", "a\0b", 3, None, "\ud800.flac"],
+    "seconds": [0, -1, float("nan"), float("inf"), "1", None, True, 1e400, [1]],
+    "rate": [0, -16_000, 1.5, "16000", 10**30],
+    "id": ["", 3, None, "../x", "/x", "\ud800"],
+    "text": [3, None, ["x"], "\ud800"],
+    "speaker": [3, None, "\udfff"],
+    "split": ["dev", 3, None, ["train"], {}],
+    "words": [3, "x", [3], [["x"]], [["x", "a", "b"]], [["x", 0.0, float("nan")]], {}],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field in BAD for value in BAD[field]])
+def test_a_line_of_a_manifest_that_nobody_can_use_is_named(field, value, tmp_path):
+    lines = [json.dumps(GOOD), json.dumps({**GOOD, "id": "b", field: value})]
+    (tmp_path / MANIFEST).write_text("".join(line + "\n" for line in lines))
+    with pytest.raises(DataError, match=rf"{MANIFEST}:2: {field}\b"):
+        read_manifest(tmp_path)
+
+
+def test_two_clips_of_one_id_are_named(tmp_path):
+    (tmp_path / MANIFEST).write_text(json.dumps(GOOD) + "\n" + json.dumps({**GOOD, "text": "y"}) + "\n")
+    with pytest.raises(DataError, match=f"{MANIFEST}:2: .*'a'"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"\xff\xfe", b'{"id": ' + b"9" * 5_000 + b"}", b"null", b"\0", b'"a"']
+)
+def test_a_manifest_that_is_none_is_one_line(text, tmp_path, capsys):
+    (tmp_path / MANIFEST).write_bytes(text + b"\n")
+    with pytest.raises(DataError, match=MANIFEST):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_with_a_clip_of_no_length_is_refused_by_a_verb(tmp_path, capsys):
+    """Through the command line, up to the data of a fit."""
+    with CorpusWriter(tmp_path) as writer:
+        writer.add("a", WAVE, RATE, "word", "me", "train")
+    line = (tmp_path / MANIFEST).read_text()
+    (tmp_path / MANIFEST).write_text(re.sub(r'"seconds": [\d.]+', '"seconds": 0', line))
+    argv = ["fit", "-c", "configs/vocoder.yaml", "-c", "configs/smoke.yaml", "--data.init_args.corpus", str(tmp_path)]
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert f"{MANIFEST}:1: seconds" in err[-1]
+
+
+def store(folder, **files: str | bytes):
+    """A token store of three clips, some files of it replaced."""
+    with TokenWriter(folder, 64) as writer:
+        writer.add([(name, np.arange(3)) for name in "abc"])
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+ROW = '{"id": "a", "start": 0, "length": 3}\n'
+STORES = [
+    {"store_json": text}
+    for text in ("", "[", "{}", "3", '{"codes": 1e999}', '{"codes": NaN}', '{"codes": -1}', '{"codes": 0}',
+                 '{"codes": 1e9}', '{"codes": "64"}', '{"codes": [64]}', "[" * 100_000, b"\xff")
+] + [
+    {"index_jsonl": text}
+    for text in ("[]\n", "3\n", '{"id": "a", "start": 1e999, "length": 1}\n',
+                 '{"id": "a", "start": NaN, "length": 1}\n',
+                 '{"id": "a", "start": 0, "length": 1e300}\n', '{"id": ["a"], "start": 0, "length": 1}\n',
+                 '{"id": "a", "start": "0", "length": 1}\n', '{"id": "a", "start": -1, "length": 1}\n',
+                 '{"id": "a", "start": 0.5, "length": 1}\n', ROW + ROW.replace('0,', '3,'), "[" * 100_000 + "\n",
+                 '{"id": "a", "start": 0, "length": ' + "9" * 5_000 + "}\n", b"\xff\n")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("files", STORES, ids=range(len(STORES)))
+def test_a_store_that_nobody_can_use_is_named(files, tmp_path):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+        TokenStore(store(tmp_path, **files))
+
+
+def test_files_with_names_like_those_of_a_shard_are_no_shards(tmp_path):
+    store(tmp_path)
+    for name in ("index-x.jsonl", "index--1.jsonl", "index-1 (copy).jsonl", "index-0.jsonl", "index-²..jsonl"):
+        (tmp_path / name).write_text(ROW)
+    assert held(tmp_path) == {"a", "b", "c"} == set(TokenStore(tmp_path))
+
+
+def npy(shape: str, kind: str = "<f4") -> bytes:
+    head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x93NUMPY", npy("(1000000000000, 4)"), npy("(4, 4)", "|O"), npy("(16,)"), npy("()"), npy("(4, 4)", "<i4"),
+     npy("(4, 4)", "<c8"), npy("(-4, -4)"), npy("'x'"), npy("(4, 0)"), b"PK\x03\x04" + bytes(50)],
+)  # fmt: skip
+def test_a_table_that_is_none_is_one_line_without_its_memory(data, tmp_path):
+    (tmp_path / "codebook.npy").write_bytes(data)
+    with pytest.raises(ConfigError, match="codebook.npy"):
+        code_table(tmp_path, "codebook", 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]x",
+        "3\n",
+        "{}\n",
+        '{"id": 3}\n',
+        "[" * 100_000,
+        '{"id": "a", "role": "x", "text": 3}\n',
+        b"\xff",
+        '{"id": "../x", "role": "test", "text": "x", "voice": "x", "split": "test"}\n',
+    ],
+)
+def test_a_script_that_nobody_can_use_is_named(text, tmp_path):
+    for name in ("script.jsonl", "facts.json"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match="script.jsonl"):
+        read_script(tmp_path)
+    with pytest.raises(DataError, match="facts.json"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("facts", [[["a", "b"]], [["a", "b", "c", 3]], {"a": 1}, [3], "abcd", [["a"] * 5]])
+def test_facts_that_are_none_are_named(facts, tmp_path):
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="facts.json"):
+        read_facts(tmp_path)
+
+
+def test_a_good_line_stays_good():
+    assert Clip(**GOOD).line() == json.dumps(GOOD)
