@@ -1,23 +1,29 @@
-"""Batches for the adaptation of a tokenizer: somebody's recordings beside clips of the tokenizer's own corpus."""
+"""Batches for the adaptation of a tokenizer: somebody's recordings and clips of the tokenizer's own corpus by turns.
+
+By turns and not side by side: their lengths differ, and a batch is padded to its longest clip.
+"""
+
+import math
 
 import torch
 
 from mossrepro.codec.batches import CodecBatch
-from mossrepro.codec.data import CodecDataModule, collate, nothing
+from mossrepro.codec.data import CodecDataModule
 from mossrepro.data.degrade import Roughness
-from mossrepro.training.step_data import Share, StepDataModule
+from mossrepro.training.step_data import StepDataModule
 
 
 class AdaptDataModule(StepDataModule):
-    """Every batch holds both; "own" (B,) is 1 for the recordings and 0 for the corpus.
+    """A batch is of one of the two; "own" (B,) is 1 for the recordings and 0 for the corpus.
 
     Args:
         own: corpus of the recordings (`mossrepro data add`).
         corpus: the corpus that the tokenizer was trained on.
         batch_seconds: approximate seconds of sound per step, over all ranks.
-        own_share: share of them that is of the recordings.
+        own_share: share of the steps that are of the recordings.
         rough: share of the clips that are degraded (`degrade.degrade`).
         roughness: see `CodecDataModule`.
+        max_seconds: longer recordings are left out.
         valid_clips: clips of either corpus's "valid" split that are validated on.
         delay: seconds by which the phone targets lag behind the sound, as when the tokenizer was trained.
         seed: of the order of samples and of all randomness.
@@ -34,6 +40,7 @@ class AdaptDataModule(StepDataModule):
         own_share: float = 0.5,
         rough: float = 0.4,
         roughness: Roughness | None = None,
+        max_seconds: float = 30.0,
         valid_clips: int = 40,
         delay: float = 0.08,
         seed: int = 0,
@@ -41,11 +48,9 @@ class AdaptDataModule(StepDataModule):
     ) -> None:
         super().__init__(seed, num_workers)
         more = {"rough": rough, "roughness": roughness, "valid_clips": valid_clips, "delay": delay, "seed": seed}
-        seconds = (batch_seconds * (1 - own_share), batch_seconds * own_share)  # by "own"
-        self.parts = [
-            CodecDataModule(corpus=folder, batch_seconds=part, clean=True, **more)
-            for folder, part in zip((corpus, own), seconds, strict=True)
-        ]
+        more |= {"clean": True, "max_seconds": max_seconds}
+        self.own_share = own_share
+        self.parts = [CodecDataModule(corpus=folder, batch_seconds=batch_seconds, **more) for folder in (corpus, own)]
 
     def prepare_data(self) -> None:
         """Align both corpora."""
@@ -58,14 +63,14 @@ class AdaptDataModule(StepDataModule):
             part.setup(stage)
 
     def train_batch(self, step: int, rank: int, world: int) -> CodecBatch:
-        """A rank's share of the clips of a step, with "own" (B,) and "clean" (`codec.batches`)."""
-        rows = [(own, row) for own, part in enumerate(self.parts) for row in part.rows(step)]
-        share = Share.of_rank(len(rows), rank, world)
-        if not share.rows:
-            return nothing(True) | {"own": torch.zeros(1), "share": share.tensor()}
-        rows = rows[share.slice]
-        batch = collate([self.parts[own].example(step, row) for own, row in rows], clean=True)
-        return batch | {"own": torch.tensor([float(own) for own, _ in rows]), "share": share.tensor()}
+        """A rank's share of the clips of a step, with "own" (B,) and "clean" (`codec.batches`).
+
+        The n-th step of either kind holds the n-th group of clips of that corpus.
+        """
+        before, after = (math.floor(n * self.own_share + 1e-9) for n in (step, step + 1))
+        own = after > before
+        batch = self.parts[own].train_batch(before if own else step - before, rank, world)
+        return batch | {"own": torch.full((len(batch["wave"]),), float(own))}
 
     def val_batches(self) -> list[CodecBatch]:
         """Validation clips of the corpus, then of the recordings, 10 at a time."""

@@ -99,7 +99,8 @@ class AdaptTask(Task):
         """Cross entropy of the old codes that are to be kept, given latents (B, T, C): nats a code of all ranks."""
         old, right = self._old_codes(batch)
         kept = valid & (right | (batch["own"] == 0)[:, None])
-        near = -torch.cdist(latents, self.codec.quantiser.codebook[None]).square() / 2  # (B, T, K)
+        book = self.codec.quantiser.codebook
+        near = latents @ book.T - book.square().sum(-1) / 2  # (B, T, K): -|z - e|^2 / 2, but for what all codes share
         target = torch.where(kept, old, IGNORE).flatten()
         total = F.cross_entropy(near.flatten(0, 1), target, ignore_index=IGNORE, reduction="sum")
         return mean_over_ranks(total / kept.sum().clamp(min=1), kept.sum())

@@ -13,11 +13,11 @@ from mossrepro.data.token_store import TokenStore
 from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.documents import Documents
 from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.prose import read_prose
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import read_lines
 from mossrepro.utils.random import Memo, rng
 from mossrepro.utils.records import misfit, read_json
 
@@ -212,7 +212,7 @@ def open_documents(
     )
     if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
         raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
-    replies = [tuple(json.loads(line)) for line in read_lines(prose)] if prose else []
+    replies = read_prose(prose) if prose else []
     return Documents(
         grid, lines, store, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance, replies
     )

@@ -14,9 +14,22 @@ from mossrepro.lm.decode import GenerationConfig, generate
 from mossrepro.lm.grid import PROSE
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.utils.io import write_atomic
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.io import read_lines, write_atomic
+from mossrepro.utils.records import misfit, parse_json
 
 _BATCH = 64
+
+
+def read_prose(path: str | Path) -> list[tuple[str, str]]:
+    """Questions and replies of a file that `write_prose` wrote. DataError names a line that is no such pair."""
+    pairs = []
+    for number, line in enumerate(read_lines(path), 1):
+        pair = parse_json(line, f"{path}:{number}")
+        if misfit(pair, list[str]) or len(pair) != 2:
+            raise DataError(f"{path}:{number}: not a question and a reply, [QUESTION, REPLY]")
+        pairs.append(tuple(pair))
+    return pairs
 
 
 def write_prose(

@@ -24,10 +24,13 @@ def data(chain, **more) -> AdaptDataModule:
     return module
 
 
-def test_a_batch_holds_recordings_and_corpus_and_says_which(chain):
+def test_recordings_and_corpus_take_turns_and_a_batch_says_which(chain):
     module = data(chain, own_share=0.7, rough=1.0)
-    batch = module.seeded_batch(0)
-    assert 0 < batch["own"].sum() < len(batch["own"]) == len(batch["wave"])
+    batches = [module.seeded_batch(step) for step in range(20)]
+    assert all(len(batch["own"].unique()) == 1 and len(batch["own"]) == len(batch["wave"]) for batch in batches)
+    assert sum(float(batch["own"][0]) for batch in batches) == 14
+    batch, same = batches[0], module.parts[0].train_batch(0, 0, 1)  # the corpus's first step
+    assert not batch["own"].any() and torch.equal(batch["wave"], same["wave"])
     assert not torch.equal(batch["wave"], batch["clean"])
     shared = [module.seeded_batch(0, rank, 2) for rank in (0, 1)]
     assert torch.equal(torch.cat([part["own"] for part in shared]), batch["own"])
