@@ -172,6 +172,8 @@ def _add_adapt(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("adapt", help="adapt a size's tokenizer to recordings of one's own")
     parser.add_argument("corpus", type=Path, help="corpus of the recordings, from `mossrepro data add`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the tokenizer and the new run")
+    text = "adapt the encoder too: hears more, but codes of other voices change"
+    parser.add_argument("--codec", action="store_true", help=text)
     _run_options(parser)
     _device_option(parser)
     parser.set_defaults(run_verb=_adapt)

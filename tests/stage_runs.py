@@ -30,6 +30,13 @@ def flags(stage, corpus, script, start="smollm2"):
         },
         "adapt": {
             "model.codec": corpus / "codec",
+            "data.corpus": corpus / "clips",
+            "data.tokens": corpus / "tokens",
+            "data.own": corpus / "clips",
+            "data.own_tokens": corpus / "tokens",
+        },
+        "adapt_codec": {
+            "model.codec": corpus / "codec",
             "data.own": corpus / "clips",
             "data.corpus": corpus / "clips",
         },

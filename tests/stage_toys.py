@@ -81,8 +81,9 @@ def _codec(folder: Path, seconds: float = 3.0, **options) -> tuple[CodecTask, Co
     return CodecTask(network, **HALF | options), CodecDataModule(corpus=str(folder / "corpus"), batch_seconds=seconds)
 
 
-def _recogniser(folder: Path) -> tuple[RecogniserTask, RecogniserDataModule]:
-    data = RecogniserDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=7)
+def _recogniser(folder: Path, own: str | None = None) -> tuple[RecogniserTask, RecogniserDataModule]:
+    tokens = str(folder / "corpus" / "tokens")
+    data = RecogniserDataModule(str(folder / "corpus"), tokens, own, tokens, batch=7)
     return RecogniserTask(str(folder / "codec"), frame_dropout=0.3), data  # 8 clips: every second batch is of one
 
 
@@ -113,7 +114,8 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
     ),
     "codec with its recogniser": lambda folder: _codec(folder, ctc=0.5),
     "recogniser": _recogniser,
-    "adapt": lambda folder: (
+    "recogniser, adapted": lambda folder: _recogniser(folder, own=str(folder / "corpus")),
+    "adapt_codec": lambda folder: (
         AdaptTask(str(folder / "codec"), lr=2e-4, recogniser_lr=2e-4),
         AdaptDataModule(str(folder / "corpus"), str(folder / "corpus"), batch_seconds=3.0),
     ),

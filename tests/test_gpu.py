@@ -48,6 +48,7 @@ STAGES = (
     "acoustic",
     "recogniser",
     "adapt",
+    "adapt_codec",
     "backbone",
     "stage1",
     "stage2",
@@ -88,8 +89,12 @@ class Chain:
             return {"data.corpus": self("corpus")}
         if stage == "flow":
             return {"data.corpus": self("corpus"), "data.tokens": self("tokens")}
-        if stage == "adapt":
+        if stage == "adapt_codec":
             return {"model.codec": self("codec"), "data.own": self("corpus"), "data.corpus": self("corpus")}
+        if stage == "adapt":
+            data = {f"data.{name}": self(kind) for name, kind in {"own": "corpus", "corpus": "corpus"}.items()}
+            data |= {"data.tokens": self("tokens"), "data.own_tokens": self("tokens")}
+            return {"model.codec": self("codec"), **data}
         if stage == "recogniser":
             return {"model.codec": self("codec"), "data.corpus": self("corpus"), "data.tokens": self("tokens")}
         tokenizer = self("script") / "tokenizer.json"

@@ -253,7 +253,7 @@ STEPS = {
     "codec, reconstruction": lambda folder, tmp_path: codec_step(objective="mel"),
     "codec, distilled": lambda folder, tmp_path: codec_step(teacher=Teacher, distil=1.0),
     "codec with its recogniser": lambda folder, tmp_path: codec_step(ctc=1.0),
-    "adapt": lambda folder, tmp_path: adapt_step(tmp_path),
+    "adapt_codec": lambda folder, tmp_path: adapt_step(tmp_path),
     "acoustic": lambda folder, tmp_path: acoustic_step(),
     "recogniser": lambda folder, tmp_path: recogniser_step(tmp_path),
     "backbone": lambda folder, tmp_path: backbone_step(folder),

@@ -1,6 +1,7 @@
 """Batches of codes with the phones that were spoken, for the recogniser."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from mossrepro.codec.batches import RecogniserBatch
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.recogniser import labels
 from mossrepro.data.alignment import phone_times, read_phones
-from mossrepro.data.corpus import Clip, left_out, read_manifest
+from mossrepro.data.corpus import left_out, read_manifest
 from mossrepro.data.token_store import TokenStore
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
@@ -28,6 +29,9 @@ class RecogniserDataModule(StepDataModule):
     Args:
         corpus: corpus folder.
         tokens: token store of that corpus.
+        own: another corpus, of somebody's recordings, to which a recogniser is adapted.
+        own_tokens: its token store.
+        own_share: share of the clips that are its own: each is repeated so often in a pass.
         batch: clips per step, over all ranks.
         valid_clips: clips of the "valid" split that the error rates are measured on.
         seed: of the order of samples and of all randomness.
@@ -37,29 +41,32 @@ class RecogniserDataModule(StepDataModule):
     on_host = ("seed", "share", "codes", "label_lengths")  # CTC takes its lengths from main memory
 
     def __init__(
-        self, corpus: str, tokens: str, batch: int = 24, valid_clips: int = 80, seed: int = 0, num_workers: int = 0
+        self,
+        corpus: str,
+        tokens: str,
+        own: str | None = None,
+        own_tokens: str | None = None,
+        own_share: float = 0.5,
+        batch: int = 24,
+        valid_clips: int = 80,
+        seed: int = 0,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
-        self.store, self.batch = TokenStore(tokens), batch
-        self.phones = read_phones(phone_times(corpus))
-        every = [clip for clip in read_manifest(corpus) if clip.split in ("train", "valid")]
-        unread = [clip for clip in every if clip.id not in self.store]
-        unfit = [clip for clip in every if clip.id in self.store and not self.phones.get(clip.id)]
-        if line := left_out(every, {"without codes": unread, "whose sound does not fit the transcript": unfit}):
-            announce(f"{corpus}: {line}")
-        clips = [clip for clip in every if clip.id in self.store and self.phones.get(clip.id)]
-        self.train = [clip for clip in clips if clip.split == "train"]
-        self.valid = [clip for clip in clips if clip.split == "valid"][:valid_clips]
-        if not self.train:
-            raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
-        self.lexicon = corpus_lexicon(corpus)
+        self.batch = batch
+        self.train, self.valid = _rows(corpus, tokens, valid_clips)
+        if own is not None:
+            theirs, heard = _rows(own, own_tokens or "", valid_clips)
+            times = own_share / max(1 - own_share, 1e-9) * len(self.train) / len(theirs)
+            self.train, self.valid = self.train + max(1, round(times)) * theirs, heard
+        self.lexicon = corpus_lexicon(*filter(None, (corpus, own)))
         self._pass: tuple[int, list[np.ndarray]] = (-1, [])
 
     def groups(self, number: int) -> list[np.ndarray]:
         """The clips of one pass, grouped by similar length, the groups shuffled."""
         if self._pass[0] != number:
             random = rng(self.seed, "pass", number)
-            length = np.array([self.store.length(clip.id) for clip in self.train])
+            length = np.array([len(row.codes) for row in self.train])
             order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
             found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
             self._pass = (number, [found[i] for i in random.permutation(len(found))])
@@ -71,9 +78,9 @@ class RecogniserDataModule(StepDataModule):
         It is as long as the longest clip of all ranks, so that frames can be dropped at random for all of them alike.
         """
         number, index = divmod(step, -(-len(self.train) // self.batch))
-        clips = [self.train[i] for i in self.groups(number)[index]]
-        share = Share.of_rank(len(clips), rank, world)
-        batch = {key: value[share.slice] for key, value in self._collate(clips).items()}
+        rows = [self.train[i] for i in self.groups(number)[index]]
+        share = Share.of_rank(len(rows), rank, world)
+        batch = {key: value[share.slice] for key, value in _collate(rows).items()}
         if not share.rows:  # a clip of another rank: here it has no phones, and counts for nothing
             batch["label_lengths"] = torch.zeros(1, dtype=torch.int64)
         return batch | {"share": share.tensor()}
@@ -81,16 +88,42 @@ class RecogniserDataModule(StepDataModule):
     def val_batches(self) -> list[RecogniserBatch]:
         """As `train_batch`, with text, a list of B strings."""
         parts = [self.valid[i : i + 16] for i in range(0, len(self.valid), 16)]
-        return [{**self._collate(part), "text": [normalise(clip.text) for clip in part]} for part in parts]
+        return [{**_collate(part), "text": [row.text for row in part]} for part in parts]
 
-    def _collate(self, clips: list[Clip]) -> RecogniserBatch:
-        codes = [torch.from_numpy(self.store[clip.id]) for clip in clips]
-        targets = [torch.tensor(labels([phone for phone, _, _ in self.phones[clip.id]])) for clip in clips]
-        return {
-            "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
-            "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
-            "label_lengths": torch.tensor([len(target) for target in targets]),
-        }
+
+class _Row(NamedTuple):
+    """What is known of a clip: codes (T,) int64, CTC labels in order, normalised text."""
+
+    codes: np.ndarray
+    labels: list[int]
+    text: str
+
+
+def _rows(corpus: str, tokens: str, valid_clips: int) -> tuple[list[_Row], list[_Row]]:
+    """The training clips of a tokenised corpus, and some for validation. DataError if there are none to train on."""
+    store, phones = TokenStore(tokens), read_phones(phone_times(corpus))
+    every = [clip for clip in read_manifest(corpus) if clip.split in ("train", "valid")]
+    unread = [clip for clip in every if clip.id not in store]
+    unfit = [clip for clip in every if clip.id in store and not phones.get(clip.id)]
+    if line := left_out(every, {"without codes": unread, "whose sound does not fit the transcript": unfit}):
+        announce(f"{corpus}: {line}")
+    rows = {"train": [], "valid": []}
+    for clip in every:
+        if clip.id in store and phones.get(clip.id):
+            said = labels([phone for phone, _, _ in phones[clip.id]])
+            rows[clip.split].append(_Row(store[clip.id], said, normalise(clip.text)))
+    if not rows["train"]:
+        raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
+    return rows["train"], rows["valid"][:valid_clips]
+
+
+def _collate(rows: list[_Row]) -> RecogniserBatch:
+    codes, targets = [torch.from_numpy(row.codes) for row in rows], [torch.tensor(row.labels) for row in rows]
+    return {
+        "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
+        "labels": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True),
+        "label_lengths": torch.tensor([len(target) for target in targets]),
+    }
 
 
 def corpus_lexicon(*corpora: str | Path) -> Lexicon:

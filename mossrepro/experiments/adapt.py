@@ -28,11 +28,17 @@ from mossrepro.utils.errors import MEASURING, DataError, require
 class AdaptGraph(StageGraph):
     """The stage graph of a size, with its tokenizer adapted to recordings."""
 
-    def adapted(self, own: Path) -> Path:
-        """The tokenizer with its recogniser, after recordings (a corpus folder); the codebook is the old one."""
-        corpus, codec = self.codec_corpus(), self.recogniser()
+    def adapted(self, own: Path, codec: bool = False) -> Path:
+        """The tokenizer after recordings (a corpus folder): its recogniser, or with `codec` its encoder too.
+
+        The codebook is the old one, so that language models which were trained on it can still be used.
+        """
+        corpus, before = self.codec_corpus(), self.recogniser()
         phone_times(own, cached=self._cached_data)
-        return self.fit("adapt", model__codec=codec, data__own=own, data__corpus=corpus)
+        if codec:
+            return self.fit("adapt_codec", model__codec=before, data__own=own, data__corpus=corpus)
+        stores = {"data__tokens": self.tokenise(corpus, self.codec()), "data__own_tokens": self.tokenise(own, before)}
+        return self.fit("adapt", model__codec=before, data__own=own, data__corpus=corpus, **stores)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -43,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     set_threads()
     check_recordings(args.corpus)
     graph, own, out = AdaptGraph(args.size, *changes_of(args)), args.corpus.absolute(), args.output
-    after = graph.adapted(own)
+    after = graph.adapted(own, args.codec)
     tokenizer = out / "tokenizer"
     SpeechCodec.from_pretrained(after).save_pretrained(tokenizer)
     found = compare(graph.recogniser(), after, own, graph.codec_corpus(), args.device)

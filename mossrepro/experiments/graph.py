@@ -45,7 +45,7 @@ STAGES = (
 # A maker's version, raised by hand when its code begins to give another result, so that old folders are not reused.
 # tests/experiments/test_makers.py fails when a maker's code changes and nobody has said which it is.
 VERSIONS = {"known": 1, "tokenizer": 1, "tokens": 3, "evaluation": 7}
-VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3) | {"recogniser": 4, "adapt": 1}
+VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3) | {"recogniser": 4, "adapt": 1, "adapt_codec": 1}
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual", "stage1", "stage2", "sft"), 3)
 _SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a size that another one may borrow
 
@@ -199,7 +199,7 @@ class StageGraph:
             flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
             run_stage("tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", self.overlay, *flags])
 
-        spec = {"codec": codec.name, "corpus": corpus.name, "version": VERSIONS["tokens"]}
+        spec = {"codec": codec.name, "corpus": content_name(corpus), "version": VERSIONS["tokens"]}
         return self.cached("tokens", "tokens", spec, build)
 
     # --- fits ---------------------------------------------------------------------------------------------------------

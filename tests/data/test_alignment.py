@@ -66,6 +66,12 @@ def test_reader_batches_hold_codes_and_phones(tmp_path):
     assert sorted(data.lexicon.words) == sorted({word for text in texts for word in text.split()})
     again = RecogniserDataModule(str(tmp_path / "corpus"), str(tmp_path / "tokens"), batch=2).train_batch(0, 0, 1)
     assert all((batch[key] == again[key]).all() for key in batch)
+    folders = {"corpus": str(tmp_path / "corpus"), "tokens": str(tmp_path / "tokens")}
+    own = {"own": str(tmp_path / "corpus"), "own_tokens": str(tmp_path / "tokens")}
+    many = RecogniserDataModule(**folders, **own, own_share=0.75)
+    assert len(many.train) == 2 + 3 * 2 and len(many.valid) == 1  # recordings are repeated until they are three in four
+    few = RecogniserDataModule(**folders, **own, own_share=0.1)
+    assert len(few.train) == 4  # but each is met
 
 
 def test_clips_that_no_error_rate_sees_are_counted(tmp_path, capsys):
