@@ -43,6 +43,7 @@ def flags(stage, corpus, script, start="smollm2"):
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
+        "style": {**later, "data.prose": script / "prose.jsonl"},
     }.get(stage, later)
     return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
 
@@ -129,6 +130,7 @@ def write_lines(folder: Path) -> Path:
     said = [line for line in lines if line.role == "assistant_speech"]
     times = {line.id: [[w, 0.3 * i, 0.3 * i + 0.3] for i, w in enumerate(line.text.split())] for line in said}
     (folder / "words.json").write_text(json.dumps(times))
+    (folder / "prose.jsonl").write_text(json.dumps(["What is moss?", "Moss is a small green plant."]) + "\n")
     texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
     mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
     return folder

@@ -50,6 +50,7 @@ STAGES = (
     "adapt",
     "adapt_codec",
     "backbone",
+    "style",
     "stage1",
     "stage2",
     "sft",
@@ -100,10 +101,13 @@ class Chain:
         tokenizer = self("script") / "tokenizer.json"
         if stage == "backbone":
             return {"data.script": self("script"), "data.tokenizer": tokenizer, "model.tokenizer": tokenizer}
-        before = {"stage1": "backbone", "stage2": "stage1", "sft": "stage2", "counterfactual": "backbone"}[stage]
+        before = {"stage2": "stage1", "sft": "stage2"}.get(stage, "backbone")
         given = {"data.script": self("script"), "data.tokenizer": tokenizer, "data.tokens": "oracle"}
         given |= {"model.init_from": self(before)}
-        return given | ({"model.code_phone_probs": self("tokens")} if stage == "stage1" else {})
+        more = {"style": {"data.prose": self("script") / "prose.jsonl"}}
+        if stage == "stage1":
+            more["stage1"] = {"model.code_phone_probs": self("tokens")}
+        return given | more.get(stage, {})
 
     def command(self, verb: str, stage: str, given: dict[str, Path | str]) -> list[str]:
         words = [verb, "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml")]

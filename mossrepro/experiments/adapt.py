@@ -56,13 +56,19 @@ def main(args: argparse.Namespace) -> int:
     for metric in found:
         metrics.record(out, metric)
     Console().print(_table(found))
-    parts = run_folder(args) / "parts.json"
+    parts = _base_run(args) / "parts.json"
     if parts.is_file():
         hearing = dict.fromkeys(("codec", "recogniser"), str(tokenizer.absolute()))
         (out / "parts.json").write_text(json.dumps(json.loads(parts.read_text()) | hearing, indent=1) + "\n")
         print(f"talk to it with `mossrepro talk --run {out} QUESTION.wav`", file=sys.stderr)
     print(tokenizer)
     return 0
+
+
+def _base_run(args: argparse.Namespace) -> Path:
+    """The run whose tokenizer is adapted: settings of the adaptation itself are none of its own."""
+    changes = [change for change in args.set or () if not change.startswith("adapt")]
+    return run_folder(argparse.Namespace(**{**vars(args), "set": changes or None}))
 
 
 def check_recordings(corpus: Path) -> None:

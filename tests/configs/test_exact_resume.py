@@ -25,7 +25,7 @@ def runs(corpus, script, backbone, tmp_path_factory):
         if kill is None and fit in whole:
             return whole[fit]
         folder = tmp_path_factory.mktemp(fit.replace(" ", "-"))
-        start = backbone if stage in ("stage1", "stage2", "sft", "counterfactual") else ""
+        start = backbone if stage in ("style", "stage1", "stage2", "sft", "counterfactual") else ""
         command = ["fit", "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml")]
         command += ["-c", str(CONFIGS / "experiment" / f"{overlay}.yaml")] if overlay else []
         command += ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(INTERVAL)]

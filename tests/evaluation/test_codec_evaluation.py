@@ -72,7 +72,14 @@ def corpora(folder) -> None:
             ("train", "assistant", "one"), ("test", "assistant", "two"), ("test", "stranger", "two"),
             ("test", "stranger", "one"), ("train", "stranger", "three"), ("valid", "stranger", "four"),
         ):  # fmt: skip
-            writer.add(f"{split}-{speaker}-{text}", np.full(1600, 0.1, np.float32), 16_000, text, speaker, split)
+            writer.add(
+                f"{split}-{speaker}-{text}",
+                0.1 * np.sin(np.arange(1600, dtype=np.float32)),
+                16_000,
+                text,
+                speaker,
+                split,
+            )
 
 
 @pytest.fixture
