@@ -245,7 +245,7 @@ def _data_make(args: argparse.Namespace) -> int:
 def _data_add(args: argparse.Namespace) -> int:
     from mossrepro.data.ingest import add_folder
 
-    add_folder(args.folder, args.output, args.transcribe, outside=args.outside)
+    add_folder(args.folder, args.output, args.transcribe, args.outside)
     return 0
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held
+from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held, read_table
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
 from mossrepro.utils.io import read_lines
@@ -136,7 +136,7 @@ class TokeniseTask(LightningModule):
     def _check_codebook(self) -> None:
         """DataError when the store holds the codes of another tokenizer."""
         path = self.store / CODEBOOK
-        if self._done and path.is_file() and not np.array_equal(np.load(path), self._codebook()):
+        if self._done and path.is_file() and not np.array_equal(read_table(path), self._codebook()):
             raise DataError(f"{self.store}: holds the codes of another tokenizer; delete it or choose another folder")
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> None:

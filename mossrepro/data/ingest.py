@@ -40,7 +40,7 @@ class _Tally:
 
 
 def add_folder(
-    folder: str | Path, target: str | Path, transcribe: bool = False, least: float = LEAST, outside: bool = False
+    folder: str | Path, target: str | Path, transcribe: bool = False, outside: bool = False, least: float = LEAST
 ) -> Path:
     """Turn a folder of recordings into a corpus in the folder `target`, which is returned.
 

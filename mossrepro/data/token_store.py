@@ -222,15 +222,19 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
     path = Path(store) / f"{name}.npy"
     if name == "code_phone_probs" and not path.is_file() and (Path(store) / "sounds.npy").is_file():
         path = Path(store) / "sounds.npy"  # a store of version 0.1
-    try:
-        # Mapped first: the header may say more than the file holds.
-        table = np.lib.format.open_memmap(path, mode="r")
-        if table.dtype.kind != "f" or table.ndim != 2 or not table.size:
-            raise ValueError(f"{table.dtype} of shape {table.shape} is no table of numbers")
-        table = torch.from_numpy(np.array(table))
-    except (OSError, ValueError, OverflowError, TypeError, SyntaxError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the folder that holds the codes") from error
+    table = torch.from_numpy(read_table(path))
     if len(table) != codes:
         raise ConfigError(f"{path}: has {len(table)} rows and does not fit a codebook of {codes} codes")
     return table
+
+
+def read_table(path: Path) -> np.ndarray:
+    """The numbers (rows, columns) in a .npy file. ConfigError names one that is missing, broken or something else."""
+    try:
+        table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
+        if table.dtype.kind != "f" or table.ndim != 2 or not table.size:
+            raise ValueError(f"{table.dtype} of shape {table.shape} is no table of numbers")
+        return np.array(table)
+    except (OSError, ValueError, OverflowError, TypeError, SyntaxError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the folder that holds the codes") from error

@@ -26,6 +26,8 @@ from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.records import read_json
 
 # Group of test voices -> the end of its facts' ids, and of their titles.
 _GROUPS = {
@@ -52,7 +54,11 @@ def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device:
 
 def codec(artifacts: RunArtifacts) -> None:
     """Word and phone errors of the recogniser on codes of random words: unseen sentences, held-out voices."""
-    size = json.loads((artifacts.parts["codec"] / "spec.json").read_text())["numbers"]["size.codec_corpus"]
+    spec = artifacts.parts["codec"] / "spec.json"
+    try:
+        size = read_json(spec)["numbers"]["size.codec_corpus"]
+    except (LookupError, TypeError) as error:
+        raise DataError(f"{spec}: does not say what the codec was trained on, no folder of `reproduce`") from error
     corpus = codec_corpus(size)
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]

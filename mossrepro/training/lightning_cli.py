@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -78,13 +78,15 @@ class MossCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Only looks whether the checkpoint is there.
+        """Only looks whether the checkpoint is there, and has it read as plain data by sharded strategies, too.
 
         LightningCLI would take the model's class and settings from its hyperparameters, over those of the command line:
         a checkpoint of somebody else could name any class.
         """
         if self.config.get("subcommand"):
-            _check_checkpoint(self.config[self.config["subcommand"]].get("ckpt_path"))
+            config = self.config[self.config["subcommand"]]
+            _check_checkpoint(config.get("ckpt_path"))
+            config["weights_only"] = True
 
     def before_instantiate_classes(self) -> None:
         """Refuses a size without its text model, and a precision in which nothing here can be trained."""
@@ -104,9 +106,12 @@ class MossCLI(LightningCLI):
             device = torch.device("cpu") if trainer["accelerator"] == "cpu" else best_device()
             trainer["precision"] = training_precision(device)
         super().instantiate_classes()
-        read_safely(self.trainer)
-        if self.subcommand:
-            self.config_init[self.subcommand]["weights_only"] = True  # for the strategies with a reader of their own
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer of the configuration, which reads checkpoints as plain data in every verb."""
+        trainer = super().instantiate_trainer(**kwargs)
+        read_safely(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Adds the output callbacks to the trainer and resumes from `output/ckpt/last.ckpt` if it exists."""

@@ -2,16 +2,19 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hostile_sounds import RATE, WAVE
 
 from mossrepro import cli
+from mossrepro.codec.tokenise import TokeniseTask
 from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, read_manifest
 from mossrepro.data.facts import read_facts
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore, TokenWriter, code_table, held
+from mossrepro.evaluation import measure
 from mossrepro.utils.errors import ConfigError, DataError
 
 GOOD = {
@@ -122,6 +125,16 @@ def test_a_table_that_is_none_is_one_line_without_its_memory(data, tmp_path):
     (tmp_path / "codebook.npy").write_bytes(data)
     with pytest.raises(ConfigError, match="codebook.npy"):
         code_table(tmp_path, "codebook", 4)
+    predicting = SimpleNamespace(store=tmp_path, _done={"a"}, _codebook=lambda: np.zeros((4, 4)))
+    with pytest.raises(ConfigError, match="codebook.npy"):
+        TokeniseTask._check_codebook(predicting)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"numbers": 3}', '{"numbers": {}}'])
+def test_a_codec_that_does_not_say_its_corpus_is_named(text, tmp_path):
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(DataError, match="spec.json"):
+        measure.codec(SimpleNamespace(parts={"codec": tmp_path}))
 
 
 @pytest.mark.parametrize(
