@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mossrepro.data import script
-from mossrepro.data.facts import FAMILIES, PRACTICE, RECALL, all_facts, answered, plain, practice_facts
+from mossrepro.data.facts import all_facts, answered, plain, practice_facts
+from mossrepro.data.families import FAMILIES, PRACTICE, RECALL
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.data import collate
@@ -296,7 +297,7 @@ def test_practice_has_its_share_of_spoken_answers(documents, grid, monkeypatch) 
     met = {kind: Counter() for kind in ("S2S", "T2S", "S2T")}
     for kind, counter in met.items():
         answer = lambda pairing, fact, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
-        monkeypatch.setattr(documents, "_answer", answer)
+        monkeypatch.setattr(documents, "answer", answer)
         for i in range(300):
             documents._dialogue(kind, rng(i, kind))
     for kind, share in (("S2S", 0.3), ("T2S", 0.5), ("S2T", 0.0)):

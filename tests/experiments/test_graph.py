@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from mossrepro import cli
-from mossrepro.data.facts import FAMILIES, Fact, all_facts
+from mossrepro.data.facts import Fact, all_facts
+from mossrepro.data.families import FAMILIES
 from mossrepro.data.script import hidden_pairs, read_script, tells
 from mossrepro.experiments import graph as chain_module
 from mossrepro.experiments.controls import ControlGraph, OracleGraph, counterfactual, measure_controls
