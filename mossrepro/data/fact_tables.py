@@ -200,9 +200,8 @@ SOUNDS = table(
 )
 
 HOMES = table(
-    "bee:hive,bird:nest,spider:web,lion:den,horse:stable,king:castle,rabbit:burrow,beaver:lodge,fish:aquarium,"
-    "snail:shell,pig:sty,bear:cave,nun:convent,monk:monastery,soldier:barracks,chicken:coop,camper:tent,"
-    "hermit crab:shell"
+    "bee:hive,bird:nest,spider:web,lion:den,horse:stable,king:castle,rabbit:burrow,beaver:lodge,snail:shell,pig:sty,"
+    "bear:cave,nun:convent,monk:monastery,soldier:barracks,chicken:coop,camper:tent,hermit crab:shell"
 )
 
 ORGANS = table(

@@ -27,7 +27,7 @@ from mossrepro.report.figures import (
     pairings,
 )
 from mossrepro.report.run_data import Row, Run, environment
-from mossrepro.report.tables import measured, number
+from mossrepro.report.tables import FAMILY_COLUMNS, FAMILY_NOTE, family_rows, measured, number
 
 matplotlib.use("Agg", force=False)
 
@@ -63,7 +63,7 @@ font-weight:600;padding:2px 8px}
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _curves, _stages, _about)
+    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _families, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
     title = f"mossrepro, {escape(run.folder.name)}"
     return (
@@ -134,6 +134,16 @@ def _claims_table(run: Run, shown: list[Row]) -> str:
             f'<td class="r small">{escape(str(row.claim.paper or ""))}</td></tr>'
         )
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _families(run: Run) -> str:
+    found = family_rows(run)
+    if not found:
+        return ""
+    head = "".join(f"<th{' class=r' * (i > 0)}>{name}</th>" for i, name in enumerate(FAMILY_COLUMNS))
+    rows = (f"<td>{escape(family)}</td>" + "".join(f"<td class=r>{n}</td>" for n in rest) for family, *rest in found)
+    table = f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+    return f"<h2>By family</h2><div class=card>{table}<p class=small>{FAMILY_NOTE}</p></div>"
 
 
 def _gauge(row: Row, size: str) -> str:
