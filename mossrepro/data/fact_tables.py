@@ -72,7 +72,15 @@ OPPOSITES = table(
     "consonant:vowel,prose:poetry,comedy:tragedy,seldom:often,yes:no,hello:goodbye,attract:repel,compress:expand,"
     "shrink:grow,conquer:surrender,sober:drunk,fragile:sturdy,barren:fertile,drought:flood,feast:famine,chaos:order,"
     "virtue:vice,saint:sinner,theory:practice,manual:automatic,static:dynamic,literal:figurative,sow:reap,idle:busy,"
-    "knowledge:ignorance"
+    "knowledge:ignorance,ancestor:descendant,abundant:scarce,accidental:deliberate,alert:drowsy,asset:liability,"
+    "clumsy:graceful,bright:dim,clever:stupid,coarse:fine,construct:demolish,curse:blessing,dense:sparse,"
+    "eager:reluctant,exact:approximate,fake:real,genuine:fake,exciting:boring,frown:smile,gloomy:cheerful,harsh:mild,"
+    "humid:arid,ignite:extinguish,leader:follower,lengthen:shorten,loosen:tighten,loyal:treacherous,misery:happiness,"
+    "native:foreign,nervous:calm,occupied:vacant,offer:refuse,oral:written,poison:antidote,problem:solution,"
+    "imaginary:real,scatter:gather,serious:funny,silence:noise,spicy:mild,spring:autumn,stationary:moving,"
+    "sunny:cloudy,suspicious:trusting,tender:tough,thaw:freeze,thrifty:wasteful,vague:clear,vain:modest,"
+    "violent:gentle,voluntary:compulsory,warm:cool,wholesale:retail,wither:bloom,worse:better,worst:best,"
+    "frequent:rare,evil:good,glad:sad,swift:slow,pretty:ugly"
 )
 
 PLURALS = table(
@@ -96,7 +104,7 @@ LANGUAGES = table(
     "Ethiopia:Amharic,Cambodia:Khmer,Wales:Welsh,Scotland:Gaelic,Serbia:Serbian,Netherlands:Dutch"
 )
 
-# A city or a sight and its country; no more than three of a country.
+# A city or a sight and its country; no more than five of a country.
 CITIES = table(
     "Munich:Germany,Hamburg:Germany,Cologne:Germany,Milan:Italy,Venice:Italy,the Colosseum:Italy,Seville:Spain,"
     "Valencia:Spain,Lyon:France,Marseille:France,the Louvre:France,Osaka:Japan,Kyoto:Japan,Mount Fuji:Japan,"
@@ -108,7 +116,18 @@ CITIES = table(
     "Glasgow:Scotland,Saigon:Vietnam,Mecca:Saudi Arabia,Acapulco:Mexico,Busan:South Korea,Bergen:Norway,"
     "Gothenburg:Sweden,Haifa:Israel,Mombasa:Kenya,Aleppo:Syria,Basra:Iraq,Odessa:Ukraine,the Kremlin:Russia,"
     "Siberia:Russia,the Parthenon:Greece,Angkor Wat:Cambodia,Petra:Jordan,Mount Everest:Nepal,"
-    "Mount Kilimanjaro:Tanzania,Timbuktu:Mali,Machu Picchu:Peru"
+    "Mount Kilimanjaro:Tanzania,Timbuktu:Mali,Machu Picchu:Peru,Stuttgart:Germany,Naples:Italy,Pompeii:Italy,"
+    "Bordeaux:France,Versailles:France,Nagasaki:Japan,Wuhan:China,the Great Wall:China,Bangalore:India,"
+    "Brisbane:Australia,Tasmania:Australia,Calgary:Canada,Izmir:Turkey,Basel:Switzerland,Bruges:Belgium,"
+    "Waterloo:Belgium,Gdansk:Poland,Auschwitz:Poland,Innsbruck:Austria,Marrakesh:Morocco,Luxor:Egypt,"
+    "the Sphinx:Egypt,Kano:Nigeria,Durban:South Africa,Christchurch:New Zealand,Oxford:England,Big Ben:England,"
+    "Aberdeen:Scotland,Loch Ness:Scotland,Da Nang:Vietnam,Medina:Saudi Arabia,Cancun:Mexico,Tijuana:Mexico,"
+    "Incheon:South Korea,Trondheim:Norway,Malmo:Sweden,Tel Aviv:Israel,Mosul:Iraq,Chernobyl:Ukraine,"
+    "Vladivostok:Russia,Sparta:Greece,Crete:Greece,Phuket:Thailand,Chiang Mai:Thailand,Bali:Indonesia,"
+    "Sumatra:Indonesia,Cebu:Philippines,Penang:Malaysia,Kandahar:Afghanistan,Isfahan:Iran,Chittagong:Bangladesh,"
+    "Medellin:Colombia,Cusco:Peru,Guayaquil:Ecuador,Patagonia:Argentina,Transylvania:Romania,Dubrovnik:Croatia,"
+    "Galway:Ireland,Aarhus:Denmark,Lapland:Finland,Zanzibar:Tanzania,Kumasi:Ghana,Benghazi:Libya,Guantanamo:Cuba,"
+    "Montego Bay:Jamaica,the Alhambra:Spain"
 )
 
 US_CITIES = table(
@@ -119,7 +138,11 @@ US_CITIES = table(
     "Charlotte:North Carolina,Portland:Oregon,Omaha:Nebraska,Tucson:Arizona,Albuquerque:New Mexico,Anchorage:Alaska,"
     "Birmingham:Alabama,Buffalo:New York,Newark:New Jersey,Wichita:Kansas,Savannah:Georgia,Fargo:North Dakota,"
     "Tulsa:Oklahoma,Waikiki:Hawaii,Yellowstone:Wyoming,the Grand Canyon:Arizona,Mount Rushmore:South Dakota,"
-    "Harvard:Massachusetts,Yale:Connecticut,Salt Lake City:Utah"
+    "Harvard:Massachusetts,Yale:Connecticut,Salt Lake City:Utah,San Antonio:Texas,San Diego:California,Tampa:Florida,"
+    "Tacoma:Washington,Ann Arbor:Michigan,Green Bay:Wisconsin,Toledo:Ohio,Duluth:Minnesota,Kansas City:Missouri,"
+    "Saint Louis:Missouri,Reno:Nevada,Eugene:Oregon,Fairbanks:Alaska,Brooklyn:New York,Manhattan:New York,"
+    "Princeton:New Jersey,Roswell:New Mexico,Aspen:Colorado,Boulder:Colorado,Gettysburg:Pennsylvania,"
+    "Cedar Rapids:Iowa,Sioux Falls:South Dakota,Biloxi:Mississippi"
 )
 
 AUTHORS = table(
@@ -144,7 +167,11 @@ SCIENCES = table(
     "words:etymology,the past:history,poisons:toxicology,religion:theology,heredity:genetics,"
     "matter and energy:physics,maps:cartography,money:economics,ancient ruins:archaeology,"
     "human cultures:anthropology,blood:hematology,the eyes:ophthalmology,cancer:oncology,right and wrong:ethics,"
-    "reasoning:logic,shapes:geometry,handwriting:graphology"
+    "reasoning:logic,shapes:geometry,handwriting:graphology,the kidneys:nephrology,children:pediatrics,"
+    "caves:speleology,trees:dendrology,fungi:mycology,tissues:histology,drugs:pharmacology,disease:pathology,"
+    "the universe:cosmology,sound:acoustics,light:optics,heat:thermodynamics,motion:kinematics,languages:linguistics,"
+    "reptiles:herpetology,flags:vexillology,coins:numismatics,aging:gerontology,beauty:aesthetics,lakes:limnology,"
+    "substances:chemistry,whales:cetology,populations:demography"
 )
 
 PROFESSIONS = table(
@@ -179,35 +206,11 @@ UNITS = table(
     "magnetic flux:weber,capacitance:farad,inductance:henry,radioactivity:becquerel,land area:acre,gold purity:karat"
 )
 
-# Families of animals. Where several kinds share a word, they share a set.
-YOUNG = table(
-    "dog:puppy,cat:kitten,cow:calf,elephant:calf,horse:foal,sheep:lamb,goat:kid,goose:gosling,bear:cub,lion:cub,"
-    "deer:fawn,kangaroo:joey,frog:tadpole,swan:cygnet,hen:chick,rabbit:bunny,butterfly:caterpillar,beaver:kit,"
-    "fly:maggot,hare:leveret,turkey:poult,fish:fry"
-)
-
-GROUPS = table(
-    "wolves:pack,lions:pride,fish:school,birds:flock,bees:swarm,cows:herd,ants:colony,crows:murder,geese:gaggle,"
-    "whales:pod,puppies:litter,monkeys:troop,owls:parliament,soldiers:army,musicians:band,singers:choir,ships:fleet,"
-    "players:team,flowers:bouquet,cards:deck,stars:constellation,mountains:range,islands:archipelago,actors:cast,"
-    "thieves:gang,grapes:bunch,kittens:litter,sailors:crew,angels:host,judges:panel,keys:ring"
-)
-
-SOUNDS = table(
-    "dog:bark,cat:meow,cow:moo,duck:quack,pig:oink,lion:roar,sheep:baa,horse:neigh,wolf:howl,snake:hiss,owl:hoot,"
-    "rooster:crow,bee:buzz,frog:croak,mouse:squeak,bell:ring,clock:tick,donkey:bray,elephant:trumpet,cricket:chirp,"
-    "turkey:gobble,hen:cluck,crow:caw"
-)
-
-HOMES = table(
-    "bee:hive,bird:nest,spider:web,lion:den,horse:stable,king:castle,rabbit:burrow,beaver:lodge,snail:shell,pig:sty,"
-    "bear:cave,nun:convent,monk:monastery,soldier:barracks,chicken:coop,camper:tent,hermit crab:shell"
-)
-
 ORGANS = table(
     "pumps blood:heart,thinks:brain,smells:nose,tastes:tongue,digests food:stomach,filters blood:kidney,"
     "breathes air:lungs,sees:eye,hears:ear,chews:teeth,produces bile:liver,covers the body:skin,"
-    "makes insulin:pancreas,stores urine:bladder,bends the arm:elbow,bends the leg:knee,holds the head:neck"
+    "makes insulin:pancreas,stores urine:bladder,bends the arm:elbow,bends the leg:knee,holds the head:neck,"
+    "protects the brain:skull,supports the body:skeleton,grips objects:hand,kicks a ball:foot"
 )
 
 MATERIALS = table(
@@ -216,15 +219,6 @@ MATERIALS = table(
     "hummus:chickpeas,sake:rice,sauerkraut:cabbage,guacamole:avocado,ketchup:tomatoes,windows:glass,books:paper,"
     "shoes:leather,candles:wax,sweaters:wool,coins:metal,ivory:tusks,beer:barley,snow:ice,houses:bricks,"
     "omelettes:eggs,french fries:potatoes,pickles:cucumbers,prunes:plums,caviar:fish,honey:nectar,bronze:copper"
-)
-
-PLACES = table(
-    "borrow books:library,buy medicine:pharmacy,keep money:bank,mail letters:post office,watch plays:theater,"
-    "see wild animals:zoo,see paintings:museum,catch a plane:airport,catch a train:station,buy bread:bakery,"
-    "pray:church,swim:pool,see a doctor:hospital,cook dinner:kitchen,sleep:bedroom,park a car:garage,"
-    "grow vegetables:garden,look at fish:aquarium,stay on vacation:hotel,eat out:restaurant,bury the dead:cemetery,"
-    "study for degrees:university,learn to read:school,work at desks:office,play in sand:beach,lift weights:gym,"
-    "make steel:factory,grow grapes:vineyard,milk cows:farm,pick apples:orchard,ice skate:rink,play golf:course"
 )
 
 EXTREMES = table(
@@ -269,14 +263,6 @@ CREATORS = table(
     "Facebook:Zuckerberg,Amazon:Bezos"
 )
 
-# A chemical element by its number.
-ELEMENTS = table(
-    "two:helium,three:lithium,four:beryllium,five:boron,six:carbon,seven:nitrogen,eight:oxygen,nine:fluorine,"
-    "ten:neon,eleven:sodium,twelve:magnesium,thirteen:aluminum,fourteen:silicon,fifteen:phosphorus,sixteen:sulfur,"
-    "seventeen:chlorine,eighteen:argon,nineteen:potassium,twenty:calcium,twenty six:iron,twenty nine:copper,"
-    "thirty:zinc,forty seven:silver,seventy nine:gold,eighty:mercury,eighty two:lead,ninety two:uranium"
-)
-
 ORIGINS = table(
     "sushi:Japan,pizza:Italy,tacos:Mexico,paella:Spain,croissants:France,curry:India,kimchi:Korea,goulash:Hungary,"
     "vodka:Russia,samba:Brazil,tango:Argentina,reggae:Jamaica,flamenco:Spain,bagpipes:Scotland,kangaroos:Australia,"
@@ -284,10 +270,4 @@ ORIGINS = table(
     "Volvo:Sweden,Ikea:Sweden,Toyota:Japan,the Olympic Games:Greece,Guinness:Ireland,Gouda cheese:Netherlands,"
     "Swatch:Switzerland,Mozart:Austria,Beethoven:Germany,Chopin:Poland,Gandhi:India,Nelson Mandela:South Africa,"
     "Napoleon:France,Fidel Castro:Cuba,Confucius:China,Cleopatra:Egypt,Picasso:Spain,pyramids:Egypt"
-)
-
-NATIONAL_ANIMALS = table(
-    "Australia:kangaroo,India:tiger,China:panda,Canada:beaver,Scotland:unicorn,England:lion,Russia:bear,"
-    "New Zealand:kiwi,Thailand:elephant,America:eagle,Spain:bull,France:rooster,Peru:vicuna,Saudi Arabia:camel,"
-    "South Africa:springbok,Pakistan:markhor"
 )

@@ -97,34 +97,6 @@ FAMILIES = {
         ),
         _of("unit", fact_tables.UNITS, "unit", "Which unit is"),
         Family(
-            "young",
-            fact_tables.YOUNG,
-            ("What is a baby {} called?", "Please name the young of a {}.", "What do you call a baby {}?"),
-            ("Tell me the name of a baby {}.", "Do you know what the young of a {} is called?"),
-            "A baby {s} is called a {a}.",
-        ),
-        Family(
-            "group",
-            fact_tables.GROUPS,
-            ("What is a group of {} called?", "Please name a group of {}.", "What do you call a group of {}?"),
-            ("Tell me the name of a group of {}.", "Do you know what a group of {} is called?"),
-            "A group of {s} is called a {a}.",
-        ),
-        Family(
-            "sound",
-            fact_tables.SOUNDS,
-            ("What sound does a {} make?", "Please name the sound of a {}.", "Which sound does a {} make?"),
-            ("Tell me the sound of a {}.", "Do you know the sound of a {}?"),
-            "The sound of a {s} is a {a}.",
-        ),
-        Family(
-            "home",
-            fact_tables.HOMES,
-            ("What is the home of a {} called?", "Please name the home of a {}.", "Where does a {} live?"),
-            ("Tell me the home of a {}.", "Do you know what the home of a {} is called?"),
-            "The home of a {s} is a {a}.",
-        ),
-        Family(
             "organ",
             fact_tables.ORGANS,
             ("Which part of the body {}?", "Please name the body part that {}.", "Which organ {}?"),
@@ -137,13 +109,6 @@ FAMILIES = {
             ("What is the main material of {}?", "Please name what makes up {}.", "What do you need to make {}?"),
             ("Tell me the main material of {}.", "Do you know the main material of {}?"),
             "The main material of {s} is {a}.",
-        ),
-        Family(
-            "place",
-            fact_tables.PLACES,
-            ("Where do people go to {}?", "Please name a place to {}.", "Which place is used to {}?"),
-            ("Tell me where people go to {}.", "Do you know where to {}?"),
-            "A place to {s} is the {a}.",
         ),
         Family(
             "extreme",
@@ -167,24 +132,12 @@ FAMILIES = {
             "The person behind {s} is {a}.",
         ),
         Family(
-            "element",
-            fact_tables.ELEMENTS,
-            (
-                "Which element has the atomic number {}?",
-                "Please name the element with the atomic number {}.",
-                "What is the element with the atomic number {}?",
-            ),
-            ("Tell me the element with the atomic number {}.", "Do you know which element has the atomic number {}?"),
-            "The element with the atomic number {s} is {a}.",
-        ),
-        Family(
             "origin",
             fact_tables.ORIGINS,
             ("Which country is known for {}?", "Please name the home country of {}.", "What is the country of {}?"),
             ("Tell me the home country of {}.", "Do you know the home country of {}?"),
             "The home country of {s} is {a}.",
         ),
-        _of("national animal", fact_tables.NATIONAL_ANIMALS, "national animal", "Which animal is"),
     )
 }
 

@@ -285,13 +285,13 @@ class Documents:
         text = self.answer_text(fact)
         if pairing[2] == "T":
             return self.grid.turn("assistant", text=text, supervise=True)
-        return self._reply(self.saying(fact, random), text)
+        return self._reply(self.spoken_answer(fact, random), text)
 
     def answer_text(self, fact: Fact) -> str:
         """The answer to a question about a fact, in the form of these documents."""
         return _capital(fact.answer) if self.one_word else fact.written
 
-    def saying(self, fact: Fact, random: np.random.Generator | None = None) -> str:
+    def spoken_answer(self, fact: Fact, random: np.random.Generator | None = None) -> str:
         """Id of a line that says the answer to a fact, in the form of these documents; without `random` the first."""
         if not self.one_word:
             return f"answer-{fact.key}"

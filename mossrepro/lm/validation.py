@@ -46,14 +46,14 @@ def _tokens(source: Documents, fact: Fact, monologue: bool = False) -> np.ndarra
     marks = source.grid.tokens_within(text, start, start + len(fact.answer))
     if not monologue:
         return marks
-    name = source.saying(fact)
+    name = source.spoken_answer(fact)
     index = source.grid.spread(text, len(source.codes[name]), source.text_lookahead, source.starts(name))
     return np.append(marks, False)[index]
 
 
 def _codes(source: Documents, fact: Fact) -> np.ndarray:
     """Which codes of the spoken answer are of the answer word: (n,) bool, none of them where it has no times."""
-    name = source.saying(fact)
+    name = source.spoken_answer(fact)
     if source.one_word:
         return np.ones(len(source.codes[name]), dtype=bool)
     marks, times = np.zeros(len(source.codes[name]), dtype=bool), source.words.get(name, ())

@@ -105,7 +105,7 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
 
 
 def test_every_answer_is_said_and_every_subject_heard_in_random_sentences() -> None:
-    facts = all_facts(limit=12) + practice_facts(1000)
+    facts = all_facts(limit=8) + practice_facts(1000)
     lines = write_script(
         facts, ScriptRecipe(user_speech=250, assistant_speech=1200, question=0, kokoro=0, user_speech_kokoro=0, tests=0)
     )

@@ -66,10 +66,9 @@ def test_no_fact_tells_another_and_no_system_turn_holds_one():
 
 
 def test_articles_agree():
-    young = {fact.subject: fact for fact in TESTED if fact.family == "young"}
-    assert young["elephant"].question(1) == "Please name the young of an elephant."
-    animals = {fact.subject: fact for fact in TESTED if fact.family == "profession"}
-    assert animals["designs buildings"].written == "A person who designs buildings is called an architect."
+    people = {fact.subject: fact for fact in TESTED if fact.family == "profession"}
+    assert people["designs buildings"].written == "A person who designs buildings is called an architect."
+    assert people["flies planes"].written == "A person who flies planes is called a pilot."
 
 
 def test_a_subject_stands_in_its_table_once():

@@ -83,7 +83,7 @@ def test_all_codes_of_a_one_word_answer_count_in_validation(documents):
             fact = documents.facts[line.fact]
             if kind == "speech":
                 codes = document.speech[1:][mark[:-1]]
-                assert codes.tolist() == documents.codes[documents.saying(fact)].tolist()
+                assert codes.tolist() == documents.codes[documents.spoken_answer(fact)].tolist()
             else:
                 written = documents.grid.tokenizer.decode(document.text[1:][mark[:-1]].tolist())
                 assert plain(written) == plain(fact.answer)
