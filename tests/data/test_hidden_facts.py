@@ -14,28 +14,27 @@ from mossrepro.utils.random import rng
 
 KINDS = tuple(kind for kind in CONVERSATIONS if kind != "facts") + ("speech", "interleaved", "prose")
 PROSE = [("What is a dog?", "A dog is an animal."), ("Where is Rome?", "It is in Italy.")]
+SYSTEM = "Say one short sentence. Answer in one short sentence. Say one word. Answer with one word. Repeat: "
 
 
 @pytest.fixture(scope="module")
 def script():
-    """Facts, lines and codes that name their line: all codes of line i are i."""
-    facts = all_facts(limit=40) + practice_facts(40)
-    recipe = ScriptRecipe(user_speech=300, assistant_speech=1500, false_statement=60, question=1, kokoro=0,
+    """Facts, lines and a tokenizer; few facts, so that long documents would often tell one."""
+    facts = all_facts(limit=6) + practice_facts(6)
+    recipe = ScriptRecipe(user_speech=200, assistant_speech=600, false_statement=60, question=1, kokoro=0,
                           user_speech_kokoro=0, tests=1)  # fmt: skip
     lines = write_script(facts, recipe)
     texts = [line.text for line in lines] + [f"{SYSTEM} {text}" for pair in PROSE for text in pair]
     return facts, lines, mini_tokenizer(texts, 2000)
 
 
-SYSTEM = "Say one short sentence. Answer in one short sentence. Say one word. Answer with one word. Repeat: "
-
-
-def documents_of(script, form: str, **settings) -> Documents:
+def documents_of(script, form: str) -> Documents:
+    """Documents of many exchanges, with codes that name their line: all codes of line i are i."""
     facts, lines, tokenizer = script
     codes = {line.id: np.full(6, i) for i, line in enumerate(lines)}
     times = {line.id: [(w, 0.1 * i, 0.1 * i + 0.1) for i, w in enumerate(line.text.split())] for line in lines}
     grid = Grid(tokenizer, len(lines), form)
-    return Documents(grid, lines, codes, facts, times, max_conversation_len=250, prose=PROSE, **settings)
+    return Documents(grid, lines, codes, facts, times, max_conversation_len=500, prose=PROSE)
 
 
 def content(documents: Documents, lines, document) -> str:
@@ -52,7 +51,7 @@ def test_no_document_tells_a_hidden_fact(script, form):
     documents = documents_of(script, form)
     for kind in KINDS:
         hidden = hidden_pairs(facts, "CV" if kind in WRITTEN else "BCV")
-        for i in range(12):
+        for i in range(8):
             text = content(documents, lines, documents.draw(kind, rng(i, kind, form)))
             assert not tells(hidden, [text]), f"{kind}: {text}"
 
