@@ -304,7 +304,7 @@ def test_an_echo_is_one_sentence_in_two_voices(documents, lines, grid) -> None:
 def test_practice_has_its_share_of_spoken_answers(documents, grid, monkeypatch) -> None:
     met = {kind: Counter() for kind in ("S2S", "T2S", "S2T")}
     for kind, counter in met.items():
-        answer = lambda pairing, fact, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
+        answer = lambda pairing, fact, random, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
         monkeypatch.setattr(documents, "answer", answer)
         for i in range(300):
             documents._dialogue(kind, rng(i, kind))
