@@ -24,7 +24,7 @@ def small_model(**changes) -> LayerSplitLM:
 
 
 def write_script_folder(folder):
-    facts = all_facts()
+    facts = all_facts(families=4)
     lines = write_script(
         facts,
         ScriptRecipe(

@@ -10,135 +10,21 @@ measurable:
 With the 80-odd answers of A alone, the speech half memorises them; practice on hundreds of other facts is to teach it
 to say what the text half knows.
 
-Facts of a family that share a word (hot/cold, cold/hot; start/stop, begin/stop) are always in the same set.
+Facts of a family that share a word (hot/cold, cold/hot; start/stop, begin/stop) are always in the same set. The sets
+are dealt before any model is asked, and then all limited alike to what it knows (`StageGraph.known`): which set a fact
+is in says nothing about how well it is known.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mossrepro.data import fact_tables
+from mossrepro.data.families import FAMILIES, PRACTICE, RECALL, Family
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 from mossrepro.utils.records import misfit, read_json, short
 
-SHARES = {"A": 0.58, "B": 0.08, "V": 0.08, "C": 0.26}
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of fact: `asked` are the phrasings trained on, `unseen` those of the tests; {} is the subject."""
-
-    name: str
-    table: dict[str, str]
-    asked: tuple[str, ...]
-    unseen: tuple[str, ...]
-    written: str  # the answer, written or said; {s} subject, {a} answer
-
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family(
-            "capital",
-            fact_tables.CAPITALS,
-            ("What is the capital of {}?", "Please name the capital of {}.", "Which city is the capital of {}?"),
-            ("Tell me the capital of {}.", "Do you know the capital of {}?"),
-            "The capital of {s} is {a}.",
-        ),
-        Family(
-            "opposite",
-            fact_tables.OPPOSITES,
-            ("What is the opposite of {}?", "Please name the opposite of {}.", "Which word is the opposite of {}?"),
-            ("Tell me the opposite of {}.", "Do you know the opposite of {}?"),
-            "The opposite of {s} is {a}.",
-        ),
-        Family(
-            "plural",
-            fact_tables.PLURALS,
-            ("What is the plural of {}?", "Please name the plural of {}.", "Which word is the plural of {}?"),
-            ("Tell me the plural of {}.", "Do you know the plural of {}?"),
-            "The plural of {s} is {a}.",
-        ),
-        Family(
-            "language",
-            fact_tables.LANGUAGES,
-            ("What language is spoken in {}?", "Please name the language of {}.", "Which language is spoken in {}?"),
-            ("Tell me the language of {}.", "Do you know the language of {}?"),
-            "The language of {s} is {a}.",
-        ),
-    )
-}
-
-
-def _more(name: str, table: dict[str, str]) -> Family:
-    """A practice family: the questions of a tested family about other subjects."""
-    return replace(FAMILIES[name], name=f"more {name}s", table=table, unseen=())
-
-
-PRACTICE = {
-    family.name: family
-    for family in (
-        Family(
-            "past",
-            fact_tables.PAST_TENSES,
-            ("What is the past tense of {}?", "Please name the past tense of {}.", "Which is the past tense of {}?"),
-            (),
-            "The past tense of {s} is {a}.",
-        ),
-        Family(
-            "comparative",
-            fact_tables.COMPARATIVES,
-            ("What is the comparative of {}?", "Please name the comparative of {}.", "What is more than {}?"),
-            (),
-            "The comparative of {s} is {a}.",
-        ),
-        _more("plural", fact_tables.MORE_PLURALS),
-        Family(
-            "participle",
-            fact_tables.PARTICIPLES,
-            ("What is the participle of {}?", "Please name the participle of {}.", "What is the ing form of {}?"),
-            (),
-            "The participle of {s} is {a}.",
-        ),
-        Family(
-            "follower",
-            fact_tables.FOLLOWERS,
-            ("What comes after {}?", "Please name what comes after {}.", "Which word comes after {}?"),
-            (),
-            "After {s} comes {a}.",
-        ),
-        _more("capital", fact_tables.MORE_CAPITALS),
-        _more("opposite", fact_tables.MORE_OPPOSITES),
-        _more("language", fact_tables.MORE_LANGUAGES),
-        Family(
-            "kind",
-            fact_tables.KINDS,
-            ("What kind of thing is {}?", "Please name the kind of thing of {}.", "What does the word {} mean?"),
-            (),
-            "The word {s} means a kind of {a}.",
-        ),
-        Family(
-            "currency",
-            fact_tables.CURRENCIES,
-            ("What is the currency of {}?", "Please name the currency of {}.", "Which is the currency of {}?"),
-            (),
-            "The currency of {s} is the {a}.",
-        ),
-        Family(
-            "continent",
-            fact_tables.CONTINENTS,
-            ("What is the continent of {}?", "Please name the continent of {}.", "On which continent is {}?"),
-            (),
-            "The continent of {s} is {a}.",
-        ),
-    )
-}
-
-
-RECALL = ("more capitals", "more opposites", "more languages", "kind", "currency", "continent")  # of PRACTICE
+SHARES = {"A": 0.46, "B": 0.08, "V": 0.12, "C": 0.34}
 
 
 class Fact(NamedTuple):
@@ -154,8 +40,8 @@ class Fact(NamedTuple):
         return f"{self.family}-{self.subject}".lower().replace(" ", "_")
 
     def question(self, phrasing: int, unseen: bool = False) -> str:
-        family = _family(self.family)
-        return (family.unseen if unseen else family.asked)[phrasing].format(self.subject)
+        family = family_of(self)
+        return _articles((family.unseen if unseen else family.asked)[phrasing].format(self.subject))
 
     @property
     def written(self) -> str:
@@ -164,11 +50,17 @@ class Fact(NamedTuple):
         The subject is repeated before the answer, as a text LLM writes it. That helps a small model: with "Paris is the
         answer." it had to know the answer at its first word, and did not (docs/LOG.md).
         """
-        return _family(self.family).written.format(s=self.subject, a=self.answer)
+        return _articles(family_of(self).written.format(s=self.subject, a=self.answer))
 
 
-def _family(name: str) -> Family:
-    return FAMILIES[name] if name in FAMILIES else PRACTICE[name]
+def family_of(fact: Fact) -> Family:
+    """The family of a fact, tested or for practice."""
+    return FAMILIES[fact.family] if fact.family in FAMILIES else PRACTICE[fact.family]
+
+
+def _articles(text: str) -> str:
+    """Turn the article a before a vowel into an."""
+    return re.sub(r"\b([aA]) (?=[aeio]|u(?!ni))", r"\1n ", text)
 
 
 def answered(fact: Fact, reply: str) -> bool:
@@ -181,15 +73,19 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9' ]+", " ", text.lower()).split())
 
 
-def all_facts(seed: int = 0, keep: Iterable[tuple[str, str]] | None = None) -> list[Fact]:
-    """Every fact with its set; `keep` (family, subject) first limits them to those a backbone knows.
+def all_facts(seed: int = 0, limit: int = 0, families: int = 0) -> list[Fact]:
+    """Every tested fact with its set, whatever a model knows of it.
 
     Facts that share a word are assigned as a group, family by family, so that every set holds every family.
+
+    Args:
+        seed: of the deal.
+        limit: take the first so many facts of every family; 0 for all.
+        families: take the first so many of FAMILIES; 0 for all.
     """
-    kept = None if keep is None else set(keep)
     facts = []
-    for family in FAMILIES.values():
-        pairs = {s: a for s, a in family.table.items() if kept is None or (family.name, s) in kept}
+    for family in list(FAMILIES.values())[: families or None]:
+        pairs = dict(list(family.table.items())[: limit or None])
         groups = _groups(pairs)
         generator = rng(seed, "facts", family.name)
         order = generator.permutation(len(groups))

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.facts import FAMILIES, Fact, plain
+from mossrepro.data.facts import Fact, plain
+from mossrepro.data.families import FAMILIES
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, in_processes, progress, synthesise
 from mossrepro.speech import roster, voices
@@ -177,7 +178,8 @@ def _sentences(facts: list[Fact], recipe: ScriptRecipe, seed: int, role: str, ag
     can learn to repeat.
     """
     frequent = vocabulary()[: recipe.words]
-    phrasings = [text for family in FAMILIES.values() for text in family.asked + family.unseen]
+    families = [FAMILIES[name] for name in sorted({fact.family for fact in facts} & set(FAMILIES))]
+    phrasings = [text for family in families for text in family.asked + family.unseen]
     asked = {word for text in phrasings for word in plain(text).split()}
     words = [*frequent, *sorted(asked - set(frequent))]
     special, hidden = _special(facts, role), hidden_pairs(facts)
@@ -216,9 +218,12 @@ def _special(facts: list[Fact], role: str) -> list[str]:
     return sorted(often) * _OFTEN + sorted({fact.answer for fact in facts} - often)
 
 
-def hidden_pairs(facts: list[Fact]) -> list[tuple[str, str]]:
-    """(subject, answer) of every fact that training speech must not reveal, unless one contains the other (sheep)."""
-    pairs = [(f" {plain(fact.subject)} ", f" {plain(fact.answer)} ") for fact in facts if fact.set in "BVC"]
+def hidden_pairs(facts: list[Fact], sets: str = "BVC") -> list[tuple[str, str]]:
+    """(subject, answer) of every fact that training must not reveal, unless one contains the other (sheep).
+
+    `sets`: those of the facts. Speech reveals none of B, V and C; text may reveal B.
+    """
+    pairs = [(f" {plain(fact.subject)} ", f" {plain(fact.answer)} ") for fact in facts if fact.set in sets]
     return [(s, a) for s, a in pairs if s not in a and a not in s]
 
 

@@ -14,7 +14,8 @@ from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import phone_times, read_phones
 from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import load_clip, read_manifest
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import Fact, family_of
+from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions, has_text_guidance
 from mossrepro.evaluation.spoken_qa import Asked, said
@@ -133,23 +134,26 @@ def _judge_deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
 
 
 def language_model(artifacts: RunArtifacts) -> None:
-    """The four pairings on A, B, V, C after SFT, and the share of all replies that did not end."""
+    """The four pairings on A, B, V, C after SFT, and the share of all replies that did not end.
+
+    Sounds go to wav/, answers by family to families.json.
+    """
     model, tokenizer = checkpoint.from_pretrained(artifacts.parts["sft"])
     model = prepare_for_inference(model, artifacts.device)
     grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
-    index, cut = [], defaultdict(list)
+    index, families, cut = [], [], defaultdict(list)
     for name in "ABVC":
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
-        baseline = spoken_qa.chance(lines, artifacts.known)
-        artifacts.record(
-            metrics.Metric(f"chance_{name.lower()}", f"chance on {name}", 100 * baseline, "%", n=len(lines))
-        )
+        baselines = _chances(artifacts, name, lines)
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
             asked = ask_questions(artifacts, model, grid, lines, pairing, text_guidance)
-            artifacts.record(spoken_qa.score(name, pairing, asked))
             cut[pairing] += [not one.reply.ended for one in asked]
-            if pairing != "T2T":
-                artifacts.record(spoken_qa.gain(name, pairing, asked, baseline))
+            families += spoken_qa.by_family(name, pairing, asked)
+            for part, baseline in baselines.items():
+                some = spoken_qa.without_stems(asked) if part else asked
+                artifacts.record(spoken_qa.score(name, pairing, some, part))
+                if pairing != "T2T":
+                    artifacts.record(spoken_qa.gain(name, pairing, some, baseline, part))
             if pairing in ("S2T", "S2S"):
                 for group, some in spoken_qa.by_group(asked).items():
                     artifacts.record(spoken_qa.score(name, pairing, some, group))
@@ -162,6 +166,19 @@ def language_model(artifacts: RunArtifacts) -> None:
         title = f"{spoken_qa.HEADLINE[pairing]}: replies cut off before their end"
         artifacts.share(f"{pairing.lower()}_cut", title, hits)
     (artifacts.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (artifacts.out / "families.json").write_text(json.dumps(families, indent=1) + "\n")
+
+
+def _chances(artifacts: RunArtifacts, name: str, lines: list[Line]) -> dict[str, float]:
+    """Part of a set ("": the whole) -> chance on it, which is recorded; NO_STEMS is left out where it is empty."""
+    kept = [line for line in lines if not family_of(artifacts.known[line.fact]).stem]
+    parts = {"": lines} | ({spoken_qa.NO_STEMS: kept} if kept else {})
+    chances = {part: spoken_qa.chance(some, artifacts.known) for part, some in parts.items()}
+    for part, value in chances.items():
+        id = "_".join(filter(None, ("chance", name.lower(), part)))
+        title = f"chance on {name}{', stem families left out' if part else ''}"
+        artifacts.record(metrics.Metric(id, title, 100 * value, "%", n=len(parts[part])))
+    return chances
 
 
 def _keep_sound(artifacts: RunArtifacts, one: Asked) -> dict:

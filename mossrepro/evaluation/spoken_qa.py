@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mossrepro.data.facts import Fact, answered
+from mossrepro.data.facts import Fact, answered, family_of
 from mossrepro.data.script import Line
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.documents import question_prompt
@@ -21,6 +21,8 @@ from mossrepro.utils.random import rng
 BATCH = 32
 ROWS = {"T": 16, "S": 50}  # at most, of a reply
 GROUPS = {"english": "English voices", "accents": "voices with an accent", "strangers": "the other held-out voices"}
+NO_STEMS = "no_stems"  # a part of the questions: those of families whose answers do not keep the subject's stem
+_PARTS = {group: f", asked by {who}" for group, who in GROUPS.items()} | {NO_STEMS: ", stem families left out"}
 INTERVAL = "Wilson 95 %, questions about one fact together"
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
@@ -115,12 +117,36 @@ def by_group(asked: list[Asked]) -> dict[str, list[Asked]]:
     return dict(groups) if len(groups) > 1 else {}
 
 
-def score(name: str, pairing: str, asked: list[Asked], group: str = "") -> Measured:
-    """Share of right answers with its interval, in per cent; `group`: of the voices that asked."""
+def without_stems(asked: list[Asked]) -> list[Asked]:
+    """The replies to questions of families whose answers do not keep the stem of their subject (`Family.stem`)."""
+    return [one for one in asked if not family_of(one.fact).stem]
+
+
+def by_family(name: str, pairing: str, asked: list[Asked]) -> list[dict]:
+    """The rows of families.json: set, pairing, family, stem, and how many facts, questions and right answers."""
+    rows = defaultdict(list)
+    for one in asked:
+        rows[one.fact.family].append(one)
+    return [
+        {
+            "set": name,
+            "pairing": pairing,
+            "family": family,
+            "stem": family_of(some[0].fact).stem,
+            "facts": len({one.fact.key for one in some}),
+            "questions": len(some),
+            "right": sum(one.right for one in some),
+        }
+        for family, some in sorted(rows.items())
+    ]
+
+
+def score(name: str, pairing: str, asked: list[Asked], part: str = "") -> Measured:
+    """Share of right answers with its interval, in per cent; `part`: a group of voices that asked, or NO_STEMS."""
     share, low, high = interval(asked)
     return Measured(
-        id="_".join(filter(None, (pairing.lower(), name.lower(), group))),
-        name=f"{HEADLINE[pairing]} on {name}" + (f", asked by {GROUPS[group]}" if group else ""),
+        id="_".join(filter(None, (pairing.lower(), name.lower(), part))),
+        name=f"{HEADLINE[pairing]} on {name}{_PARTS[part] if part else ''}",
         value=100 * share,
         unit="%",
         low=100 * low,
@@ -163,12 +189,13 @@ def difference(id: str, pairing: str, more: list[Asked], less: list[Asked]) -> M
     )
 
 
-def gain(name: str, pairing: str, asked: list[Asked], baseline: float) -> Measured:
-    """Points above chance."""
+def gain(name: str, pairing: str, asked: list[Asked], baseline: float, part: str = "") -> Measured:
+    """Points above chance; `part` as for `score`."""
     share, low, high = interval(asked)
+    whole = score(name, pairing, asked, part)
     return Measured(
-        id=f"{pairing.lower()}_{name.lower()}_gain",
-        name=f"{HEADLINE[pairing]} on {name}, points above chance",
+        id=f"{whole.id}_gain",
+        name=f"{whole.name}, points above chance",
         value=100 * (share - baseline),
         unit="points",
         low=100 * (low - baseline),

@@ -20,7 +20,7 @@ from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.facts import Fact, all_facts, practice_facts, read_facts
 from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.knowledge import all_text, ask_backbone, first_facts
+from mossrepro.experiments.knowledge import all_text, ask_backbone
 from mossrepro.experiments.processes import run_stage
 from mossrepro.lm import tokenizer
 from mossrepro.training import metrics, sizes
@@ -110,23 +110,26 @@ class StageGraph:
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def known(self) -> list[Fact]:
-        """The facts of this size with their sets: those that the text model answers right in writing.
+        """The facts of this size with their sets.
 
-        For a mini backbone all facts; facts for practice (set P) are never asked beforehand.
+        The sets are dealt first, over all facts of the tables; then every set is limited alike to what the text model
+        answers right in writing, asked in training phrasings. Facts for practice (set P) are never asked, nor is a mini
+        backbone, which is taught them all.
+
+        Raises:
+            DataError: the text model answers none of them.
         """
-        candidates = all_facts(keep=first_facts(self.size.data.facts))
-        practice = practice_facts(self.size.data.facts, self.size.data.recall)
+        data = self.size.data
+        dealt, practice = all_facts(limit=data.facts, families=data.families), practice_facts(data.facts, data.recall)
         if self.size.backbone.source == "mini":
-            return candidates + practice
+            return dealt + practice
         start = self.pretrained()
-        spec = {"facts": candidates, "model": self._backbone_name(), "version": VERSIONS["known"]}
-        folder = self.cached("data", "known", spec, lambda out: ask_backbone(str(start), candidates, out))
-        kept = [tuple(pair) for pair in json.loads((folder / "known.json").read_text())]
+        spec = {"facts": dealt, "model": self._backbone_name(), "version": VERSIONS["known"]}
+        folder = self.cached("data", "known", spec, lambda out: ask_backbone(str(start), dealt, out))
+        kept = {tuple(pair) for pair in json.loads((folder / "known.json").read_text())}
         if not kept:
-            raise DataError(
-                f"{start}: answers none of the {len(candidates)} facts right in text; take another text model"
-            )
-        return all_facts(keep=kept) + practice
+            raise DataError(f"{start}: answers none of the {len(dealt)} facts right in text; take another text model")
+        return [fact for fact in dealt if (fact.family, fact.subject) in kept] + practice
 
     def _backbone_name(self) -> str:
         """The name of a pretrained text model in cache keys: the hash of its content."""
@@ -141,7 +144,7 @@ class StageGraph:
 
     def _record_script(self) -> Path:
         data = asdict(self.size.data)
-        del data["facts"], data["recall"]
+        del data["facts"], data["recall"], data["families"]
         recipe = ScriptRecipe(**data, roster=self.size.roster)
         known = self.known()
         lines = write_script(known, recipe)

@@ -1,14 +1,11 @@
-"""What a text model knows: the facts that are divided into sets, and the training texts of a mini backbone."""
+"""What a text model knows: the facts that it is asked by voice, and the training texts of a mini backbone."""
 
 import json
 from pathlib import Path
 
-from mossrepro.data.facts import FAMILIES, Fact, answered, read_facts
+from mossrepro.data.facts import Fact, answered, read_facts
 
-
-def first_facts(limit: int) -> list[tuple[str, str]]:
-    """(family, subject) of the first `limit` facts of every family."""
-    return [(family.name, subject) for family in FAMILIES.values() for subject in list(family.table)[:limit]]
+_LONGEST = 16  # tokens of a reply
 
 
 def all_text(script: Path) -> list[str]:
@@ -25,7 +22,10 @@ def all_text(script: Path) -> list[str]:
 
 
 def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
-    """Write known.json: the facts that a text model answers right in text, in a training and in a test phrasing."""
+    """Write known.json: the facts that a text model answers right in text, in the first two training phrasings.
+
+    The phrasings of the tests are not asked, so that they stay unseen. The set of a fact plays no part.
+    """
     from rich.progress import track
 
     from mossrepro.lm.decode import GenerationConfig, generate
@@ -37,13 +37,13 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
 
     model, tokenizer = open_start(start, 1024, 1, "copy", 0)
     fuse_projections(model.eval().to(best_device()))  # in float32: what it knows decides which facts are asked
-    grid, config = Grid(tokenizer, 1024), GenerationConfig(max_positions=12)
+    grid, config = Grid(tokenizer, 1024), GenerationConfig(max_positions=_LONGEST)
     known = list(candidates)
-    for unseen in (False, True):
+    for phrasing in (0, 1):
         right = []
         for i in track(range(0, len(known), 48), "asking the backbone", transient=True):
             part = known[i : i + 48]
-            prompts = [question_prompt(grid, "T2T", fact.question(0, unseen)) for fact in part]
+            prompts = [question_prompt(grid, "T2T", fact.question(phrasing)) for fact in part]
             replies = generate(model, prompts, grid.ids, config)
             right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
         known = right

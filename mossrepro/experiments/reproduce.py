@@ -85,6 +85,7 @@ def _collect(graph: StageGraph, run: Path) -> None:
     (run / "metrics").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(run / "wav", ignore_errors=True)
     shutil.copytree(measured / "wav", run / "wav")
+    shutil.copy(measured / "families.json", run)
     for old in (run / "facts").glob("*.json"):
         if not old.name.startswith(BESIDE):
             old.unlink()

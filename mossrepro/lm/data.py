@@ -16,6 +16,7 @@ from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.prose import read_prose
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
+from mossrepro.lm.validation import answer_words, validation
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
@@ -149,9 +150,9 @@ class LMDataModule(StepDataModule):
 
     def _val_batch(self, pairing: str) -> LMBatch:
         """Questions and answers of a pairing, with "text_answer", "speech_answer" or "monologue_answer"."""
-        questions = self.documents.validation(pairing)[:_VAL_QUESTIONS]
+        questions = validation(self.documents, pairing)[:_VAL_QUESTIONS]
         batch = collate(questions, self.documents.grid, self.max_positions)
-        kind, words = self.documents.answer_words(pairing, questions)
+        kind, words = answer_words(self.documents, pairing, questions)
         if not kind:
             return batch
         marks = torch.zeros(batch["grid"].shape[:2], dtype=torch.bool)

@@ -12,7 +12,9 @@ text         written questions of A and B, written sentences to repeat   (text r
 facts        written questions about *all* facts: to train a text backbone only, as B, C and V must stay unseen later
 S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
-All but `interleaved` and `speech` are conversations: a system turn, then one exchange or several.
+All but `interleaved`, `speech` and `prose` are conversations: a system turn, then one exchange or several. No document
+holds the subject of a hidden fact together with its answer, written or spoken; hidden are C and V, and where anything
+is spoken B too. (`facts` tells all.) An exchange that would bring the two together is drawn again.
 
 Facts are answered in one of two forms, which the system turns choose: a short sentence, or, with the system turns
 "word", the answer's word alone ("Paris"), as two cores can learn it. A spoken word is any line of the assistant that
@@ -21,22 +23,32 @@ says it and nothing else.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mossrepro.data.facts import Fact, plain
-from mossrepro.data.script import Line
+from mossrepro.data.script import Line, hidden_pairs, tells
 from mossrepro.lm.grid import PROSE, Grid, Positions
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
 _COPIED = 0.15  # share of "Repeat:" in documents of kind "style"
 _SHORT = 3  # words of a line that counts as words and not as a sentence, at most
-_LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
+_TRIES = 30  # draws of an exchange, at most, until it tells no hidden fact
+LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
+WRITTEN = ("text", "repeat_text", "style", "prose", "T2T")  # documents in which nothing is spoken; `facts` beside them
 _PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about practice facts
+
+
+class Exchange(NamedTuple):
+    """A part of a document with all the words that are written or spoken in it, but for the system turn."""
+
+    positions: Positions
+    words: str
 
 
 class Documents:
@@ -109,84 +121,108 @@ class Documents:
         if self.one_word:
             self.held = [x for x in self.held if plain(self.facts[x.fact].answer) in self.saying]
         self.replay = [fact for fact in facts if fact.set in "AB"]
+        self.hidden = {True: hidden_pairs(facts, "CV"), False: hidden_pairs(facts)}  # from: is everything written?
         self.asked_about = {name: [fact for fact in facts if fact.set == name] for name in "AP"}
 
     def draw(self, kind: str, random: np.random.Generator) -> Positions:
-        """One document of a kind (see the module's table). ConfigError for an unknown kind."""
-        if kind == "speech":
-            return self._speech(random)
-        if kind == "interleaved":
-            return self._interleaved(random)
-        if kind == "prose":
-            return self._prose(random)
-        if kind not in CONVERSATIONS:
+        """One document of a kind (see the module's table).
+
+        Raises:
+            ConfigError: there is no such kind.
+            DataError: the script has no lines for it, or none that keep the hidden facts apart.
+        """
+        if kind not in (*CONVERSATIONS, "speech", "interleaved", "prose"):
             raise ConfigError(f"unknown kind of document {kind!r}")
-        exchange = self._dialogue if kind in PAIRINGS else getattr(self, f"_{kind}")
-        parts = [self.grid.system(bool(random.integers(2)) if kind == "style" else kind in SPOKEN)]
+        if kind not in CONVERSATIONS:
+            return self._exchange(kind, random, "").positions
+        parts, words = [self.grid.system(bool(random.integers(2)) if kind == "style" else kind in SPOKEN)], ""
         while True:
-            more = exchange(kind, random)
-            if len(parts) > 1 and sum(map(len, parts)) + len(more) > self.max_conversation_len:
+            more = self._exchange(kind, random, words)
+            if len(parts) > 1 and (not more or sum(map(len, (*parts, more.positions))) > self.max_conversation_len):
                 return self.grid.join(*parts)
-            parts.append(more)
+            parts.append(more.positions)
+            words += f" {more.words}"
+
+    def _exchange(self, kind: str, random: np.random.Generator, before: str) -> Exchange | None:
+        """An exchange of a kind that tells no hidden fact together with the words before it.
+
+        None, or DataError where there are none before it, if `_TRIES` draws all tell one.
+        """
+        draw = self._dialogue if kind in PAIRINGS else getattr(self, f"_{kind}")
+        hidden = [] if kind == "facts" else self.hidden[kind in WRITTEN]
+        for _ in range(_TRIES):
+            exchange = draw(kind, random)
+            if not tells(hidden, [before, exchange.words]):
+                return exchange
+        if before:
+            return None
+        raise DataError(f"its lines give away what is never to be told: {exchange.words[:60]!r}")
 
     def _pick(self, items: list, random: np.random.Generator):
         if not items:
             raise DataError("the script has no lines to make it from")
         return items[int(random.integers(len(items)))]
 
-    def _asr(self, kind: str, random: np.random.Generator) -> Positions:
-        line = self._pick(self.user_lines, random)
-        return self.grid.join(self._repeat_after(line), self.grid.turn("assistant", text=line.text, supervise=True))
+    def _joined(self, words: str, *parts: Positions) -> Exchange:
+        return Exchange(self.grid.join(*parts), words)
 
-    def _repeat(self, kind: str, random: np.random.Generator) -> Positions:
+    def _asr(self, kind: str, random: np.random.Generator) -> Exchange:
+        line = self._pick(self.user_lines, random)
+        reply = self.grid.turn("assistant", text=line.text, supervise=True)
+        return self._joined(line.text, self._repeat_after(line), reply)
+
+    def _repeat(self, kind: str, random: np.random.Generator) -> Exchange:
         heard, said = self._pick(self.repeatable, random)
-        return self.grid.join(self._repeat_after(heard), self._reply(said.id, said.text))
+        return self._joined(said.text, self._repeat_after(heard), self._reply(said.id, said.text))
 
     def _repeat_after(self, line: Line) -> Positions:
         """A user's turn: "Repeat: " in writing, then a spoken sentence."""
         start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
         return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
 
-    def _tts(self, kind: str, random: np.random.Generator) -> Positions:
-        line, grid = self._pick(self.assistant_lines, random), self.grid
-        question = grid.turn("user", text=REPEAT + line.text)
-        return grid.join(question, self._reply(line.id, line.text))
+    def _tts(self, kind: str, random: np.random.Generator) -> Exchange:
+        line = self._pick(self.assistant_lines, random)
+        return self._joined(line.text, self._please_repeat(line.text), self._reply(line.id, line.text))
 
-    def _words(self, kind: str, random: np.random.Generator) -> Positions:
+    def _words(self, kind: str, random: np.random.Generator) -> Exchange:
         line = self._pick(self.short, random)
         text = _capital(line.text)
-        return self.grid.join(self.grid.turn("user", text=REPEAT + text), self._reply(line.id, text))
+        return self._joined(text, self._please_repeat(text), self._reply(line.id, text))
 
-    def _prose(self, random: np.random.Generator) -> Positions:
+    def _please_repeat(self, text: str) -> Positions:
+        """A user's turn: "Repeat: " and the words, in writing."""
+        return self.grid.turn("user", text=REPEAT + text)
+
+    def _prose(self, kind: str, random: np.random.Generator) -> Exchange:
         """Under the system turn of the form "sentence", so that this form stays what it was."""
         (question, reply), grid = self._pick(self.prose, random), self.grid
         turns = (grid.turn("user", text=question), grid.turn("assistant", text=reply, supervise=True))
-        return grid.join(grid.system(False, PROSE), *turns)
+        return self._joined(f"{question} {reply}", grid.system(False, PROSE), *turns)
 
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
         monologues = {}
         if self.monologue:
-            monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": self._starts(name)}
+            monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": self.starts(name)}
         written = text if self.text_guidance else None
         return self.grid.turn("assistant", text=written, codes=self.codes[name], supervise=True, **monologues)
 
-    def _starts(self, name: str) -> list[float]:
+    def starts(self, name: str) -> list[float]:
         """The codes with which the words of a line begin; none where it has no times."""
-        return [start * 12.5 + _LATE for _, start, _ in self.words.get(name, ())]
+        return [start * 12.5 + LATE for _, start, _ in self.words.get(name, ())]
 
     def said_words(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every word of the assistant's lines that has times, with the codes (n,) that are spoken during it."""
         for line in self.assistant_lines:
             for word, start, end in self.words.get(line.id, ()):
-                first, last = (round(at * 12.5) + _LATE for at in (start, end))
+                first, last = (round(at * 12.5) + LATE for at in (start, end))
                 yield word, self.codes[line.id][first : max(last, first + 1)]
 
-    def _speech(self, random: np.random.Generator) -> Positions:
-        line = self._pick(self.by_role["assistant_speech"], random)
-        return self.grid.join(self.grid.spoken(self.codes[line.id], True), self.grid.text("<|im_end|>", True))
+    def _speech(self, kind: str, random: np.random.Generator) -> Exchange:
+        line, end = self._pick(self.by_role["assistant_speech"], random), self.grid.text("<|im_end|>", True)
+        return self._joined(line.text, self.grid.spoken(self.codes[line.id], True), end)
 
-    def _interleaved(self, random: np.random.Generator) -> Positions:
+    def _interleaved(self, kind: str, random: np.random.Generator) -> Exchange:
         """Spans of 1-4 words, text and speech in turn; every position but SOSP is a target."""
         line = self._pick(self.aligned, random)
         words, codes, grid = self.words[line.id], self.codes[line.id], self.grid
@@ -194,116 +230,73 @@ class Documents:
         while i < len(words):
             n = min(int(random.integers(1, 5)), len(words) - max(i, 1))  # the first span leaves a word for the second
             if spoken:
-                first, last = (round(at * 12.5) + _LATE for at in (words[i][1], words[i + n - 1][2]))
+                first, last = (round(at * 12.5) + LATE for at in (words[i][1], words[i + n - 1][2]))
                 parts.append(grid.spoken(codes[first : max(last, first + 1)], True))
             else:
                 parts.append(grid.text(" " + " ".join(word for word, *_ in words[i : i + n]), True))
             spoken, i = not spoken, i + n
-        return grid.join(*parts, grid.text("<|im_end|>", True))
+        return self._joined(line.text, *parts, grid.text("<|im_end|>", True))
 
-    def _text(self, kind: str, random: np.random.Generator) -> Positions:
+    def _text(self, kind: str, random: np.random.Generator) -> Exchange:
         if random.integers(2):
             return self._repeat_text(kind, random)
         return self._written(self._pick(self.replay, random), random)
 
-    def _style(self, kind: str, random: np.random.Generator) -> Positions:
+    def _style(self, kind: str, random: np.random.Generator) -> Exchange:
         if random.random() >= _COPIED:
             sets = [facts for facts in (self.asked_about["A"], self.asked_about["P"]) if facts]
             return self._written(self._pick(self._pick(sets, random), random), random)
-        text, grid = _capital(self._pick(self.short, random).text), self.grid
-        return grid.join(grid.turn("user", text=REPEAT + text), grid.turn("assistant", text=text, supervise=True))
+        return self._written_again(_capital(self._pick(self.short, random).text))
 
-    def _facts(self, kind: str, random: np.random.Generator) -> Positions:
+    def _facts(self, kind: str, random: np.random.Generator) -> Exchange:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
 
-    def _repeat_text(self, kind: str, random: np.random.Generator) -> Positions:
-        sentence, grid = self._pick(self.by_role["user_speech"], random).text, self.grid
-        question = grid.turn("user", text=REPEAT + sentence)
-        return grid.join(question, grid.turn("assistant", text=sentence, supervise=True))
+    def _repeat_text(self, kind: str, random: np.random.Generator) -> Exchange:
+        return self._written_again(self._pick(self.by_role["user_speech"], random).text)
 
-    def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Positions:
+    def _written_again(self, text: str) -> Exchange:
+        return self._joined(text, self._please_repeat(text), self.grid.turn("assistant", text=text, supervise=True))
+
+    def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Exchange:
         """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
-        grid, phrasing = self.grid, int(random.integers(5 if unseen and fact.set != "P" else 3))
+        phrasing = int(random.integers(5 if unseen and fact.set != "P" else 3))
         question = fact.question(phrasing % 3, unseen=phrasing >= 3)
-        return grid.join(grid.turn("user", text=question), self._answer("T2T", fact))
+        return self._question_answer(question, fact, self.grid.turn("user", text=question), self.answer("T2T", fact))
 
-    def _dialogue(self, pairing: str, random: np.random.Generator) -> Positions:
+    def _question_answer(self, question: str, fact: Fact, *turns: Positions) -> Exchange:
+        return self._joined(f"{question} {self.answer_text(fact)}", *turns)
+
+    def _dialogue(self, pairing: str, random: np.random.Generator) -> Exchange:
         """A question and its answer, about a fact of A or a fact for practice (set P)."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
         grid, practise = self.grid, self.practice and random.random() < _PRACTISED.get(pairing, 0)
         fact = self._pick(self.practice if practise else self.spoken, random)
         if pairing == "T2S":
-            question = grid.turn("user", text=fact.question(int(random.integers(3))))
+            text = fact.question(int(random.integers(3)))
+            question = grid.turn("user", text=text)
         else:
-            question = grid.turn("user", codes=self.codes[self._pick(self.asked[fact.key], random).id])
-        return grid.join(question, self._answer(pairing, fact, random))
+            line = self._pick(self.asked[fact.key], random)
+            text, question = line.text, grid.turn("user", codes=self.codes[line.id])
+        return self._question_answer(text, fact, question, self.answer(pairing, fact, random))
 
-    def _answer(self, pairing: str, fact: Fact, random: np.random.Generator | None = None) -> Positions:
-        text = _capital(fact.answer) if self.one_word else fact.written
+    def answer(self, pairing: str, fact: Fact, random: np.random.Generator | None = None) -> Positions:
+        """The assistant's turn that answers a question about a fact; without `random` spoken by the first line."""
+        text = self.answer_text(fact)
         if pairing[2] == "T":
             return self.grid.turn("assistant", text=text, supervise=True)
-        return self._reply(self._saying(fact, random), text)
+        return self._reply(self.spoken_answer(fact, random), text)
 
-    def _saying(self, fact: Fact, random: np.random.Generator | None = None) -> str:
+    def answer_text(self, fact: Fact) -> str:
+        """The answer to a question about a fact, in the form of these documents."""
+        return _capital(fact.answer) if self.one_word else fact.written
+
+    def spoken_answer(self, fact: Fact, random: np.random.Generator | None = None) -> str:
         """Id of a line that says the answer to a fact, in the form of these documents; without `random` the first."""
         if not self.one_word:
             return f"answer-{fact.key}"
         lines = self.saying[plain(fact.answer)]
         return (self._pick(lines, random) if random is not None else lines[0]).id
-
-    def validation(self, pairing: str) -> list[Positions]:
-        """The test questions of set V with their answers, a document each."""
-        grid, documents = self.grid, []
-        for line in self.held:
-            heard = {"codes": self.codes[line.id]} if pairing[0] == "S" else {"text": line.text}
-            answer = self._answer(pairing, self.facts[line.fact])
-            documents.append(grid.join(grid.system(pairing in SPOKEN), grid.turn("user", **heard), answer))
-        return documents
-
-    def answer_words(self, pairing: str, documents: list[Positions]) -> tuple[str, list[np.ndarray]]:
-        """Where the word that answers the question stands in each of `validation`'s documents.
-
-        Returns the kind of target and, for every document, (L,) bool: whether the target at this position is of that
-        word. In written replies it is its tokens ("text"), in spoken ones the codes between its times ("speech"; none
-        of a reply without times). Where no reply has times: its tokens in the monologues ("monologue"), or kind "".
-        """
-        facts, spoken = [self.facts[line.fact] for line in self.held[: len(documents)]], pairing[2] == "S"
-        kind, words = "text", [self._answer_codes(fact) if spoken else self._answer_tokens(fact) for fact in facts]
-        if spoken:
-            kind = "speech" if any(map(any, words)) else "monologue" if self.monologue else ""
-        if kind == "monologue":
-            words = [self._answer_tokens(fact, monologue=True) for fact in facts]
-        closing, out = len(self.grid.text("<|im_end|>")) + len(self.grid.text("\n")) + spoken, []  # spoken: EOSP
-        for document, word in zip(documents, words, strict=True):
-            first = len(document) - closing - len(word)
-            out.append(np.zeros(len(document), dtype=bool))
-            out[-1][first - 1 : first - 1 + len(word)] = word  # targets stand one position before what they predict
-        return kind, out
-
-    def _answer_tokens(self, fact: Fact, monologue: bool = False) -> np.ndarray:
-        """Which tokens of the written answer, or of its monologue at each code, are of the answer word: (n,) bool."""
-        text = _capital(fact.answer) if self.one_word else fact.written
-        start = 0 if self.one_word else text.rindex(fact.answer)
-        marks = self.grid.tokens_within(text, start, start + len(fact.answer))
-        if not monologue:
-            return marks
-        name = self._saying(fact)
-        index = self.grid.spread(text, len(self.codes[name]), self.text_lookahead, self._starts(name))
-        return np.append(marks, False)[index]
-
-    def _answer_codes(self, fact: Fact) -> np.ndarray:
-        """Which codes of the spoken answer are of the answer word: (n,) bool, none of them where it has no times."""
-        name = self._saying(fact)
-        if self.one_word:
-            return np.ones(len(self.codes[name]), dtype=bool)
-        marks, times = np.zeros(len(self.codes[name]), dtype=bool), self.words.get(name, ())
-        if len(times) == len(fact.written.split()):
-            first = len(fact.written[: fact.written.rindex(fact.answer)].split())
-            last = first + len(fact.answer.split()) - 1
-            start, end = (round(at * 12.5) + _LATE for at in (times[first][1], times[last][2]))
-            marks[start : max(end, start + 1)] = True
-        return marks
 
 
 def _capital(text: str) -> str:

@@ -165,7 +165,7 @@ class LayerSplitTask(Task):
         """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
 
         Targets are best in main memory, where `LMDataModule` leaves them: then nothing waits for the device.
-        In validation also of the word that answers the question: answer, n_answer (`Documents.answer_words`).
+        In validation also of the word that answers the question: answer, n_answer (`validation.answer_words`).
         """
         model: LayerSplitLM = self.model
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}

@@ -28,7 +28,7 @@ from mossrepro.report.figures import (
     pairings,
 )
 from mossrepro.report.run_data import Row, Run, environment
-from mossrepro.report.tables import measured, number
+from mossrepro.report.tables import FAMILY_COLUMNS, FAMILY_NOTE, family_rows, measured, number
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import visible
 from mossrepro.utils.sound_file import read_mono
@@ -73,7 +73,7 @@ def _shown(text: str) -> str:
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _curves, _stages, _about)
+    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _families, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
     title = f"mossrepro, {_shown(run.folder.name)}"
     return (
@@ -144,6 +144,18 @@ def _claims_table(run: Run, shown: list[Row]) -> str:
             f'<td class="r small">{_shown(str(row.claim.paper or ""))}</td></tr>'
         )
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _families(run: Run) -> str:
+    found = family_rows(run)
+    if not found:
+        return ""
+    head = "".join(f"<th{' class=r' * (i > 0)}>{name}</th>" for i, name in enumerate(FAMILY_COLUMNS))
+    rows = (
+        f"<td>{_shown(family)}</td>" + "".join(f"<td class=r>{_shown(n)}</td>" for n in rest) for family, *rest in found
+    )
+    table = f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+    return f"<h2>By family</h2><div class=card>{table}<p class=small>{FAMILY_NOTE}</p></div>"
 
 
 def _gauge(row: Row, size: str) -> str:

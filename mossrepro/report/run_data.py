@@ -1,8 +1,9 @@
 """What a report is made of: the facts, stages, curves and sounds in the folder of a run.
 
 Inputs in `runs/NAME`: `facts/*.json`, `stages.json` ([{stage, minutes, cached, hardware}]), `metrics/STAGE.jsonl` (or
-.csv) and `wav/index.json` ([{question, answer, question_text, reference, heard, set}]). Whatever is missing is left
-out. A claim outside its range is shown as failed and makes the exit code 1.
+.csv), `wav/index.json` ([{question, answer, question_text, reference, heard, set}]) and `families.json` ([{set,
+pairing, family, stem, facts, questions, right}]). Whatever is missing is left out. A claim outside its range is shown
+as failed and makes the exit code 1.
 """
 
 import csv
@@ -60,6 +61,19 @@ class Talk:
 
 
 @dataclass
+class FamilyScore:
+    """An entry of families.json: right answers of a pairing on a family's facts of one set."""
+
+    set: str
+    family: str
+    stem: bool
+    pairing: str
+    facts: int
+    questions: int
+    right: int
+
+
+@dataclass
 class Run:
     """Everything a report is made from."""
 
@@ -69,6 +83,7 @@ class Run:
     stages: list[Stage]
     curves: dict[str, list[dict[str, float]]]  # by stage: rows with "step" and logged numbers
     talks: list[Talk]
+    families: list[FamilyScore]
 
     @property
     def failed(self) -> list[Row]:
@@ -118,7 +133,8 @@ def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
     files = [path for path in (folder / "metrics").glob("*.*") if path.suffix in (".jsonl", ".csv")]
     files.sort(key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.stem))
     curves = {path.stem: read_curve(path) for path in files}
-    return Run(folder, size, rows, stages, curves, _entries(Talk, folder / "wav" / "index.json"))
+    talks, families = _entries(Talk, folder / "wav" / "index.json"), _entries(FamilyScore, folder / "families.json")
+    return Run(folder, size, rows, stages, curves, talks, families)
 
 
 def _entries(kind: type[Entry], path: Path) -> list[Entry]:

@@ -17,6 +17,8 @@ INTRODUCTION = (
     "`configs/claims.yaml` expects, ✗ outside it, – not measured in this run. The paper's column is the nearest thing "
     "that it measured, with 8 B parameters and on other questions."
 )
+FAMILY_COLUMNS = ("family", "facts", "T2T", "S2T", "T2S", "S2S")
+FAMILY_NOTE = "Right answers on set C by family. * The answer keeps the stem of its subject (cat, cats)."
 
 
 def number(value: float | None) -> str:
@@ -68,6 +70,16 @@ def stage_table(run: Run) -> Table:
     return view
 
 
+def family_rows(run: Run, name: str = "C") -> list[list[str]]:
+    """A set by family: rows of family, facts, and "right of questions" in T2T, S2T, T2S and S2S; a star marks stems."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in run.families:
+        if row.set == name:
+            line = cells.setdefault(row.family, {"family": row.family + " *" * row.stem})
+            line |= {"facts": str(row.facts), row.pairing: f"{row.right} of {row.questions}"}
+    return [[line.get(key, "") for key in FAMILY_COLUMNS] for _, line in sorted(cells.items())]
+
+
 def markdown(run: Run) -> str:
     """The same tables for docs/RESULTS.md."""
     lines = [f"# Results at `{run.size}`", "", INTRODUCTION, ""]
@@ -76,6 +88,9 @@ def markdown(run: Run) -> str:
         n = row.fact.n if row.fact and row.fact.n else ""
         cells = [row.claim.name, measured(row.fact) or MISSING, row.claim.expectation(run.size), row.claim.paper or ""]
         lines.append(f"| {MARK[row.status].strip()} | " + " | ".join(map(_plain, cells)) + f" | {n} |")
+    if families := family_rows(run):
+        lines += ["", FAMILY_NOTE, "", f"| {' | '.join(FAMILY_COLUMNS)} |", "|---|---:" + "|---:" * 4 + "|"]
+        lines += [f"| {' | '.join(map(_plain, row))} |" for row in families]
     if run.stages:
         lines += ["", "| stage | minutes | hardware |", "|---|---:|---|"]
         lines += [f"| {_plain(s.stage)} | {s.minutes:.1f} | {_plain(s.hardware)} |" for s in run.stages]

@@ -102,6 +102,7 @@ class Data:
     user_speech_kokoro: int  # sentences to be recognised in the costlier user voices
     tests: int  # questions asked about each test fact
     test_facts: int  # facts that are tested, at most
+    families: int = 0  # families of tested facts, the first of the tables; 0 for all
 
 
 @dataclass

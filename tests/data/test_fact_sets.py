@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mossrepro.data import script
-from mossrepro.data.facts import FAMILIES, PRACTICE, RECALL, all_facts, answered, plain, practice_facts
+from mossrepro.data.facts import all_facts, answered, family_of, plain, practice_facts
+from mossrepro.data.families import FAMILIES, PRACTICE, RECALL
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.data import collate
@@ -73,10 +74,17 @@ def test_facts_that_share_a_word_share_a_set(facts) -> None:
                 assert home.setdefault(word, fact.set) == fact.set
 
 
-def test_the_draw_depends_on_what_is_kept_but_not_on_its_order(facts) -> None:
-    keep = [(fact.family, fact.subject) for fact in facts[::2] if fact.set != "P"]
-    assert all_facts(keep=keep) == all_facts(keep=keep[::-1])
-    assert {(fact.family, fact.subject) for fact in all_facts(keep=keep)} == set(keep)
+def test_a_deal_can_be_of_the_first_facts_and_families() -> None:
+    some = all_facts(limit=12, families=4)
+    assert Counter(fact.family for fact in some) == dict.fromkeys(list(FAMILIES)[:4], 12)
+    assert {(fact.set, fact.family) for fact in some} == {(name, family) for name in "ABVC" for family in
+                                                          list(FAMILIES)[:4]}  # fmt: skip
+    assert some == all_facts(limit=12, families=4) != all_facts(1, limit=12, families=4)
+
+
+def test_there_is_much_to_ask_and_most_of_it_keeps_no_stem(facts) -> None:
+    c = [fact for fact in facts if fact.set == "C"]
+    assert len(c) >= 300 and sum(not family_of(fact).stem for fact in c) >= 250
 
 
 def test_no_sentence_of_another_set_is_trained_on_in_speech(facts, lines) -> None:
@@ -96,7 +104,8 @@ def test_tests_use_unseen_phrasings_and_held_out_voices(lines) -> None:
     assert "held-out" not in {VOICES[line.voice].role for line in lines if line.split == "train"}
 
 
-def test_every_answer_is_said_and_every_subject_heard_in_random_sentences(facts) -> None:
+def test_every_answer_is_said_and_every_subject_heard_in_random_sentences() -> None:
+    facts = all_facts(limit=8) + practice_facts(1000)
     lines = write_script(
         facts, ScriptRecipe(user_speech=250, assistant_speech=1200, question=0, kokoro=0, user_speech_kokoro=0, tests=0)
     )
@@ -296,7 +305,7 @@ def test_practice_has_its_share_of_spoken_answers(documents, grid, monkeypatch) 
     met = {kind: Counter() for kind in ("S2S", "T2S", "S2T")}
     for kind, counter in met.items():
         answer = lambda pairing, fact, random, counter=counter: counter.update([fact.set]) or grid.text("x")  # noqa: E731
-        monkeypatch.setattr(documents, "_answer", answer)
+        monkeypatch.setattr(documents, "answer", answer)
         for i in range(300):
             documents._dialogue(kind, rng(i, kind))
     for kind, share in (("S2S", 0.3), ("T2S", 0.5), ("S2T", 0.0)):

@@ -9,6 +9,7 @@ from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.documents import Documents
 from mossrepro.lm.grid import SYSTEM_TURNS, Grid
 from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.lm.validation import answer_words, validation
 from mossrepro.utils.random import rng
 
 CODES = 64
@@ -75,14 +76,14 @@ def test_style_is_text_about_facts_of_practice_and_of_training_alone(documents):
 
 def test_all_codes_of_a_one_word_answer_count_in_validation(documents):
     for pairing in ("T2S", "S2S", "S2T"):
-        found = documents.validation(pairing)
-        kind, marks = documents.answer_words(pairing, found)
+        found = validation(documents, pairing)
+        kind, marks = answer_words(documents, pairing, found)
         assert found and kind == ("text" if pairing[2] == "T" else "speech")
         for line, document, mark in zip(documents.held, found, marks, strict=True):
             fact = documents.facts[line.fact]
             if kind == "speech":
                 codes = document.speech[1:][mark[:-1]]
-                assert codes.tolist() == documents.codes[documents._saying(fact)].tolist()
+                assert codes.tolist() == documents.codes[documents.spoken_answer(fact)].tolist()
             else:
                 written = documents.grid.tokenizer.decode(document.text[1:][mark[:-1]].tolist())
                 assert plain(written) == plain(fact.answer)

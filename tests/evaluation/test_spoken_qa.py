@@ -1,5 +1,6 @@
 """Scores, chance and intervals of spoken question answering, on made-up answers."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,19 @@ from mossrepro.data.script import Line
 from mossrepro.evaluation import measure
 from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.evaluation.measure import MEASURES
-from mossrepro.evaluation.spoken_qa import Asked, ask, chance, difference, gain, judged, said, score
+from mossrepro.evaluation.spoken_qa import (
+    NO_STEMS,
+    Asked,
+    ask,
+    by_family,
+    chance,
+    difference,
+    gain,
+    judged,
+    said,
+    score,
+    without_stems,
+)
 from mossrepro.lm.decode import Reply
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.tokenizer import mini_tokenizer
@@ -113,7 +126,28 @@ def test_replies_that_did_not_end_are_counted_by_pairing(monkeypatch, tmp_path) 
     assert {name: found[f"{name}_cut"].value for name in ("t2t", "s2t", "t2s", "s2s")} == {
         "t2t": 0.0, "s2t": 25.0, "t2s": 100.0, "s2s": 50.0
     }  # fmt: skip
+    assert {"t2s_c", "t2s_c_gain", "t2s_c_no_stems", "t2s_c_no_stems_gain", "chance_c_no_stems"} <= set(found)
+    rows = json.loads((tmp_path / "families.json").read_text())
+    assert {row["family"] for row in rows if row["set"] == "C"} == {"capital", "opposite"}
     assert found["s2s_cut"].n == 8 and found["s2s_cut"].low < 50 < found["s2s_cut"].high
+
+
+def test_results_are_given_without_stem_families_and_by_family() -> None:
+    plural = Fact("plural", "cat", "cats", "C")
+    line = Line("test-plural-0", "test", plural.question(0), "v", "test", plural.key, "C")
+    replies = [*asked([True, True, False, False] + [False] * 4), Asked(line, plural, Reply([], [], True), "", True)]
+    whole, part = score("C", "T2S", replies), score("C", "T2S", without_stems(replies), NO_STEMS)
+    assert (whole.id, whole.n, part.id, part.n, part.value) == ("t2s_c", 9, "t2s_c_no_stems", 8, 25.0)
+    assert (
+        "stem families left out" in part.name and gain("C", "T2S", replies, 0.0, NO_STEMS).id == "t2s_c_no_stems_gain"
+    )
+    rows = {row["family"]: row for row in by_family("C", "T2S", replies)}
+    assert set(rows) == {"capital", "opposite", "plural"} and [rows[n]["stem"] for n in sorted(rows)] == [
+        False,
+        False,
+        True,
+    ]
+    assert (rows["capital"]["facts"], rows["capital"]["questions"], rows["capital"]["right"]) == (2, 4, 2)
 
 
 def test_the_measures_are_the_verbs_of_eval() -> None:

@@ -7,17 +7,20 @@ import wave
 from dataclasses import replace
 from math import hypot
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from mossrepro import cli
-from mossrepro.data.facts import FAMILIES, Fact, all_facts
+from mossrepro.data.facts import Fact, all_facts
+from mossrepro.data.families import FAMILIES
 from mossrepro.data.script import hidden_pairs, read_script, tells
 from mossrepro.experiments import graph as chain_module
 from mossrepro.experiments.controls import ControlGraph, OracleGraph, counterfactual, measure_controls
 from mossrepro.experiments.graph import STAGES, StageGraph
+from mossrepro.experiments.knowledge import ask_backbone
 from mossrepro.lm.data import open_documents
 from mossrepro.lm.grid import Grid
 from mossrepro.pipeline import Assistant, newest_run
@@ -149,6 +152,38 @@ cli.main(sys.argv[1:])
         done = subprocess.run([*command, "--output", str(out)], cwd=root, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 0 and said in done.stderr
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_sets_are_dealt_before_the_text_model_is_asked(monkeypatch, tmp_path) -> None:
+    chain = StageGraph("small")
+
+    def cached(stage, kind, spec, build) -> Path:  # the model answers every third fact
+        (tmp_path / "known.json").write_text(json.dumps([fact[:2] for fact in spec["facts"][::3]]))
+        return tmp_path
+
+    monkeypatch.setattr(chain, "cached", cached)
+    assert [fact for fact in chain.known() if fact.set != "P"] == all_facts()[::3]
+
+
+def test_a_text_model_is_asked_in_training_phrasings_alone(monkeypatch, tmp_path) -> None:
+    facts, asked = all_facts(limit=2, families=4), []
+    model = SimpleNamespace(eval=lambda: model, to=lambda _: model)
+    tokenizer = SimpleNamespace(decode=lambda text: text)
+    monkeypatch.setattr("mossrepro.lm.init_from.open_start", lambda *_: (model, tokenizer))
+    monkeypatch.setattr("mossrepro.lm.inference.fuse_projections", lambda _: None)
+    monkeypatch.setattr("mossrepro.lm.grid.Grid", lambda *_: SimpleNamespace(ids=None))
+    monkeypatch.setattr("mossrepro.lm.documents.question_prompt", lambda grid, pairing, text: text)
+    right = {fact.question(i): fact.written for fact in facts[1:] for i in range(3)}
+    right.pop(facts[1].question(1))  # this one is known in one phrasing only
+
+    def generate(model, prompts, ids, config) -> list:
+        asked.extend(prompts)
+        return [SimpleNamespace(text=right.get(prompt, "I do not know.")) for prompt in prompts]
+
+    monkeypatch.setattr("mossrepro.lm.decode.generate", generate)
+    ask_backbone("smollm2", facts, tmp_path)
+    assert json.loads((tmp_path / "known.json").read_text()) == [list(fact[:2]) for fact in facts[2:]]
+    assert set(asked) <= {fact.question(i) for fact in facts for i in range(3)}
 
 
 def test_counterfactual_answers_are_all_wrong_and_of_the_same_family() -> None:

@@ -25,6 +25,7 @@ LM = [
     "lm/model.py",
     "lm/grid.py",
     "lm/documents.py",
+    "lm/validation.py",
     "lm/data.py",
     "lm/task.py",
     "lm/losses.py",
@@ -34,7 +35,10 @@ LM = [
 ]
 SOUND = ["vocoder/task.py", "vocoder/data.py", "vocoder/streaming.py", "vocoder/sampling.py", *LAYERS, *FEATURES]
 MAKERS = {
-    "known": ["lm/decode.py", "lm/grid.py", "data/facts.py", "data/fact_tables.py"],
+    "known": [
+        *("lm/decode.py", "lm/grid.py", "experiments/knowledge.py"),
+        *("data/facts.py", "data/families.py", "data/fact_tables.py"),
+    ],
     "tokenizer": ["lm/tokenizer.py"],
     "tokens": [*CODEC, "data/token_store.py"],
     "codec": [*CODEC, "codec/task.py", "codec/data.py", "data/degrade.py"],

@@ -78,6 +78,20 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+def test_answers_are_shown_by_family(run):
+    counts = {"facts": 3, "questions": 6, "right": 4}
+    rows = [{"set": name, "pairing": pairing, "family": family, "stem": family == "plural", **counts}
+            for name in "AC" for pairing in ("T2T", "S2S") for family in ("plural", "capital")]  # fmt: skip
+    (run / "families.json").write_text(json.dumps(rows))
+    read = run_data.read_run(run, "small", [])
+    assert tables.family_rows(read) == [["capital", "3", "4 of 6", "", "", "4 of 6"],
+                                        ["plural *", "3", "4 of 6", "", "", "4 of 6"]]  # fmt: skip
+    assert "| plural * | 3 | 4 of 6 |" in tables.markdown(read) and "<h2>By family</h2>" in page.render(read)
+    (run / "families.json").unlink()
+    read = run_data.read_run(run, "small", [])
+    assert "By family" not in page.render(read) and tables.FAMILY_NOTE not in tables.markdown(read)
+
+
 def test_a_failed_claim_shows_and_makes_the_exit_code_1(run, capsys):
     assert render(run) == 1
     out = capsys.readouterr().out
