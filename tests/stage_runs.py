@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mossrepro import cli
 from mossrepro.data.facts import all_facts
-from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.data.script import Line, ScriptRecipe, write_script
 from mossrepro.lm.tokenizer import mini_tokenizer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -124,7 +124,11 @@ def write_lines(folder: Path) -> Path:
     recipe = ScriptRecipe(
         user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200
     )  # fmt: skip
-    lines = write_script(known, recipe)
+    lines, answers = write_script(known, recipe), {fact.key: fact.answer for fact in known}
+    held = [
+        line for line in lines if line.role == "test" and line.set == "V"
+    ]  # their answers are said, for one-word forms
+    lines += [Line(f"word-{x.id}", "assistant_speech", answers[x.fact], "assistant", "train") for x in held]
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(known))
     said = [line for line in lines if line.role == "assistant_speech"]
