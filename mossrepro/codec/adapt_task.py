@@ -15,7 +15,8 @@ from torchmetrics import MeanMetric
 from mossrepro.codec.batches import IGNORE, CodecBatch, padded_alike
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, SpeechCodec
-from mossrepro.codec.recogniser import STEPS, ctc_loss
+from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.recogniser_task import mean_ctc
 from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send, without_autocast
@@ -78,9 +79,7 @@ class AdaptTask(Task):
         torch.manual_seed(int(batch["seed"]) + share.first)  # of dropout: it must not differ after a resume
         lengths = valid.sum(1)
         log_probs = self.codec.recogniser(frames, send(lengths, self.device))
-        total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
-        count = batch["label_lengths"].sum()
-        parts["ctc"] = mean_over_ranks(total / count.clamp(min=1), count)
+        parts["ctc"] = mean_ctc(log_probs, lengths, batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=clips)
         weights = {"phones": 1.0, "keep": self.keep, "ctc": self.ctc, "commitment": self.commitment_weight}
         return sum(weights[name] * value for name, value in parts.items())

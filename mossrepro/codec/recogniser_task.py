@@ -12,13 +12,23 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from mossrepro.codec.batches import HasLexicon, RecogniserBatch
+from mossrepro.codec.batches import CodecBatch, HasLexicon, RecogniserBatch
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.codec.recogniser import LABELS, STEPS, ctc_labels, ctc_loss
 from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import send
 from mossrepro.utils.distributed import mean_over_ranks
+
+
+def mean_ctc(log_probs: Tensor, lengths: Tensor, batch: RecogniserBatch | CodecBatch) -> Tensor:
+    """CTC loss in nats a phone of all ranks, (): log_probs (B, 4 T, 40), lengths (B,) in codes, in main memory.
+
+    The batch holds labels (B, S) and label_lengths (B,).
+    """
+    total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
+    count = batch["label_lengths"].sum()
+    return mean_over_ranks(total / count.clamp(min=1), count)
 
 
 class RecogniserTask(Task):
@@ -68,9 +78,7 @@ class RecogniserTask(Task):
             torch.manual_seed(seed + share.first)
         lengths = (codes >= 0).sum(1) // codebooks  # in main memory, as `codes`
         log_probs, _ = self.codec.read(send(codes, self.device), send(hidden[share.slice], self.device))
-        total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
-        count = batch["label_lengths"].sum()
-        loss = mean_over_ranks(total / count.clamp(min=1), count)
+        loss = mean_ctc(log_probs, lengths, batch)
         self.log("train/ctc", loss.detach(), prog_bar=True, batch_size=len(codes))
         return loss
 

@@ -20,7 +20,8 @@ from mossrepro.codec.batches import IGNORE, CodecBatch, padded_alike
 from mossrepro.codec.encoder import MELS_PER_CODE
 from mossrepro.codec.model import SAMPLES_PER_CODE, CodecConfig, SpeechCodec
 from mossrepro.codec.quantiser import Starts
-from mossrepro.codec.recogniser import STEPS, ctc_loss
+from mossrepro.codec.recogniser import STEPS
+from mossrepro.codec.recogniser_task import mean_ctc
 from mossrepro.training.step_data import Share
 from mossrepro.training.task import Task
 from mossrepro.utils.audio import whisper_mel
@@ -186,10 +187,7 @@ class CodecTask(Task):
     def _read(self, frames: Tensor, valid: Tensor, batch: CodecBatch) -> Tensor:
         """The recogniser's CTC loss on frames (B, T, C), nats a phone of all ranks."""
         lengths = valid.sum(1)
-        log_probs = self.codec.recogniser(frames, send(lengths, self.device))
-        total = ctc_loss(log_probs, batch["labels"], lengths * STEPS, batch["label_lengths"])
-        count = batch["label_lengths"].sum()
-        return mean_over_ranks(total / count.clamp(min=1), count)
+        return mean_ctc(self.codec.recogniser(frames, send(lengths, self.device)), lengths, batch)
 
     def _hidden(self, batch: CodecBatch, offsets: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-mel (B, mels, 8 T), the encoder's output (B, T, D) and which codes are a clip's (B, T) bool.
