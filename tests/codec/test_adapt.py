@@ -25,9 +25,16 @@ def data(chain, **more) -> AdaptDataModule:
 
 def test_recordings_and_corpus_take_turns_and_a_batch_says_which(chain):
     module = data(chain, own_share=0.7, rough=1.0)
+    asked = {0: [], 1: []}
+    for own, part in enumerate(module.parts):  # the same folder here, so it is noted which of them is asked
+        batch_of = part.train_batch
+        part.train_batch = lambda step, *ranks, own=own, batch_of=batch_of: (
+            asked[own].append(step) or batch_of(step, *ranks)
+        )
     batches = [module.seeded_batch(step) for step in range(20)]
     assert all(len(batch["own"].unique()) == 1 and len(batch["own"]) == len(batch["wave"]) for batch in batches)
     assert sum(float(batch["own"][0]) for batch in batches) == 14
+    assert asked == {0: [*range(6)], 1: [*range(14)]}
     batch, same = batches[0], module.parts[0].train_batch(0, 0, 1)  # the corpus's first step
     assert not batch["own"].any() and torch.equal(batch["wave"], same["wave"])
     assert not torch.equal(batch["wave"], batch["clean"])
