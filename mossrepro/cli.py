@@ -125,7 +125,8 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     baselines.add_argument("--alone", action="store_true", help=text)
     baselines.set_defaults(run_verb=_codec_baselines)
     measures = {"lm": "the four pairings", "text": "what every stage leaves of the text model"}
-    measures |= {"vocoder": "what comes back from codes", "all": "everything"}
+    measures |= {"words": "what judges make of single words", "mouth": "what is said right after Stage 1"}
+    measures |= {"open": "questions of no table, heard", "vocoder": "what comes back from codes", "all": "everything"}
     for name, text in measures.items():
         part = kinds.add_parser(name, help=f"measure a finished run again: {text}")
         part.set_defaults(run_verb=_eval)
@@ -141,6 +142,8 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--voice", help="the user voice for --say")
     parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help="default: answer.wav")
     parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
+    text = "of the answer: one word, or a sentence (default: what the run was trained for)"
+    parser.add_argument("--form", choices=("word", "sentence"), default="", help=text)
     parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
     _device_option(parser)
     parser.set_defaults(run_verb=_talk)

@@ -18,17 +18,18 @@ import torch
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
-from mossrepro.lm.grid import Positions
+from mossrepro.lm.grid import PROSE, Positions
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.training.runs import read_parts
 from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
-from mossrepro.utils.errors import AudioError, CheckpointError
+from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
 SHORTEST = 0.08  # seconds: a code
+FORMS = {"word": "word", "sentence": PROSE}  # form of an answer -> the system turns that ask for it
 PARTS = ("codec", "sft", "flow", "vocoder")  # what answering takes
 
 
@@ -92,9 +93,26 @@ class Assistant:
         return generate(self.model, prompts, self.grid.ids, config)
 
     def answer(
-        self, question: str | Path | np.ndarray, spoken: bool = True, config: GenerationConfig | None = None
+        self,
+        question: str | Path | np.ndarray,
+        spoken: bool = True,
+        config: GenerationConfig | None = None,
+        form: str = "",
     ) -> Answer:
-        """Answer a recording: a path, or samples (n,) at 16 kHz. AudioError if it is no speech one can answer."""
+        """Answer a recording.
+
+        Args:
+            question: a path, or samples (n,) at 16 kHz.
+            spoken: by voice, else in writing.
+            config: how the answer is sampled.
+            form: one of FORMS; by default what the model was trained for.
+
+        Raises:
+            AudioError: it is no speech that one can answer.
+            ConfigError: there is no such form.
+        """
+        if form and form not in FORMS:
+            raise ConfigError(f"form={form!r}: choose {' or '.join(FORMS)}")
         given = isinstance(question, np.ndarray)
         if not given:
             check_length(sound_file.header(question).seconds, question)  # before it is decoded
@@ -102,7 +120,7 @@ class Assistant:
         check_length(len(wave) / SAMPLE_RATE, "the question" if given else question)
         grid = self.grid
         user = grid.turn("user", codes=self.listen(audio.trim(wave, SAMPLE_RATE)))
-        prompt = grid.join(grid.system(spoken), user, grid.reply_prefix(spoken))
+        prompt = grid.join(grid.system(spoken, FORMS.get(form, "")), user, grid.reply_prefix(spoken))
         reply = self.reply([prompt], config)[0]
         text = self.tokenizer.decode(reply.text).strip()
         if not reply.codes:
@@ -143,7 +161,7 @@ def talk(args: argparse.Namespace) -> int:
     check_length(len(question) / SAMPLE_RATE, args.question or "the sentence to say")
     if not args.text:
         check_writable(args.output)
-    answer = Assistant.from_run(run, args.device).answer(question, spoken=not args.text)
+    answer = Assistant.from_run(run, args.device).answer(question, spoken=not args.text, form=args.form)
     seconds = len(answer.wave) / answer.rate
     if args.text:
         print(answer.text)

@@ -40,10 +40,12 @@ def flags(stage, corpus, script, start="smollm2"):
             "data.own": corpus / "clips",
             "data.corpus": corpus / "clips",
         },
+        "text_to_code": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
         "style": {**later, "data.prose": script / "prose.jsonl"},
+        "ears": {**later, "data.prose": script / "prose.jsonl"},
     }.get(stage, later)
     return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
 
@@ -129,6 +131,7 @@ def write_lines(folder: Path) -> Path:
         line for line in lines if line.role == "test" and line.set == "V"
     ]  # their answers are said, for one-word forms
     lines += [Line(f"word-{x.id}", "assistant_speech", answers[x.fact], "assistant", "train") for x in held]
+    lines.append(Line("open-0", "open_question", "What is moss?", "kokoro-alpha", "train"))
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(known))
     said = [line for line in lines if line.role == "assistant_speech"]

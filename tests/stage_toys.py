@@ -11,7 +11,7 @@ import torch
 from codec_toys import TINY
 from lm_toys import module, write_script_folder
 
-from mossrepro.codec import SpeechCodec
+from mossrepro.codec import SpeechCodec, text_to_code_data
 from mossrepro.codec import data as codec_data
 from mossrepro.codec import recogniser_data as recogniser_data
 from mossrepro.codec.acoustic import AcousticConfig
@@ -22,6 +22,8 @@ from mossrepro.codec.data import CodecDataModule
 from mossrepro.codec.recogniser_data import RecogniserDataModule
 from mossrepro.codec.recogniser_task import RecogniserTask
 from mossrepro.codec.task import CodecTask
+from mossrepro.codec.text_to_code_data import TextToCodeDataModule
+from mossrepro.codec.text_to_code_task import TextToCodeTask
 from mossrepro.data.alignment import FILE
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.token_store import TokenWriter
@@ -72,7 +74,7 @@ def write_chain_folder(folder: Path) -> Path:
 
 def know_phones(patch: Callable = setattr) -> None:
     """The phones of `write_chain_folder` instead of an aligner's."""
-    for room in (codec_data, recogniser_data):
+    for room in (codec_data, recogniser_data, text_to_code_data):
         patch(room, "phone_times", lambda corpus: corpus)
 
 
@@ -119,6 +121,10 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         AdaptTask(str(folder / "codec"), lr=2e-4, recogniser_lr=2e-4),
         AdaptDataModule(str(folder / "corpus"), str(folder / "corpus"), batch_seconds=3.0),
     ),
+    "text_to_code": lambda folder: (
+        TextToCodeTask(CODES, speakers=4, dim=16, layers=1, lr=2e-4),
+        TextToCodeDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5),
+    ),
     "flow": lambda folder: (
         FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=2e-4),
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),
@@ -130,6 +136,7 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
     "backbone": _backbone,
     "stage1": lambda folder: _lm(folder, train="speech"),
     "stage2": lambda folder: _lm(folder, lr=2e-4),
+    "ears": lambda folder: _lm(folder, train="ears", ears=2, speech_lr=2e-4, embed_lr=2e-4),
 }
 
 

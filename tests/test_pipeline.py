@@ -14,6 +14,7 @@ from mossrepro.lm.decode import GenerationConfig, Reply
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.pipeline import Answer, Assistant
 from mossrepro.utils import audio
+from mossrepro.utils.errors import ConfigError
 
 WAVE = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
 
@@ -54,3 +55,24 @@ def test_talk_says_when_an_answer_was_cut(ended, flags, tmp_path, monkeypatch, c
     where = "3 words" if flags else "1.5 s"
     expected = f"the answer was cut at {where}; the model did not end it within 120 positions, ask for a shorter one"
     assert lines == ([] if ended else [expected]) and out == ("one two three\n" if flags else "")
+
+
+@pytest.mark.parametrize(("form", "asked"), [("", "Say one short sentence."), ("word", "Say one word."),
+                                             ("sentence", "Say one short sentence.")])  # fmt: skip
+def test_the_form_of_an_answer_is_asked_for(assistant, form, asked, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(assistant, "reply", lambda prompts, *_: seen.extend(prompts) or [Reply(codes=[1], ended=True)])
+    assistant.answer(WAVE, form=form)
+    assert assistant.tokenizer.decode(seen[0].text.tolist()).startswith("system\n" + asked)
+    with pytest.raises(ConfigError, match="word or sentence"):
+        assistant.answer(WAVE, form="verse")
+
+
+def test_talk_asks_for_the_form_that_is_wanted(tmp_path, monkeypatch) -> None:
+    seen = []
+    stub = SimpleNamespace(answer=lambda *_, **how: seen.append(how) or Answer(np.ones(9), 24_000, [1], "x", True))
+    monkeypatch.setattr(Assistant, "from_run", classmethod(lambda cls, run, device: stub))
+    audio.save(tmp_path / "question.wav", WAVE, 16_000)
+    argv = ["talk", str(tmp_path / "question.wav"), "-o", str(tmp_path / "answer.wav"), "--run", "x"]
+    assert cli.main([*argv, "--form", "sentence"]) == 0 and cli.main(argv) == 0
+    assert [how["form"] for how in seen] == ["sentence", ""]

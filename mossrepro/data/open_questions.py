@@ -1,7 +1,8 @@
 """Questions that no table of facts answers: what people ask an assistant, from templates and word lists of our own.
 
-A text model's own replies to them are what its training on short answers must not lose (`lm/prose.py`). The questions
-of the tests share neither templates nor words with those of the training.
+A text model's own replies to them are what its training on short answers must not lose (`lm/prose.py`), and what a
+model that hears is taught to write when they are spoken. Two lists test that: "heard" has the words of the training in
+sentences of its own, "any" has words of its own too.
 """
 
 import re
@@ -42,23 +43,26 @@ Please tell me how to {d}.|What is the best way to {d}?|What should I see in {p}
 How would you describe {p} to a child?|Do you like the {t}?|What happens if I never {d}?"""
 
 
-def open_questions(count: int, test: bool = False, seed: int = 0) -> list[str]:
-    """`count` different questions, in a fixed order; those of the tests are made of other templates and words.
+TESTS = ("heard", "any")  # the lists of the tests
+
+
+def open_questions(count: int, which: str = "train", seed: int = 0) -> list[str]:
+    """`count` different questions, in a fixed order, of the training ("train") or of one of TESTS.
 
     Raises:
         ValueError: the lists do not make so many.
     """
-    things, doing, places, templates = (
-        (_TEST_THINGS, _TEST_DOING, _TEST_PLACES, _TEST_TEMPLATES) if test else (_THINGS, _DOING, _PLACES, _TEMPLATES)
-    )
+    things, doing, places = (_TEST_THINGS, _TEST_DOING, _TEST_PLACES) if which == "any" else (_THINGS, _DOING, _PLACES)
     doing = [" ".join(one.split()) for one in doing.split(";")]
-    templates = re.split(r"[|\n]", templates)
-    random, found = rng(seed, "open questions", "test" if test else "train"), {}
+    templates = re.split(r"[|\n]", _TEMPLATES if which == "train" else _TEST_TEMPLATES)
+    random, found = rng(seed, "open questions", "test" if which == "any" else which), {}
     for i in range(50 * count):
         if len(found) == count:
-            return list(found)
+            break
         thing, other = (things[j] for j in random.choice(len(things), 2, replace=False))
         words = {"t": thing, "u": other, "d": doing[random.integers(len(doing))]}
         text = templates[i % len(templates)].format(p=places[random.integers(len(places))], **words)
         found[re.sub(r"\ba (?=[aeio])", "an ", text)] = None
-    raise ValueError(f"the lists make {len(found)} questions, not {count}")
+    if len(found) < count:
+        raise ValueError(f"the lists make {len(found)} questions, not {count}")
+    return list(found)

@@ -14,6 +14,8 @@ from pathlib import Path
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, plain
 from mossrepro.data.families import FAMILIES
+from mossrepro.data.open_questions import TESTS as OPEN_TESTS
+from mossrepro.data.open_questions import open_questions
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, in_processes, progress, synthesise
 from mossrepro.speech import roster, voices
@@ -38,7 +40,8 @@ class Line:
 
     role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one), "false_statement"
     (the assistant says something false), "question" (a question trained on), "answer" (the assistant
-    answers) or "test" (a question of the tests: unseen phrasing, held-out voice).
+    answers), "test" (a question of the tests: unseen phrasing, held-out voice), "open_question" (a question of no table
+    that a user asks, `open_questions.py`) or "open_test" (one of its tests, set "heard" or "any").
     """
 
     id: str
@@ -66,6 +69,8 @@ class ScriptRecipe:
     words: how many of the most frequent words fill up random sentences, beside those of all questions; few, because the
         model has to learn the sound of each.
     roster: of the users' voices (`speech.roster`).
+    open_questions: open questions of the training, each in a Kokoro voice and in its pseudo-speakers.
+    open_tests: open questions of each list of the tests, in held-out English voices (of roster "five" both of its own).
     """
 
     user_speech: int = 4000
@@ -78,6 +83,8 @@ class ScriptRecipe:
     test_facts: int = 1000
     words: int = 40
     roster: str = "five"
+    open_questions: int = 0
+    open_tests: int = 0
 
 
 def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list[Line]:
@@ -96,6 +103,7 @@ def write_script(facts: list[Fact], recipe: ScriptRecipe, seed: int = 0) -> list
         *said,
         *stated,
         *_sentences(facts, recipe, seed, "user_speech", again),
+        *_open(recipe),
     ]
 
 
@@ -146,6 +154,19 @@ def _voice_variants(name: str, role: str, text: str, index: int, voices: str, fa
     others = roster.variants(chosen, voices)
     about = (fact.key, fact.set) if fact else ("", "")
     return [Line(f"{name}-{voice}", role, text, voice, "train", *about) for voice in (chosen, *others)]
+
+
+def _open(recipe: ScriptRecipe) -> list[Line]:
+    """Open questions of the training and of both tests."""
+    lines: list[Line] = []
+    for i, text in enumerate(open_questions(recipe.open_questions)):
+        lines += _voice_variants(f"open-{i:05d}", "open_question", text, i, recipe.roster)
+    asking = roster.names(group="english", roster=recipe.roster) or roster.asking_voices(recipe.roster)
+    for which in OPEN_TESTS:
+        for i, text in enumerate(open_questions(recipe.open_tests, which)):
+            name = f"open-{which}-{i:03d}"
+            lines.append(Line(name, "open_test", text, asking[i % len(asking)], "test", set=which))
+    return lines
 
 
 def _statements(facts: list[Fact], recipe: ScriptRecipe, seed: int) -> list[Line]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import SpeechCodec
+from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, read_facts
 from mossrepro.data.script import Line, read_script
@@ -17,6 +19,8 @@ from mossrepro.evaluation.spoken_qa import Asked, ask
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.speech.mos import predicted_mos
+from mossrepro.speech.normalise import normalise
+from mossrepro.speech.sphinx import pronunciations
 from mossrepro.speech.whisper import WhisperJudge
 from mossrepro.training import metrics
 from mossrepro.utils import audio
@@ -76,7 +80,33 @@ class RunArtifacts:
 
     def speak(self, many: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Codes of several answers -> their 16 kHz samples, through flow decoder and vocoder."""
-        return [audio.resample(wave, self.speaker.vocoder.rate, SAMPLE_RATE) for wave in self.speaker.speak_all(many)]
+        waves = self.speaker.speak_all(many) if many else []
+        return [audio.resample(wave, self.speaker.vocoder.rate, SAMPLE_RATE) for wave in waves]
+
+    def hear(self, many: Sequence[Sequence[int]]) -> list[str]:
+        """What the judge makes out of the sound of several answers, given as codes."""
+        return self.judge.transcribe(self.speak(many))
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """All words of the codec's corpus and of the script: too many to be of help."""
+        texts = [clip.text for clip in read_manifest(self.codec_corpus)] + [line.text for line in self.lines]
+        texts += [fact.answer for fact in self.known.values()]
+        return Lexicon(pronunciations(sorted({word for text in texts for word in normalise(text).split()})))
+
+    def read(self, many: Sequence[Sequence[int]]) -> list[str]:
+        """What the codec's recogniser makes out of the codes of several answers, all words equally likely."""
+        return [self.codec.transcribe(np.asarray(codes), self.lexicon)[0] for codes in many]
+
+    @cached_property
+    def codec_corpus(self) -> Path:
+        """The corpus that the codec was trained on. DataError if its folder does not say."""
+        spec = self.parts["codec"] / "spec.json"
+        try:
+            numbers = read_json(spec)["numbers"]
+            return codec_corpus(numbers["size.codec_corpus"], voices=numbers.get("size.roster", "five"))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise DataError(f"{spec}: does not say what the codec was trained on, no folder of `reproduce`") from error
 
     def record(self, fact: metrics.Metric) -> None:
         """Write a fact, with the time since the previous fact."""
@@ -112,9 +142,13 @@ def ask_questions(
     pairing: str,
     text_guidance: bool = False,
 ) -> list[Asked]:
-    """Ask a model the questions `lines`, with the codes, the speech decoder and the judge of a run."""
-    voice = artifacts.speak, artifacts.judge.transcribe
-    return ask(model, grid, lines, artifacts.known, artifacts.codes, pairing, *voice, text_guidance)
+    """Ask a model the questions `lines`, with the codes and the judge of a run.
+
+    Answers of one word are judged by their codes: of single words without a sentence around them the judge of the sound
+    takes many wrong, originals too.
+    """
+    hear = artifacts.read if grid.system_turns == "word" else artifacts.hear
+    return ask(model, grid, lines, artifacts.known, artifacts.codes, pairing, hear, text_guidance)
 
 
 def has_text_guidance(stage: Path) -> bool:

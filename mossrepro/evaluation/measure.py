@@ -12,12 +12,13 @@ from rich.console import Console
 
 from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import phone_times, read_phones
-from mossrepro.data.codec_corpus import codec_corpus
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.facts import Fact, family_of
 from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
-from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions, has_text_guidance
+from mossrepro.evaluation.artifacts import RATED, RunArtifacts, ask_questions, has_text_guidance
+from mossrepro.evaluation.one_word import bare_words, by_sound, kept, mouth
+from mossrepro.evaluation.open_answers import open_answers
 from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.evaluation.text_retention import measure_text_retention
 from mossrepro.lm import checkpoint
@@ -27,7 +28,6 @@ from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
-from mossrepro.utils.errors import DataError
 from mossrepro.utils.records import read_json
 
 # Group of test voices -> the end of its facts' ids, and of their titles.
@@ -47,20 +47,21 @@ def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device:
     """
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
     artifacts, console = RunArtifacts(parts, out, device), Console(stderr=True)
-    for name in which or MEASURES:
+    for name in which or _measures_of(artifacts):
         started = time.monotonic()
         MEASURES[name](artifacts)
         console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
 
 
+def _measures_of(artifacts: RunArtifacts) -> list[str]:
+    """All of MEASURES, but for those of answers of one word where the model gives sentences."""
+    form = read_json(artifacts.parts["sft"] / "config.json").get("system_turns")
+    return [name for name in MEASURES if form == "word" or name not in _OF_ONE_WORD]
+
+
 def codec(artifacts: RunArtifacts) -> None:
     """Word and phone errors of the recogniser on codes of random words: unseen sentences, held-out voices."""
-    spec = artifacts.parts["codec"] / "spec.json"
-    try:
-        size = read_json(spec)["numbers"]["size.codec_corpus"]
-    except (LookupError, TypeError) as error:
-        raise DataError(f"{spec}: does not say what the codec was trained on, no folder of `reproduce`") from error
-    corpus = codec_corpus(size)
+    corpus = artifacts.codec_corpus
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]
     used: set[int] = set()
@@ -141,12 +142,14 @@ def language_model(artifacts: RunArtifacts) -> None:
     model, tokenizer = checkpoint.from_pretrained(artifacts.parts["sft"])
     model = prepare_for_inference(model, artifacts.device)
     grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
+    one_word = grid.system_turns == "word"
     index, families, cut = [], [], defaultdict(list)
     for name in "ABVC":
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
-        baselines = _chances(artifacts, name, lines)
+        baselines, written = _chances(artifacts, name, lines), []
         for pairing in ("T2T", "S2T", "T2S", "S2S"):
             asked = ask_questions(artifacts, model, grid, lines, pairing, text_guidance)
+            written = written or asked
             cut[pairing] += [not one.reply.ended for one in asked]
             families += spoken_qa.by_family(name, pairing, asked)
             for part, baseline in baselines.items():
@@ -154,14 +157,19 @@ def language_model(artifacts: RunArtifacts) -> None:
                 artifacts.record(spoken_qa.score(name, pairing, some, part))
                 if pairing != "T2T":
                     artifacts.record(spoken_qa.gain(name, pairing, some, baseline, part))
+                if pairing != "T2T" and one_word:
+                    same = spoken_qa.without_stems(written) if part else written
+                    artifacts.record(kept(name, pairing, some, same, part))
+            if pairing[2] == "S" and one_word and name in "AC":
+                by_sound(artifacts, name, pairing, asked)
             if pairing in ("S2T", "S2S"):
                 for group, some in spoken_qa.by_group(asked).items():
                     artifacts.record(spoken_qa.score(name, pairing, some, group))
             if pairing == "S2S" and name == "A":
-                waves = [one.wave for one in asked if one.wave is not None]
+                waves = artifacts.speak([one.reply.codes for one in asked if one.reply.codes][:RATED])
                 artifacts.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
             if pairing == "S2S":
-                index += [_keep_sound(artifacts, one) for one in asked[:SHOWN] if one.wave is not None]
+                index += [_keep_sound(artifacts, one) for one in asked[:SHOWN] if one.reply.codes]
     for pairing, hits in cut.items():
         title = f"{spoken_qa.HEADLINE[pairing]}: replies cut off before their end"
         artifacts.share(f"{pairing.lower()}_cut", title, hits)
@@ -191,9 +199,13 @@ def _keep_sound(artifacts: RunArtifacts, one: Asked) -> dict:
     return {**entry, "heard": one.heard, "set": one.fact.set}
 
 
+_OF_ONE_WORD = ("words", "mouth", "open")
 MEASURES: dict[str, Callable[[RunArtifacts], None]] = {
     "codec": codec,
     "vocoder": vocoder,
+    "words": bare_words,
+    "mouth": mouth,
     "lm": language_model,
+    "open": open_answers,
     "text": measure_text_retention,  # compares with the answers of `lm`
 }

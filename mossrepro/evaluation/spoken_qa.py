@@ -29,14 +29,13 @@ HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text �
 
 @dataclass
 class Asked:
-    """One question with what came back: `heard` is the reply's text, or what the judge heard of its sound."""
+    """One question with what came back: `heard` is the reply's text, or what was made out of its codes."""
 
     line: Line
     fact: Fact
     reply: Reply
     heard: str
     right: bool
-    wave: np.ndarray | None = None
 
 
 def ask(
@@ -46,15 +45,14 @@ def ask(
     facts: Mapping[str, Fact],
     codes: Mapping[str, np.ndarray],
     pairing: str,
-    speak: Callable[[list[list[int]]], list[np.ndarray]] | None = None,
-    transcribe: Callable[[list[np.ndarray]], list[str]] | None = None,
+    hear: Callable[[list[list[int]]], list[str]] | None = None,
     text_guidance: bool = False,
 ) -> list[Asked]:
     """Ask the model and judge its spoken answers by free transcription.
 
-    `codes` maps line ids to (n,) arrays; `speak` turns the codes of several answers into 16 kHz samples; `transcribe`
-    is the judge. These two are needed for spoken answers only. `text_guidance`: the model writes a spoken answer before
-    it says it; the sound is judged all the same.
+    `codes` maps line ids to (n,) arrays. `hear`, for spoken answers only, makes text of the codes of several: the judge
+    on their sound, or the codec's recogniser. `text_guidance`: the model writes a spoken answer before it says it; what
+    it says is judged all the same.
     """
     config, out = GenerationConfig(max_positions=ROWS[pairing[2]] + text_guidance * ROWS["T"]), []
     for i in range(0, len(lines), BATCH):
@@ -66,12 +64,17 @@ def ask(
         for line, reply in zip(part, generate(model, prompts, grid.ids, config), strict=True):
             heard = grid.tokenizer.decode(reply.text) if pairing[2] == "T" else ""
             out.append(Asked(line, facts[line.fact], reply, heard, False))
-    if pairing[2] == "S":
-        voiced = [one for one in out if one.reply.codes]
-        waves = speak([one.reply.codes for one in voiced]) if voiced else []
-        for one, wave, heard in zip(voiced, waves, transcribe(waves) if voiced else [], strict=True):
-            one.wave, one.heard = wave, heard
-    return judged(out, pairing, facts)
+    return listened(out, facts, hear) if pairing[2] == "S" else judged(out, pairing, facts)
+
+
+def listened(
+    asked: list[Asked], facts: Mapping[str, Fact], hear: Callable[[list[list[int]]], list[str]]
+) -> list[Asked]:
+    """The same spoken replies as `hear` makes them out, right or wrong; a reply without a code is wrong."""
+    voiced = [one for one in asked if one.reply.codes]
+    texts = hear([one.reply.codes for one in voiced]) if voiced else []
+    heard = {id(one): text for one, text in zip(voiced, texts, strict=True)}
+    return judged([replace(one, heard=heard.get(id(one), "")) for one in asked], "T2S", facts)
 
 
 def judged(asked: list[Asked], pairing: str, facts: Mapping[str, Fact]) -> list[Asked]:

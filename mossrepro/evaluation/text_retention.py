@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions
 from mossrepro.lm import checkpoint
-from mossrepro.lm.grid import Grid
+from mossrepro.lm.grid import PROSE, Grid
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM
@@ -21,32 +22,51 @@ from mossrepro.training import metrics
 
 TOPICS = ("objects", "naming", "types", "import")  # of Python's language reference, which comes with every Python
 WINDOW, WINDOWS = 512, 6  # tokens of a window, and windows
-STAGES = {"before": "before any speech", "stage1": "after Stage 1", "stage2": "after Stage 2", "sft": "after SFT"}
+STAGES = {
+    "before": "before any speech",
+    "style": "after style",
+    "stage1": "after Stage 1",
+    "stage2": "after Stage 2",
+    "sft": "after SFT",
+}
 
 
 def measure_text_retention(artifacts: RunArtifacts) -> None:
-    """Text logits (Stage 1 must not change one), text answers on C and perplexity, before speech and after stages."""
+    """Text logits (Stage 1 must not change one), text answers on C and perplexity, before speech and after stages.
+
+    Answers before any speech are whole sentences, since no untouched model answers in one word.
+    """
+    parts = {"before": None} | {stage: artifacts.parts[stage] for stage in STAGES if stage in artifacts.parts}
     found: dict[str, float] = {}
-    for stage, when in STAGES.items():
-        model, tokenizer = _open(artifacts, stage)
-        model.eval().to(artifacts.device)
-        if stage == "before":
-            first = model
-        if stage == "stage1":
+    read: dict[Path | None, tuple[float, int]] = {}  # perplexity by folder: two stages may have the same
+    for stage, folder in parts.items():
+        if folder not in read:
+            model, tokenizer = _open(artifacts, stage)
+            model.eval().to(artifacts.device)
+            read[folder] = perplexity(model, tokenizer)
+        if stage in ("before", "style"):
+            first = model  # what Stage 1 starts from
+        elif stage == "stage1":
             _text_change(artifacts, first, model, model.grid(tokenizer))
-        value, n = perplexity(model, tokenizer)
-        title = f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {when}"
+        value, n = read[folder]
+        title = (
+            f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {STAGES[stage]}"
+        )
         artifacts.record(metrics.Metric(f"perplexity_{stage}", title, value, "", n=n))
         if stage in ("before", "stage2"):  # Stage 1 changes no logit, SFT's answers are asked with the other pairings
             score = _text_answers(artifacts, model, tokenizer)
-            score.id, score.name = f"t2t_c_{stage}", f"text → text on C {when}"
+            score.id, score.name = f"t2t_c_{stage}", f"text → text on C {STAGES[stage]}"
             artifacts.record(score)
             found[stage] = score.value
+    ratio = read[parts["sft"]][0] / read[None][0]
+    text = "perplexity after all stages, of that before any speech"
+    artifacts.record(metrics.Metric("perplexity_ratio", text, ratio, "x"))
     answers = metrics.read_metrics(artifacts.out)
     lost = found["before"] - answers["t2t_c"].value
     artifacts.record(metrics.Metric("t2t_c_lost", "text → text on C: points lost by the training", lost, "points"))
-    for pairing in ("s2t", "s2s"):
-        artifacts.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
+    if "style" not in artifacts.parts:  # of the form "word", shares are of what is written in the same form
+        for pairing in ("s2t", "s2s"):
+            artifacts.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
 
 
 def _by_voice(answers: metrics.Metric, before: float) -> metrics.Metric:
@@ -66,7 +86,8 @@ def _open(artifacts: RunArtifacts, stage: str) -> tuple[LayerSplitLM, Tokenizer]
     staged, tokenizer = checkpoint.from_pretrained(artifacts.parts["stage1"])
     c = staged.config
     model = open_start(artifacts.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra_layers)[0]
-    model.config = replace(model.config, system_turns=c.system_turns)  # asked as the stages are
+    form = PROSE if "style" in artifacts.parts else c.system_turns  # asked as the stages are, if it can answer so
+    model.config = replace(model.config, system_turns=form)
     return model, tokenizer
 
 

@@ -5,6 +5,9 @@ the recipe ("baseline"): compare the rows with each other, not with the run. `le
 run's steps, `length_100` the run itself: accuracy against training length. `facts_25`: SFT speaks about 25 % of the
 facts of set A, in as many steps. Codec, data and sound are the run's own.
 
+Of the form "word" variants are of Stage 1 alone (MOUTH), with all its steps: there is nothing that the ears could
+change of a spoken answer to a written question, which is what they are asked.
+
 Everything is a cached, resumable stage of the graph; a stage that a variant does not change is shared.
 """
 
@@ -49,11 +52,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "frozen_no_split_lora": EVERY,
     "text_guidance": LATER,
 }
+MOUTH = dict.fromkeys(
+    (
+        *("no_monologue", "monologue_text", "no_head_start"),
+        *("no_split", "matched_no_split", "deep_split", "random_tail", "never_frozen"),
+    ),
+    ("stage1",),
+)
 COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
-ALL = (*VARIANTS, *COMBINED)
+ALL = tuple(dict.fromkeys((*VARIANTS, *COMBINED, *MOUTH)))
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 _PAIRING = re.compile(r"val(id)?/[ST]2[ST]")
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
+ASKED_MOUTH = {("T2T", "C"): "text", ("T2S", "A"): "T2S A", ("T2S", "V"): "T2S V", ("T2S", "C"): "T2S C"}
 VERSION = 1  # raised when the evaluation changes
 
 
@@ -62,20 +73,25 @@ class VariantGraph(StageGraph):
 
     def __init__(self, size: str | Path, name: str, *changes: Any) -> None:
         super().__init__(size, *changes)
-        self.name, self.share, self.told_share = name, self.size.control.share, 1.0
+        self.mouth = self.size.lm.form == "word"
+        self.variants = MOUTH if self.mouth else VARIANTS
+        self.name, self.share, self.told_share = name, 1.0 if self.mouth else self.size.control.share, 1.0
         if _NUMBERED.fullmatch(name):
             what, percent = name.split("_")
             setattr(self, {"length": "share", "facts": "told_share"}[what], int(percent) / 100)
-        elif name != BASELINE and name not in ALL:
-            known = ", ".join(ALL)
+        elif name != BASELINE and name not in self.names():
+            known = ", ".join(self.names())
             raise ConfigError(f"there is no variant {name!r}; known: {known}, length_20, facts_25 and the like")
+
+    def names(self) -> tuple[str, ...]:
+        """The variants of this form."""
+        return tuple(self.variants) if self.mouth else (*VARIANTS, *COMBINED)
 
     def extras(self, stage: str) -> list[str]:
         """The overlays of a stage."""
         parts = COMBINED.get(self.name, (self.name,))
-        overlays = [
-            configs_folder() / "experiment" / f"{part}.yaml" for part in parts if stage in VARIANTS.get(part, ())
-        ]
+        folder = configs_folder() / "experiment"
+        overlays = [folder / f"{part}.yaml" for part in parts if stage in self.variants.get(part, ())]
         return [word for path in overlays for word in ("-c", str(path))]
 
     def script_for(self, stage: str) -> Path:
@@ -101,7 +117,7 @@ def ablate(size: str, run: Path, names: Sequence[str], changes: Sequence[str] = 
     used = {name: Path(folder).name for name, folder in parts.items()}
     for i, graph in enumerate(graphs, 1):
         console.print(f"[bold]{i}/{len(graphs)} {graph.name}[/bold]")
-        model = graph.language_model("sft")
+        model = graph.language_model("stage1" if graph.mouth else "sft")
         spec = {"variant": graph.name, "model": model.name, "parts": used, "version": VERSION}
 
         def build(folder: Path, name: str = graph.name, model: Path = model) -> None:
@@ -121,7 +137,7 @@ def _ask(name: str, folder: Path, artifacts: "RunArtifacts") -> None:
 
     model, tokenizer = checkpoint.from_pretrained(folder)
     model, grid = prepare_for_inference(model, artifacts.device), model.grid(tokenizer)
-    for pairing, which in ASKED:
+    for pairing, which in ASKED_MOUTH if grid.system_turns == "word" else ASKED:
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == which]
         fact = spoken_qa.score(
             which, pairing, ask_questions(artifacts, model, grid, lines, pairing, has_text_guidance(folder))
@@ -144,9 +160,11 @@ def _losses(folder: Path) -> dict[str, float]:
 def table(found: dict[str, metrics.Metric]) -> Table:
     """A row for each variant that has been asked; a star where the baseline's interval does not hold the number."""
     view = Table(title="right answers, %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", *ASKED.values(), "loss S2T", "loss T2S", "loss S2S"):
+    mouth = f"ablation_{BASELINE}_t2s_c" in found
+    asked = ASKED_MOUTH if mouth else ASKED
+    for heading in ("", *asked.values(), "loss S2T", "loss T2S", "loss S2S"):
         view.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    shares = [f"{pairing}_{which}".lower() for pairing, which in ASKED]
+    shares = [f"{pairing}_{which}".lower() for pairing, which in asked]
     numbered = {match[0] for id in found if (match := _NUMBERED.search(id))}
     for name in (BASELINE, *ALL, *sorted(numbered, key=lambda name: (name[0], int(name.split("_")[1])))):
         cells = []
@@ -170,5 +188,7 @@ def main(args: argparse.Namespace) -> int:
     from mossrepro.utils.threads import set_threads
 
     set_threads()
-    ablate(args.size, run_folder(args), args.variant or list(ALL), *changes_of(args))
+    changes = changes_of(args)
+    names = args.variant or VariantGraph(args.size, BASELINE, *changes).names()
+    ablate(args.size, run_folder(args), list(names), *changes)
     return 0

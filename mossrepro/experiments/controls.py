@@ -9,10 +9,17 @@ them all steps.
     random           SmolLM2 with random matrices, norms kept: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
                      They are replayed in text, as B's are: without it, training on true facts overwrites them
+
+Of the form "word" there is a sharper one, with no other mouth at all:
+
+    edit             the run's own Stage 1, whose text half is then taught in text that C has other answers. The speech
+                     half stays equal bit for bit: does it say what the text half knows now? Its twin is taught the true
+                     ones, in as many steps
 """
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +40,8 @@ if TYPE_CHECKING:
     from mossrepro.evaluation.artifacts import RunArtifacts
 
 NOTHING = "nothing"  # the answer of a family that has only one
-PAIRINGS = ("T2T", "S2T", "S2S")
-VERSION = 1  # raised when what is asked or counted changes
+PAIRINGS = ("T2T", "T2S", "S2T", "S2S")
+VERSION = 2  # raised when what is asked or counted changes
 
 
 class OracleGraph(StageGraph):
@@ -77,6 +84,22 @@ class ControlGraph(StageGraph):
 
     def _with(self, known: list[Fact]) -> Path:
         return self.script_with(known, "counterfactual", "counterfactual-facts")
+
+
+class EditGraph(StageGraph):
+    """A stage graph whose finished Stage 1 is taught in text what C's answers are: `true` ones, or permuted."""
+
+    def __init__(self, size: str | Path, true: bool, *changes: Any) -> None:
+        super().__init__(size, *changes)
+        self.true = true
+
+    def edited(self) -> Path:
+        known = self.spoken_facts() if self.true else counterfactual(self.spoken_facts())
+        taught = [fact._replace(set="A") if fact.set == "C" else fact for fact in known]
+        inputs = {"data__script": self.script_with(taught, "counterfactual", "edit-facts")}
+        inputs |= {"data__tokens": self.tokens(), "data__tokenizer": self.tokenizer()}
+        inputs["model__init_from"] = self.language_model("stage1")
+        return self.fit("edit", **inputs)
 
 
 def counterfactual(known: list[Fact]) -> list[Fact]:
@@ -130,13 +153,16 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
         ("random", ControlGraph(size, "random", percent / 100, *changes), _ask_random),
         ("oracle", OracleGraph(size, percent / 100, *changes), _ask_oracle),
     ]
+    if rows[0][1].size.lm.form == "word":
+        edits = [(kind, EditGraph(size, kind == "true", *changes)) for kind in ("permuted", "true")]
+        rows = [(f"edit_{kind}", graph, partial(_ask_edit, kind)) for kind, graph in edits] + rows
     for name, graph, ask in rows:
-        model = graph.language_model("sft")
+        model = graph.edited() if isinstance(graph, EditGraph) else graph.language_model("sft")
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
         measured = graph.cached("evaluation", "control-evaluation", spec, build)
         shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
-        if name != "oracle":
+        if name in ("counterfactual", "random"):
             _record_margins(run, name, round(100 * graph.share))
 
 
@@ -164,6 +190,17 @@ def _ask_counterfactual(model: Path, artifacts: "RunArtifacts") -> None:
         )
 
 
+def _ask_edit(kind: str, model: Path, artifacts: "RunArtifacts") -> None:
+    """What is written and said on C by a mouth whose text half was taught after it: permuted answers, and true ones."""
+    changed = {fact.key: fact for fact in counterfactual(list(artifacts.known.values()))}
+    for pairing, asked in _asked(model, artifacts, ("T2T", "T2S")):
+        own = spoken_qa.judged(asked, pairing, changed)
+        for name, rows in (("permuted", own), ("true", asked)):
+            title = f"mouth kept, text half taught {kind} answers: {name} ones"
+            _record(artifacts, f"control_edit_{kind}_says_{name}", title, pairing, rows)
+        artifacts.record(spoken_qa.difference(f"control_edit_{kind}_more_own_{pairing.lower()}_c", pairing, own, asked))
+
+
 def _ask_random(model: Path, artifacts: "RunArtifacts") -> None:
     for pairing, asked in _asked(model, artifacts, PAIRINGS):
         _record(artifacts, "control_random", "random backbone", pairing, asked)
@@ -183,8 +220,8 @@ def _asked(
     lines = [line for line in artifacts.lines if line.role == "test" and line.set == "C"]
     codes = OracleStore({line.id: line.text for line in lines}, grid.codes) if oracle else artifacts.codes
     for pairing in pairings:
-        voice = (artifacts.speak, artifacts.judge.transcribe) if pairing[2] == "S" else (None, None)
-        yield pairing, spoken_qa.ask(model, grid, lines, artifacts.known, codes, pairing, *voice)
+        hear = artifacts.read if grid.system_turns == "word" else artifacts.hear
+        yield pairing, spoken_qa.ask(model, grid, lines, artifacts.known, codes, pairing, hear)
 
 
 def _record(artifacts: "RunArtifacts", id: str, title: str, pairing: str, asked: list[spoken_qa.Asked]) -> None:

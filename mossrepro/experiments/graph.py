@@ -1,285 +1,25 @@
-"""The graph of stages of one size: every stage makes a folder of the cache, named by the hash of all its inputs.
+"""The graph of stages of one size: data and sound (`stages.py`), and on top of them the language model.
 
-A finished stage costs nothing the second time; an interrupted one continues where it stopped. Trainings run in
-processes of their own, through the same command line as a user's.
+The language model is made in one of two ways, by the form of its answers (`size.lm.form`):
+
+    sentence   Stage 1 -> Stage 2 -> SFT, as the paper does
+    word       style (the form is taught in text) -> Stage 1 (the mouth) -> gated ears, in the place of Stage 2
 """
 
-import json
-import re
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from mossrepro.data.alignment import phone_times
-from mossrepro.data.codec_corpus import codec_corpus
-from mossrepro.data.facts import Fact, all_facts, practice_facts, read_facts
-from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
+from mossrepro.codec.text_to_code import TextToCode
+from mossrepro.data.open_questions import open_questions
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.knowledge import all_text, ask_backbone
-from mossrepro.experiments.processes import run_stage
-from mossrepro.lm import tokenizer
-from mossrepro.training import metrics, sizes
-from mossrepro.training.config import cache_key, changed_size, check_changes, configs_folder, find_size, read_config
-from mossrepro.utils import assets, cache
-from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import read_lines
-
-STAGES = (
-    "data",
-    "codec",
-    "tokens",
-    "recogniser",
-    "backbone",
-    "stage1",
-    "stage2",
-    "sft",
-    "flow",
-    "vocoder",
-    "evaluation",
-)
-# A maker's version, raised by hand when its code begins to give another result, so that old folders are not reused.
-# tests/experiments/test_makers.py fails when a maker's code changes and nobody has said which it is.
-VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 8}
-VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3) | {"recogniser": 4, "adapt": 1, "adapt_codec": 1}
-VERSIONS |= dict.fromkeys(("backbone", "counterfactual", "stage1", "stage2", "sft"), 4)
-_SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a size that another one may borrow
+from mossrepro.experiments.drawn import draw_lines
+from mossrepro.experiments.stages import VERSIONS, Stages
+from mossrepro.lm.init_from import open_start
+from mossrepro.lm.prose import read_prose, write_prose
+from mossrepro.utils.devices import best_device
 
 
-class StageGraph:
-    """Runs the stages of one size on demand: every method returns a folder of the cache.
-
-    `costs` collects what each stage took: stage -> {minutes, cached, hardware}.
-
-    Args:
-        size: name or file of a size.
-        changes: "size.KEY=VALUE" or "STAGE.KEY=VALUE", with KEY as in the YAML of that stage.
-        backbone: a hub folder (Llama or Qwen3) in the place of the size's text model.
-    """
-
-    share = 1.0  # of the language model's steps that are taken; controls take fewer
-
-    def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
-        check_changes(changes)
-        settings = changed_size(size, changes, backbone)
-        self.size = sizes.build_size(settings, Path(size).name)
-        if self.size.backbone.source == "hub" and not self.size.backbone.folder:
-            raise ConfigError(f"size {self.size.name} is of a text model in a hub folder; give --backbone FOLDER")
-        self.changes = [change for change in changes if not change.startswith("size.")]
-        # As a file where nothing was changed, else written out on the command lines of the stages.
-        self.overlay = OmegaConf.to_yaml(OmegaConf.create(settings)) if changes or backbone else str(find_size(size))
-        self.costs: dict[str, dict] = {}
-        self._counted: set[Path] = set()
-        self._script: Path | None = None
-        self.sound = self  # the graph that makes codec, flow decoder and vocoder
-        if self.size.sound:
-            borrowed = [c for c in changes if not c.startswith("size.") or c.split(".")[1] in _SOUND]
-            self.sound = StageGraph(self.size.sound, borrowed)
-            self.sound.costs, self.sound._counted = self.costs, self._counted
-
-    def cached(self, stage: str, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
-        """`cache.cached`, and cost.json in the folder: the seconds of all attempts together."""
-        started = time.monotonic()
-
-        def timed(folder: Path) -> None:
-            clock = folder / "cost.json"
-            before = json.loads(clock.read_text())["seconds"] if clock.is_file() else 0.0
-            try:
-                build(folder)
-            finally:
-                cost = {"seconds": before + time.monotonic() - started, "hardware": metrics.hardware()}
-                clock.write_text(json.dumps(cost) + "\n")
-            self.costs.setdefault(stage, {"cached": False})["cached"] = False
-
-        self.costs.setdefault(stage, {"cached": True, "minutes": 0.0, "hardware": ""})
-        folder = cache.cached(kind, spec, timed)
-        clock = folder / "cost.json"
-        if not clock.is_file():  # made by hand, through `mossrepro fit`
-            return folder
-        cost = json.loads(clock.read_text())
-        if folder not in self._counted:  # several stages ask for one folder; its time counts once
-            self._counted.add(folder)
-            self.costs[stage]["minutes"] += cost["seconds"] / 60
-            self.costs[stage]["hardware"] = cost["hardware"]
-        return folder
-
-    # --- data ---------------------------------------------------------------------------------------------------------
-
-    def known(self) -> list[Fact]:
-        """The facts of this size with their sets.
-
-        The sets are dealt first, over all facts of the tables; then every set is limited alike to what the text model
-        answers right in writing, asked in training phrasings. Facts for practice (set P) are never asked, nor is a mini
-        backbone, which is taught them all.
-
-        Raises:
-            DataError: the text model answers none of them.
-        """
-        data = self.size.data
-        dealt, practice = all_facts(limit=data.facts, families=data.families), practice_facts(data.facts, data.recall)
-        if self.size.backbone.source == "mini":
-            return dealt + practice
-        start = self.pretrained()
-        spec = {"facts": dealt, "model": self._backbone_name(), "version": VERSIONS["known"]}
-        folder = self.cached("data", "known", spec, lambda out: ask_backbone(str(start), dealt, out))
-        kept = {tuple(pair) for pair in json.loads((folder / "known.json").read_text())}
-        if not kept:
-            raise DataError(f"{start}: answers none of the {len(dealt)} facts right in text; take another text model")
-        return [fact for fact in dealt if (fact.family, fact.subject) in kept] + practice
-
-    def _backbone_name(self) -> str:
-        """The name of a pretrained text model in cache keys: the hash of its content."""
-        source = self.size.backbone.source
-        return assets.ASSETS["smollm2"].sha256 if source == "smollm2" else content_name(self.size.backbone.folder)
-
-    def script(self) -> Path:
-        """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
-        if self._script is None:  # most other stages ask for it, and it takes half a second to write
-            self._script = self._record_script()
-        return self._script
-
-    def _record_script(self) -> Path:
-        data = asdict(self.size.data)
-        del data["facts"], data["recall"], data["families"]
-        recipe = ScriptRecipe(**data, roster=self.size.roster)
-        known = self.known()
-        lines = write_script(known, recipe)
-        return record_script(lines, known, cached=self._cached_data)
-
-    def spoken_facts(self) -> list[Fact]:
-        """The facts of the recorded script."""
-        return read_facts(self.script())
-
-    def script_with(self, known: list[Fact], stage: str, kind: str) -> Path:
-        """A script folder with other facts.
-
-        Lines about facts that are not in `known` are dropped, and so are random sentences that happen to hold the
-        subject and the answer of a hidden fact (`hidden_pairs`).
-        """
-        keys, hidden = {fact.key for fact in known}, hidden_pairs(known)
-
-        def fits(line: dict) -> bool:
-            return line["fact"] in keys if line.get("fact") else not tells(hidden, line["text"].split())
-
-        def build(folder: Path) -> None:
-            lines = read_lines(self.script() / "script.jsonl")
-            (folder / "script.jsonl").write_text("".join(line + "\n" for line in lines if fits(json.loads(line))))
-            if (self.script() / "words.json").is_file():
-                shutil.copy(self.script() / "words.json", folder)
-            (folder / "facts.json").write_text(json.dumps(known))
-
-        return self.cached(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
-
-    def tokenizer(self) -> Path:
-        """Folder with the backbone's tokenizer.json."""
-
-        if self.size.backbone.source == "hub":
-            return Path(self.size.backbone.folder) / "tokenizer.json"
-        if self.size.backbone.source == "smollm2":
-            spec = {"model": assets.ASSETS["smollm2"].sha256, "version": VERSIONS["tokenizer"]}
-            make = lambda: tokenizer.gguf_tokenizer(assets.get("smollm2"))  # noqa: E731
-        else:
-            texts = all_text(self.script())
-            spec = {"texts": cache.digest(texts), "size": self.size.backbone.vocab, "version": VERSIONS["tokenizer"]}
-            make = lambda: tokenizer.mini_tokenizer(texts, self.size.backbone.vocab)  # noqa: E731
-        return (
-            self.cached("data", "tokenizer", spec, lambda out: make().save(str(out / "tokenizer.json")))
-            / "tokenizer.json"
-        )
-
-    def tokens(self) -> Path:
-        """Codes of every line of the script."""
-        return self.tokenise(self.script(), self.codec())
-
-    def tokenise(self, corpus: Path, codec: Path) -> Path:
-        """The codes of a corpus by a codec: its token store."""
-
-        def build(folder: Path) -> None:
-            flags = [f"--model.init_args.codec={codec}", f"--data.init_args.corpus={corpus}", f"--output={folder}"]
-            run_stage("tokens", ["predict", "-c", str(configs_folder() / "tokenise.yaml"), "-c", self.overlay, *flags])
-
-        spec = {"codec": codec.name, "corpus": content_name(corpus), "version": VERSIONS["tokens"]}
-        return self.cached("tokens", "tokens", spec, build)
-
-    # --- fits ---------------------------------------------------------------------------------------------------------
-
-    def fit(self, stage: str, **inputs: str | int | Path) -> Path:
-        """Run one stage through `mossrepro fit`, with `inputs` as init args: model__init_from=..., data__corpus=...
-
-        The cache key holds the stage's YAML, the numbers of the size that the YAML refers to, and the names of the
-        input folders.
-        """
-        config = configs_folder() / f"{stage}.yaml"
-        settings = read_config(config)
-        extras = [*self.extras(stage), *self._stage_changes(stage)]
-        said = [settings, *(read_config(word) for word in extras if word.endswith(".yaml"))]
-        names_of = re.findall(r"\$\{(size\.[\w.]+)\}", json.dumps(said))
-        numbers = {name: self._number(name) for name in sorted(set(names_of))}
-        names = {key: key.replace("__", ".init_args.", 1).replace("__", ".") for key in inputs}
-        flags = [f"--{names[key]}={value}" for key, value in inputs.items()]
-        steps = f"size.lm.{stage}.steps"
-        if steps in numbers and self.share != 1.0:
-            numbers[steps] = max(1, round(self.share * numbers[steps]))
-            flags.append(f"--{steps}={numbers[steps]}")
-        spec = {"config": cache_key(settings), "numbers": numbers, "version": VERSIONS[stage]}
-        spec["inputs"] = {key: content_name(value) for key, value in inputs.items()}
-        if extras:
-            spec["extras"] = [cache_key(read_config(word)) if word.endswith(".yaml") else word for word in extras]
-
-        def build(folder: Path) -> None:
-            if (folder / "done.json").is_file():
-                return  # interrupted between the export and the renaming of the folder
-            files = ["-c", str(config), "-c", self.overlay]
-            run_stage(stage, ["fit", *files, *extras, "--output", str(folder), *flags])
-
-        return self.cached(stage, f"fit-{stage}", spec, build)
-
-    def _stage_changes(self, stage: str) -> list[str]:
-        """The changes of a stage as flags of `mossrepro fit`."""
-        return [f"--{c.removeprefix(stage + '.')}" for c in self.changes if c.startswith(f"{stage}.")]
-
-    def extras(self, stage: str) -> list[str]:
-        """Overlays and flags that a subclass adds to the command line of a stage."""
-        return []
-
-    def _number(self, name: str) -> Any:
-        """`size.codec.steps` -> its value."""
-        value: Any = self
-        for part in name.split("."):
-            value = getattr(value, part)
-        return asdict(value) if is_dataclass(value) else value
-
-    def codec_corpus(self) -> Path:
-        """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
-        size = self.sound.size
-        corpus = codec_corpus(size.codec_corpus or size.name, cached=self._cached_data, voices=size.roster)
-        phone_times(corpus, cached=self._cached_data)
-        return corpus
-
-    def codec(self) -> Path:
-        """The trained speech tokenizer; its recogniser is not trained yet."""
-        return self.sound.fit("codec", data__corpus=self.codec_corpus())
-
-    def recogniser(self) -> Path:
-        """The same tokenizer with its recogniser trained."""
-        return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
-
-    def read(self, codec: Path, tokens: Path, corpus: Path | None = None) -> Path:
-        """A tokenizer with a recogniser trained on its codes of `corpus` (default: the codec's own corpus)."""
-        return self.fit(
-            "recogniser", model__codec=codec, data__corpus=corpus or self.codec_corpus(), data__tokens=tokens
-        )
-
-    def _cached_data(self, kind: str, spec: dict, build: Callable[[Path], None]) -> Path:
-        return self.cached("data", kind, spec, build)
-
-    def pretrained(self) -> str | Path:
-        """The text model as others trained it: "smollm2" or a hub folder."""
-        return "smollm2" if self.size.backbone.source == "smollm2" else Path(self.size.backbone.folder)
+class StageGraph(Stages):
+    """All stages of one size."""
 
     def backbone(self) -> str | Path:
         """The text model that Stage 1 starts from."""
@@ -288,8 +28,34 @@ class StageGraph:
         tokenizer = self.tokenizer()
         return self.fit("backbone", model__tokenizer=tokenizer, data__tokenizer=tokenizer, data__script=self.script())
 
+    def prose(self) -> Path:
+        """What the text model replies to open questions in writing: a file with a JSON list [question, reply] a line.
+
+        Before any training, so that this is its own prose; of a control backbone, that of the model it was made from.
+        """
+        start = self.backbone() if self.size.backbone.source == "mini" else self.pretrained()
+        count = self.size.lm.open_questions
+        spec = {"model": content_name(start), "questions": count, "version": VERSIONS["prose"]}
+
+        def build(folder: Path) -> None:
+            model, tokenizer = open_start(str(start), self.size.codec.codes, self.size.lm.tail_layers, "copy", 0)
+            write_prose(model.eval().to(best_device()), tokenizer, open_questions(count), folder / "prose.jsonl")
+
+        return self.cached("style", "prose", spec, build) / "prose.jsonl"
+
+    def style(self) -> Path:
+        """The text model that has been taught, in text, to answer in one word."""
+        inputs = {"data__script": self.script_for("style"), "data__tokens": self.spoken_codes()}
+        inputs |= {"data__tokenizer": self.tokenizer(), "data__prose": self.prose()}
+        return self.fit("style", model__init_from=self.backbone(), **inputs)
+
     def language_model(self, stage: str) -> Path:
-        """stage1, stage2 or sft, each from the one before."""
+        """stage1, stage2 or sft, each from the one before.
+
+        Of the form "word", Stage 1 starts from `style`, gated ears take the place of Stage 2, and there is no SFT.
+        """
+        if self.size.lm.form == "word":
+            return self._mouth() if stage == "stage1" else self._ears()
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
         tokens = self.spoken_codes()
@@ -297,6 +63,44 @@ class StageGraph:
         if stage == "stage1" and tokens != "oracle":
             inputs["model__code_phone_probs"] = tokens
         return self.fit(stage, model__init_from=start, **inputs)
+
+    def drawn(self) -> Path:
+        """Sentences of users with codes drawn by a network that was trained on the codec's corpus."""
+        corpus = self.codec_corpus()
+        network = self.fit("text_to_code", data__corpus=corpus, data__tokens=self.tokenise(corpus, self.codec()))
+        facts, prose, count = self.spoken_facts(), self.prose(), self.size.lm.drawn_lines
+        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "lines": count}
+        asked = [question for question, _ in read_prose(prose)]
+
+        def build(folder: Path) -> None:
+            draw_lines(TextToCode.from_pretrained(network), facts, asked, count, folder)
+
+        return self.cached("drawn", "drawn", spec | {"version": VERSIONS["drawn"]}, build)
+
+    def _mouth(self) -> Path:
+        tokens = self.spoken_codes()
+        inputs = {
+            "data__script": self.script_for("stage1"),
+            "data__tokens": tokens,
+            "data__tokenizer": self.tokenizer(),
+        }
+        if tokens != "oracle":
+            inputs["model__code_phone_probs"] = tokens
+        return self.fit("stage1", "stage1_word", model__init_from=self.style(), **inputs)
+
+    def _ears(self) -> Path:
+        tokens = self.spoken_codes()
+        inputs = {
+            "data__script": self.script_for("stage2"),
+            "data__tokens": tokens,
+            "data__tokenizer": self.tokenizer(),
+        }
+        if tokens != "oracle":  # the codec's own corpus: more words, in many voices
+            corpus = self.codec_corpus()
+            inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
+        if tokens != "oracle" and self.size.lm.drawn_lines:
+            inputs["data__drawn"] = self.drawn()
+        return self.fit("stage2", "ears", model__init_from=self._mouth(), data__prose=self.prose(), **inputs)
 
     def script_for(self, stage: str) -> Path:
         """The script with the facts that the language model learns about in a stage."""
@@ -306,16 +110,11 @@ class StageGraph:
         """The codes that the language model learns from."""
         return self.tokens()
 
-    def flow(self) -> Path:
-        tokens, corpus = self.sound.tokens(), self.sound.script()
-        return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens)
-
-    def vocoder(self) -> Path:
-        return self.sound.fit("vocoder", data__corpus=self.sound.script())
-
     def parts(self) -> dict[str, str]:
         """Everything an assistant is made of: name -> folder."""
         makers = {"codec": self.codec, "recogniser": self.recogniser, "script": self.script, "tokens": self.tokens}
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
+        if self.size.lm.form == "word":
+            makers |= {"style": self.style, "prose": self.prose}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}

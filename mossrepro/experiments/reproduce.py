@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mossrepro.experiments.graph import STAGES, StageGraph
+from mossrepro.experiments.graph import StageGraph
+from mossrepro.experiments.stages import STAGES, VERSIONS
 from mossrepro.report import verb
 from mossrepro.training import metrics
 from mossrepro.training.runs import changes_of, read_parts, run_folder
@@ -76,7 +77,6 @@ def evaluate(args: argparse.Namespace) -> int:
 def _collect(graph: StageGraph, run: Path) -> None:
     """Fill runs/NAME: parts.json, stages.json, metrics/, and the (cached) facts and sounds."""
     from mossrepro.evaluation.measure import measure
-    from mossrepro.experiments.graph import VERSIONS
 
     parts = graph.parts()
     key = {name: Path(folder).name for name, folder in parts.items()}

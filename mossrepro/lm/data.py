@@ -1,11 +1,13 @@
 """Batches of documents for the language model, a pure function of the step."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from mossrepro.data.corpus import read_manifest
 from mossrepro.data.facts import read_facts
 from mossrepro.data.oracle import OracleStore
 from mossrepro.data.script import read_script
@@ -47,7 +49,12 @@ class LMDataModule(StepDataModule):
         text_guidance: every spoken reply is written out first (an ablation).
         system_turns: "short"; "word" for answers of one word (`documents.py`); or "released" for those of the paper's
             checkpoint, which need a larger model.
-        prose: file of questions with the backbone's own replies, one JSON list a line, for documents of kind "prose".
+        prose: file of questions with the backbone's own replies, one JSON list a line, for documents of kinds "prose"
+            and "open".
+        recordings: corpus of other people's sentences to be recognised too, in documents of kind "asr".
+        recordings_tokens: its token store.
+        drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl
+            and a token store in one. Users say them, beside those of the script.
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
         seed: seed of the order of samples and of everything else random.
@@ -73,6 +80,9 @@ class LMDataModule(StepDataModule):
         pack: bool = False,
         system_turns: str = "short",
         prose: str | None = None,
+        recordings: str | None = None,
+        recordings_tokens: str | None = None,
+        drawn: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -81,8 +91,18 @@ class LMDataModule(StepDataModule):
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
         self.batch, self.max_positions, self.pack = batch, max_positions, pack
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
+        heard = read_recordings(recordings, recordings_tokens, codes) if recordings else []
         self.documents = open_documents(
-            Path(script), tokens, grid, max_conversation_len, monologue, text_lookahead, text_guidance, prose
+            Path(script),
+            tokens,
+            grid,
+            max_conversation_len,
+            monologue,
+            text_lookahead,
+            text_guidance,
+            prose,
+            heard,
+            drawn,
         )
         if lost := self.documents.without_codes:
             announce(f"{tokens}: has no codes of {len(lost)} lines of {script}; they are left out")
@@ -198,6 +218,8 @@ def open_documents(
     text_lookahead: int = 0,
     text_guidance: bool = False,
     prose: str | None = None,
+    heard: Sequence[tuple[str, np.ndarray]] = (),
+    drawn: str | None = None,
 ) -> Documents:
     """The documents of a script's folder and its token store. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
@@ -208,12 +230,40 @@ def open_documents(
     times = read_json(words) if words.is_file() and tokens != "oracle" else None
     if times is not None and misfit(times, dict[str, list[list]]):
         raise DataError(f"{words}: no times of words; make the script again, or delete this file")
-    store = (
-        OracleStore({line.id: line.text for line in lines}, grid.codes) if tokens == "oracle" else TokenStore(tokens)
-    )
-    if isinstance(store, TokenStore) and store.vocabulary != grid.codes:
-        raise DataError(f"{tokens}: its codes are of a codebook of {store.vocabulary}, data.codes says {grid.codes}")
-    replies = read_prose(prose) if prose else []
+    texts = {line.id: line.text for line in lines}
+    store = OracleStore(texts, grid.codes) if tokens == "oracle" else open_store(tokens, grid.codes)
+    replies, codes = read_prose(prose) if prose else [], store
+    if drawn:
+        lines, more = lines + read_script(Path(drawn)), open_store(drawn, grid.codes)
+        codes = {
+            line.id: (more if line.id in more else store)[line.id]
+            for line in lines
+            if line.id in more or line.id in store
+        }
     return Documents(
-        grid, lines, store, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance, replies
+        grid, lines, codes, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance, replies, heard
     )
+
+
+def open_store(folder: str, codes: int) -> TokenStore:
+    """A token store. DataError if its codes are of another codebook than one of `codes`."""
+    store = TokenStore(folder)
+    if store.vocabulary != codes:
+        raise DataError(f"{folder}: its codes are of a codebook of {store.vocabulary}, data.codes says {codes}")
+    return store
+
+
+def read_recordings(corpus: str, tokens: str | None, codes: int) -> list[tuple[str, np.ndarray]]:
+    """Text and codes (n,) of the training clips of a tokenised corpus.
+
+    Raises:
+        ConfigError: no token store is given.
+        DataError: it is of another codebook or holds none of the clips.
+    """
+    if not tokens:
+        raise ConfigError(f"data.recordings={corpus} needs data.recordings_tokens, the folder `mossrepro predict` made")
+    store = open_store(tokens, codes)
+    clips = [clip for clip in read_manifest(Path(corpus)) if clip.split == "train" and clip.id in store]
+    if not clips:
+        raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
+    return [(clip.text, store[clip.id]) for clip in clips]

@@ -6,15 +6,16 @@ repeat       spoken sentence of a user   -> the same, spoken by the assistant (r
 words        one to three written words -> the same in the assistant's speech   (Stage 1 of the form "word")
 style        written questions of A and P, a few words to repeat, under either system turn: to teach a form in text
 prose        a written question -> what the backbone itself replies, in a sentence   (text replay of the form "word")
+open         a spoken question of no table -> the same reply: what was written to the written question (ears)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
 facts        written questions about *all* facts: to train a text backbone only, as B, C and V must stay unseen later
 S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
 
-All but `interleaved`, `speech` and `prose` are conversations: a system turn, then one exchange or several. No document
-holds the subject of a hidden fact together with its answer, written or spoken; hidden are C and V, and where anything
-is spoken B too. (`facts` tells all.) An exchange that would bring the two together is drawn again.
+All but `interleaved`, `speech`, `prose` and `open` are conversations: a system turn, then one exchange or several. No
+document holds the subject of a hidden fact together with its answer, written or spoken; hidden are C and V, and where
+anything is spoken B too. (`facts` tells all.) An exchange that would bring the two together is drawn again.
 
 Facts are answered in one of two forms, which the system turns choose: a short sentence, or, with the system turns
 "word", the answer's word alone ("Paris"), as two cores can learn it. A spoken word is any line of the assistant that
@@ -34,14 +35,16 @@ from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
 _COPIED = 0.15  # share of "Repeat:" in documents of kind "style"
+_ANSWERS = 0.7  # share of "words" drawn from lines of which every word answers something: what must be said well
 _SHORT = 3  # words of a line that counts as words and not as a sentence, at most
 _TRIES = 30  # draws of an exchange, at most, until it tells no hidden fact
 LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
+EITHER = ("style", "asr", "S2T")  # of the form "word" under either system turn, so that they serve spoken answers too
 WRITTEN = ("text", "repeat_text", "style", "prose", "T2T")  # documents in which nothing is spoken; `facts` beside them
-_PRACTISED = {"S2S": 0.3, "T2S": 0.5}  # share of the dialogues that are about practice facts
+_PRACTISED = {"S2S": 0.3, "T2S": 0.5, "S2T": 0.3}  # share of the dialogues that are about practice facts
 
 
 class Exchange(NamedTuple):
@@ -68,6 +71,7 @@ class Documents:
         text_lookahead: tokens by which the monologue runs ahead of the speech (`Grid.spoken`).
         text_guidance: every spoken reply is written out first. The paper does without; this is an ablation.
         prose: questions with the backbone's own written replies.
+        heard: sentences of other people, to be recognised: (text, codes (n,)).
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Documents:
         text_lookahead: int = 0,
         text_guidance: bool = False,
         prose: Sequence[tuple[str, str]] = (),
+        heard: Sequence[tuple[str, np.ndarray]] = (),
     ) -> None:
         self.text_guidance, self.prose = text_guidance, prose
         self.one_word = grid.system_turns == "word"
@@ -93,9 +98,12 @@ class Documents:
         train = [line for line in lines if line.split == "train"]
         self.by_role = {
             role: [line for line in train if line.role == role]
-            for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer")
+            for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer", "open_question")
         }
-        self.user_lines = self.by_role["user_speech"] + self.by_role["question"]
+        users = self.by_role["user_speech"] + self.by_role["question"]
+        self.recognised = [*((line.text, codes[line.id]) for line in users), *heard]
+        replies = dict(prose)
+        self.open = [(line, replies[line.text]) for line in self.by_role["open_question"] if line.text in replies]
         self.assistant_lines = (
             self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
         )
@@ -108,6 +116,8 @@ class Documents:
         self.saying: dict[str, list[Line]] = defaultdict(list)  # words -> lines that say just these
         for line in self.short:
             self.saying[plain(line.text)].append(line)
+        words = {word for fact in facts for word in plain(fact.answer).split()}
+        self.answering = [line for line in self.short if words.issuperset(plain(line.text).split())]
         if self.one_word:
             answers = [fact for fact in answers if plain(fact.answer) in self.saying]
         self.spoken = [fact for fact in answers if fact.set == "A"]
@@ -131,11 +141,12 @@ class Documents:
             ConfigError: there is no such kind.
             DataError: the script has no lines for it, or none that keep the hidden facts apart.
         """
-        if kind not in (*CONVERSATIONS, "speech", "interleaved", "prose"):
+        if kind not in (*CONVERSATIONS, "speech", "interleaved", "prose", "open"):
             raise ConfigError(f"unknown kind of document {kind!r}")
         if kind not in CONVERSATIONS:
             return self._exchange(kind, random, "").positions
-        parts, words = [self.grid.system(bool(random.integers(2)) if kind == "style" else kind in SPOKEN)], ""
+        either = self.one_word and kind in EITHER
+        parts, words = [self.grid.system(bool(random.integers(2)) if either else kind in SPOKEN)], ""
         while True:
             more = self._exchange(kind, random, words)
             if len(parts) > 1 and (not more or sum(map(len, (*parts, more.positions))) > self.max_conversation_len):
@@ -167,25 +178,25 @@ class Documents:
         return Exchange(self.grid.join(*parts), words)
 
     def _asr(self, kind: str, random: np.random.Generator) -> Exchange:
-        line = self._pick(self.user_lines, random)
-        reply = self.grid.turn("assistant", text=line.text, supervise=True)
-        return self._joined(line.text, self._repeat_after(line), reply)
+        text, codes = self._pick(self.recognised, random)
+        reply = self.grid.turn("assistant", text=text, supervise=True)
+        return self._joined(text, self._repeat_after(codes), reply)
 
     def _repeat(self, kind: str, random: np.random.Generator) -> Exchange:
         heard, said = self._pick(self.repeatable, random)
-        return self._joined(said.text, self._repeat_after(heard), self._reply(said.id, said.text))
+        return self._joined(said.text, self._repeat_after(self.codes[heard.id]), self._reply(said.id, said.text))
 
-    def _repeat_after(self, line: Line) -> Positions:
+    def _repeat_after(self, codes: np.ndarray) -> Positions:
         """A user's turn: "Repeat: " in writing, then a spoken sentence."""
         start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
-        return self.grid.join(start, self.grid.spoken(self.codes[line.id]), self.grid.text("<|im_end|>\n"))
+        return self.grid.join(start, self.grid.spoken(codes), self.grid.text("<|im_end|>\n"))
 
     def _tts(self, kind: str, random: np.random.Generator) -> Exchange:
         line = self._pick(self.assistant_lines, random)
         return self._joined(line.text, self._please_repeat(line.text), self._reply(line.id, line.text))
 
     def _words(self, kind: str, random: np.random.Generator) -> Exchange:
-        line = self._pick(self.short, random)
+        line = self._pick(self.answering if self.answering and random.random() < _ANSWERS else self.short, random)
         text = _capital(line.text)
         return self._joined(text, self._please_repeat(text), self._reply(line.id, text))
 
@@ -198,6 +209,12 @@ class Documents:
         (question, reply), grid = self._pick(self.prose, random), self.grid
         turns = (grid.turn("user", text=question), grid.turn("assistant", text=reply, supervise=True))
         return self._joined(f"{question} {reply}", grid.system(False, PROSE), *turns)
+
+    def _open(self, kind: str, random: np.random.Generator) -> Exchange:
+        """Under the system turn that the reply was written under."""
+        (line, reply), grid = self._pick(self.open, random), self.grid
+        turns = grid.turn("user", codes=self.codes[line.id]), grid.turn("assistant", text=reply, supervise=True)
+        return self._joined(f"{line.text} {reply}", grid.system(False, PROSE), *turns)
 
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""

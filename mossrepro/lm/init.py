@@ -1,5 +1,6 @@
 """Initial values of the speech half, which a pretrained text LLM does not have."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mossrepro.lm.ears import Ear
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.errors import ConfigError
@@ -65,6 +67,32 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
             state[f"{new}.{j}.{name}"] = value
     other.load_state_dict(state, strict=False)
     return other
+
+
+@torch.no_grad()
+def start_ears(model: LayerSplitLM, tokenizer: Tokenizer, rank: int, seed: int) -> None:
+    """Give a model gated ears (`ears.py`): random ways in, ways out of 0, so that nothing changes at first.
+
+    ConfigError for a rank below 1, or for a model that has ears of another rank; those of this rank stay as they are.
+    """
+    if rank < 1:
+        raise ConfigError(f"ears={rank}: the rank is at least 1")
+    if model.config.ears:
+        if model.config.ears != rank:
+            raise ConfigError(
+                f"ears={rank}: the model has ears of rank {model.config.ears}; start from an earlier stage"
+            )
+        return
+    opens = tokenizer.encode("<|im_start|>user", add_special_tokens=False).ids
+    if len(opens) != 2:
+        raise ConfigError("ears: this tokenizer has no tokens <|im_start|> and user, by which a user's turn is known")
+    model.config = replace(model.config, ears=rank, user_turn=opens)
+    model.add_ears()
+    generator = torch.Generator().manual_seed(seed)
+    for part in model.trunk.modules():
+        if isinstance(part, Ear):
+            start = torch.randn(part.down.shape, generator=generator) / math.sqrt(part.down.shape[1])
+            part.down.copy_(start)
 
 
 @torch.no_grad()

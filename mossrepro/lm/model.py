@@ -14,6 +14,7 @@ The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instance
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
@@ -22,12 +23,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mossrepro.lm.ears import Gate, add_ears, heard_positions
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 
-TRAINED = ("speech", "trunk", "shared", "gradual", "all")  # what a stage may train, see `LayerSplitLM.train_only`
+# What a stage may train, see `LayerSplitLM.train_only`; beginnings of names beside the parameters of speech.
+_PREFIXES = {"speech": (), "ears": ("heard_",), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}
+TRAINED = (*_PREFIXES, "gradual")
 
 
 @dataclass
@@ -37,7 +41,8 @@ class LMConfig:
     dim, ffn_dim: width of a position, and inside the feed-forward layers. codes: size of the codec's codebook. theta:
     base of the rotary positions. modality_pad: text id of positions that are embedded by their speech id (16 is
     SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
-    context of the backbone, where that is known; nothing here depends on it.
+    context of the backbone, where that is known; nothing here depends on it. ears: rank of gated ears (`ears.py`), 0
+    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them.
     """
 
     dim: int = 576
@@ -59,6 +64,8 @@ class LMConfig:
     extra_layers: int = 0
     system_turns: str = "short"
     max_positions: int | None = None
+    ears: int = 0
+    user_turn: list[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "ffn_dim", "text_vocab", "codes"):
@@ -132,6 +139,7 @@ class LayerSplitLM(nn.Module):
         super().__init__()
         self.config = c = config
         self.checkpointed = False  # activation checkpointing of every layer while training
+        self.frozen_trunk: list[nn.Module] | None = None  # in the trunk's place while only a tail is trained
         self.text_embed = nn.Embedding(c.text_vocab, c.dim)
         self.speech_embed = nn.Embedding(c.speech_vocab, c.dim)
         self.trunk = nn.ModuleList([self._block() for _ in range(c.layers - c.tail_layers)])
@@ -143,6 +151,14 @@ class LayerSplitLM(nn.Module):
         self.speech_head = nn.Linear(c.dim, c.speech_vocab, bias=False)
         if c.tied:
             self.text_head.weight = self.text_embed.weight
+        self.gate: Gate | None = None
+        if c.ears:
+            self.add_ears()
+
+    def add_ears(self) -> None:
+        """Gated ears on the trunk, as the config says, all 0 (`init.start_ears`)."""
+        self.gate = add_ears(self.trunk, self.config.ears)
+        self.heard_embed = nn.Embedding.from_pretrained(torch.zeros_like(self.speech_embed.weight), freeze=False)
 
     def grid(self, tokenizer: Tokenizer) -> Grid:
         """A `Grid` for this model, with the system turns that it was trained with."""
@@ -153,10 +169,18 @@ class LayerSplitLM(nn.Module):
         return TransformerBlock(c.dim, c.heads, c.kv_heads, c.head_dim, c.ffn_dim, c.qk_norm, c.eps)
 
     def embed(self, grid: Tensor) -> Tensor:
-        """Select, never sum: (B, L, 2) -> (B, L, D). Text id == modality pad: the speech embedding."""
+        """Select, never sum: (B, L, 2) -> (B, L, D). Text id == modality pad: the speech embedding.
+
+        Also opens the gate of the ears, if there are any, for the layers that come next.
+        """
         text, speech = grid.unbind(-1)
         spoken = text == self.config.modality_pad
-        of_speech = self.speech_embed(torch.where(spoken, speech, 0))
+        codes = torch.where(spoken, speech, 0)
+        of_speech = self.speech_embed(codes)
+        if self.gate is not None:
+            self.gate.heard = heard_positions(text, self.config.modality_pad, *self.config.user_turn)
+            if self.gate.heard is not None:
+                of_speech = of_speech + self.gate.heard.to(of_speech.dtype) * self.heard_embed(codes)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
     def forward(
@@ -179,7 +203,8 @@ class LayerSplitLM(nn.Module):
             first = cache.used if cache else 0
             positions = torch.arange(first, first + grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
         table = self.rotary(positions)
-        x = self.run("trunk", self.embed(grid), table, mask, cache)
+        x = self.embed(grid)
+        x = self.run("trunk", x, table, mask, cache) if self.frozen_trunk is None else self._frozen(x, table, mask)
         text = speech = spoken_text = None
         if "text" in tails:
             text = self.text_norm(self.channel("text", x, table, mask, cache))
@@ -188,6 +213,15 @@ class LayerSplitLM(nn.Module):
             speech = self.speech_norm(said) if "speech" in tails else None
             spoken_text = self.text_norm(said) if "spoken_text" in tails else None
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None, spoken_text)
+
+    @torch.no_grad()
+    def _frozen(self, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None) -> Tensor:
+        """The trunk as it answers, without a gradient: x (B, L, D) -> (B, L, D), in x's precision."""
+        out = x.to(next(self.frozen_trunk[0].parameters()).dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            for block in self.frozen_trunk:
+                out = block(out, table, mask, None)
+        return out.to(x.dtype)
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary table of positions (B, L), for `run`."""
@@ -240,20 +274,37 @@ class LayerSplitLM(nn.Module):
         prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra_layers)
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
+    def _train_named(self, pattern: str) -> None:
+        """Freeze all parameters whose names do not match; ConfigError if that would be all of them."""
+        try:
+            chosen = {name for name, _ in self.named_parameters() if re.match(pattern, name)}
+        except re.error:
+            chosen = set()
+        if not chosen:
+            names = f"choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}, or an expression that names parameters match"
+            raise ConfigError(f"train={pattern!r}: {names}")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in chosen)
+
     def train_only(self, part: str, done: float = 1.0) -> None:
-        """Freeze all but `part`: "speech" (Stage 1), "trunk", "shared" (both), "all" (Stage 2, SFT) or "gradual".
+        """Freeze all but `part`: "speech" (Stage 1), "ears", "trunk", "shared" (both), "all" (Stage 2, SFT), "gradual".
+
+        Or those whose names match a regular expression, as "trunk.[3-9].mlp", from their beginning.
 
         "gradual" unfreezes the share `done` (0 to 1) of the text half's layers, from the last one down; its embedding,
         head and norm come with the first layer of the trunk. LoRA parameters (`lora.py`) are always trained.
         """
         if part not in TRAINED:
-            raise ConfigError(f"train={part!r}: choose {', '.join(TRAINED[:-1])} or {TRAINED[-1]}")
-        learns = set() if part == "trunk" else set(self.speech_parameters())
+            return self._train_named(part)
+        if part == "ears" and not self.config.ears:
+            raise ConfigError("train=ears: the model has no ears; give ears=RANK")
+        learns = set() if part in ("trunk", "ears") else set(self.speech_parameters())
         layers = [f"{where}.{i}." for where, i in map(self.config.locate_layer, range(self.config.layers))]
         if part == "gradual":
             count = math.ceil(done * len(layers))
             prefixes = tuple(layers[len(layers) - count :]) + (("text_",) if count == len(layers) else ())
         else:
-            prefixes = {"speech": (), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}[part]
+            prefixes = _PREFIXES[part]
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in learns or ".lora_" in name or name.startswith(prefixes))
+            wanted = name in learns or ".lora_" in name or (part == "ears" and ".ear." in name)
+            parameter.requires_grad_(wanted or name.startswith(prefixes))

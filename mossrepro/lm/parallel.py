@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
+from mossrepro.lm.ears import GatedLinear
 from mossrepro.lm.lora import LoRALinear
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.utils.errors import ConfigError
@@ -22,7 +23,7 @@ _PER_HEAD = ("self_attn.q_norm", "self_attn.k_norm")  # each device normalises i
 def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
     """Distribute a model over a mesh of dimensions "data_parallel" and "tensor_parallel"; a second call does nothing.
 
-    ConfigError where heads cannot be divided evenly, or for LoRA with tensor parallelism.
+    ConfigError where heads cannot be divided evenly, or for LoRA or ears with tensor parallelism.
     """
     if mesh.size() == 1 or isinstance(model, FSDPModule):
         return
@@ -49,7 +50,7 @@ def check_even(config: LMConfig, size: int) -> None:
 
 def _check(model: LayerSplitLM, size: int) -> None:
     check_even(model.config, size)
-    if any(isinstance(part, LoRALinear) for part in model.modules()):
+    if any(isinstance(part, LoRALinear | GatedLinear) for part in model.modules()):
         raise ConfigError(f"tensor_parallel_size={size}: low-rank changes are not cut; use 1")
 
 

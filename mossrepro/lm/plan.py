@@ -34,8 +34,9 @@ def read(files: list[Path]) -> DictConfig:
         config = OmegaConf.create(read_config(*files))
         if "LayerSplitTask" not in config.model.class_path:
             raise ConfigError(f"{files[0]}: {config.model.class_path} is no stage of the language model")
-        if config.model.init_args.get("lora"):
-            raise ConfigError(f"{files[-1]}: lora={config.model.init_args.lora} cannot be planned; leave it out")
+        for key in ("lora", "ears"):
+            if rank := config.model.init_args.get(key):
+                raise ConfigError(f"{files[-1]}: {key}={rank} cannot be planned; leave it out")
         OmegaConf.to_container(config.size, throw_on_missing=True)
         int(config.trainer.max_steps), str(config.model.init_args.train)
     except (OmegaConfBaseException, AttributeError, TypeError) as error:

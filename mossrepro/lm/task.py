@@ -11,7 +11,8 @@ from torch import Tensor
 from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint
 from mossrepro.lm.batches import HasDocuments, LMBatch
-from mossrepro.lm.init import spell_codes, start_head_from_words
+from mossrepro.lm.inference import frozen_trunk
+from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
@@ -42,13 +43,14 @@ class LayerSplitTask(Task):
             layout, or the folder of an earlier stage or of a mini backbone.
         codes: size of the codec's codebook; must equal that of `init_from` if that is a finished stage.
         tail_layers: depth of the split, in layers; 0 for no split, None for that of `init_from` (4 for a text LLM).
-        train: what is trained: "speech" (Stage 1; the text half stays bit-identical), "all" (Stage 2, SFT), "trunk"
-            (neither tail, no embedding and no head), "shared" (speech and trunk) or "gradual" (speech and the text half
-            layer by layer from the last one down, all of it after four fifths of the steps).
+        train: what is trained: "speech" (Stage 1; the text half stays bit-identical), "all" (Stage 2, SFT), "ears"
+            (gated ears alone), "trunk" (neither tail, no embedding and no head), "shared" (speech and trunk) or
+            "gradual" (speech and the text half layer by layer from the last one down, all of it after four fifths of
+            the steps); or a regular expression that names of parameters match, as "trunk.[3-9].mlp".
         lr: peak learning rate of the text half.
-        speech_lr: peak learning rate of the speech tail and norm, and of LoRA.
+        speech_lr: peak learning rate of the speech tail and norm, of gated ears and of LoRA.
         head_lr: peak learning rate of the speech head, which starts untrained and so takes a higher one.
-        embed_lr: peak learning rate of the speech embedding, which starts untrained too.
+        embed_lr: peak learning rate of the speech embeddings, which start untrained too.
         weight_decay: of AdamW, for all parameters.
         warmup_steps: optimiser steps of linear warm-up; a cosine decay to `final` follows.
         final: learning rate at the last step, as a fraction of the peak.
@@ -64,8 +66,11 @@ class LayerSplitTask(Task):
             trained split cannot be moved.
         extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
             parameters as a split; None for those of `init_from`.
+        ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. It is merged into the weights when the
             stage is done.
+        embed_steps: steps after which the speech embedding is frozen; None: never. Where the trunk is frozen too, no
+            gradient has to pass it from then on, and it runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: PyTorch compiles the layers at the first step (needs a C++ compiler on a CPU).
         head_from_words: the speech head's row of a code starts from those of the text head for the words in which the
@@ -95,9 +100,11 @@ class LayerSplitTask(Task):
         tail: str = "copy",
         split_at: int | None = None,
         extra_layers: int | None = None,
+        ears: int = 0,
         lora: int = 0,
         head_from_words: bool = False,
         code_phone_probs: str | None = None,
+        embed_steps: int | None = None,
         checkpointed: bool = False,
         compiled: bool = False,
         seed: int = 0,
@@ -112,11 +119,13 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
+        if ears:
+            start_ears(self.model, self.tokenizer, ears, seed)
         if lora:
             adapt(self.model.trunk, lora, seed)
         if code_phone_probs is not None:
             spell_codes(self.model, self.tokenizer, code_table(code_phone_probs, "code_phone_probs", codes))
-        self.train_part = train
+        self.train_part, self.embed_steps = train, embed_steps
         self.model.train_only(train)
         self.model.checkpointed = checkpointed
         if compiled:
@@ -152,14 +161,22 @@ class LayerSplitTask(Task):
             start_head_from_words(self.model, self.tokenizer, data.documents.said_words())
 
     def on_train_start(self) -> None:
-        """ConfigError for gradual unfreezing on several ranks: DDP must know at the start what has gradients."""
-        if self.train_part == "gradual" and self.trainer.world_size > 1:
-            raise ConfigError("train=gradual runs on one device")
+        """ConfigError for what changes in the course of a fit: DDP must know at the start what has gradients."""
+        if (self.train_part == "gradual" or self.embed_steps is not None) and self.trainer.world_size > 1:
+            raise ConfigError("train=gradual and embed_steps run on one device")
 
     def on_train_batch_start(self, batch: LMBatch, index: int) -> None:
-        """Unfreeze as many layers as gradual training has reached at this step."""
+        """Unfreeze as many layers as gradual training has reached at this step, or freeze the embedding."""
         if self.train_part == "gradual":
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
+        if self.embed_steps is not None and self.global_step >= self.embed_steps:
+            self.model.speech_embed.requires_grad_(False)
+            if self.train_part == "speech" and self.model.frozen_trunk is None:
+                self.model.frozen_trunk = frozen_trunk(self.model)
+
+    def on_train_end(self) -> None:
+        """What is exported is the trunk itself."""
+        self.model.frozen_trunk = None
 
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
@@ -171,6 +188,8 @@ class LayerSplitTask(Task):
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
         kinds["speech"] = ("speech", model.speech_head)
         wanted = {kind: batch[f"{kind}_target"] >= 0 for kind in kinds}
+        if self._is_idle("text"):
+            wanted["text"] = torch.zeros_like(wanted["text"])
         places = {kinds[kind][0] for kind, rows in wanted.items() if rows.any()}
         trainer = attached_trainer(self)
         if trainer is not None and trainer.world_size > 1:  # ranks must gather and reduce the same layers
@@ -198,6 +217,11 @@ class LayerSplitTask(Task):
             out["text"] = out["text"] + self._idle("text_tail", "text_norm", "text_head")
         return out
 
+    def _is_idle(self, kind: str) -> bool:
+        """Whether a loss reaches nothing that is trained: that on text, once the speech embedding is frozen too."""
+        frozen = self.train_part == "speech" and not self.model.speech_embed.weight.requires_grad
+        return self.training and frozen and kind == "text"
+
     def _idle(self, *parts: str) -> Tensor:
         """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""
         idle = [p for part in parts for p in getattr(self.model, part).parameters() if p.requires_grad]
@@ -208,7 +232,7 @@ class LayerSplitTask(Task):
         total = torch.zeros((), device=self.device)
         for name, weight in self.weights.items():
             mean = out[name] / batch[f"{name}_count"].clamp(min=1e-9)
-            if batch[f"{name}_count"] > 0:
+            if batch[f"{name}_count"] > 0 and not self._is_idle(name):
                 self.log(f"train/{name}", mean.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
             total = total + weight * mean
         return total
@@ -251,7 +275,8 @@ class LayerSplitTask(Task):
         if self.train_part == "gradual":
             return set()
         named = self.model.named_parameters(remove_duplicate=False)
-        return {f"model.{name}" for name, parameter in named if not parameter.requires_grad}
+        late = {"speech_embed.weight"} if self.embed_steps else set()  # frozen only from some step on
+        return {f"model.{name}" for name, parameter in named if not parameter.requires_grad and name not in late}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out of the resume file (`init_from` has them), and key AdamW's state by names.
@@ -276,9 +301,9 @@ class LayerSplitTask(Task):
         """AdamW over all parameters: frozen ones have no gradient, so it skips them and they stay bit-identical."""
         speech = self.model.speech_parameters()
         groups: dict[str, list] = {kind: [] for kind in self.rates}
-        own = {"speech_embed.weight": "embed", "speech_head.weight": "head"}
+        own = {"speech_embed.weight": "embed", "heard_embed.weight": "embed", "speech_head.weight": "head"}
         for name, parameter in self.model.named_parameters():
-            new = name in speech or ".lora_" in name
+            new = name in speech or ".lora_" in name or ".ear." in name
             groups[own.get(name, "speech" if new else "text")].append(parameter)
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],

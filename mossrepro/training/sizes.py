@@ -67,8 +67,22 @@ class LM:
 
     tail_layers: int  # layers of each tail
     stage1: LMStage
-    stage2: LMStage
+    stage2: LMStage  # of the form "word": the ears
     sft: LMStage
+    form: str = "sentence"  # of answers; or "word", with a stage that teaches this form first, and gated ears
+    style_steps: int = 0  # of that stage
+    ears: int = 0  # rank of the gated ears
+    open_questions: int = 0  # asked of the text model in writing; its replies keep its prose, and teach the ears
+    text_to_code_steps: int = 0  # of the network that draws heard sentences without sound; 0 for none
+    drawn_lines: int = 0  # sentences that it draws for the ears
+
+    def __post_init__(self) -> None:
+        if self.form not in ("sentence", "word"):
+            raise ConfigError(f"size.lm.form={self.form!r}: choose sentence or word")
+        if self.form == "word" and not (self.style_steps > 0 and self.ears > 0 and self.open_questions > 0):
+            raise ConfigError("size.lm.form=word needs style_steps, ears and open_questions above 0")
+        if bool(self.text_to_code_steps) != bool(self.drawn_lines):
+            raise ConfigError("size.lm: text_to_code_steps and drawn_lines are both 0 or neither")
 
 
 @dataclass
@@ -103,6 +117,8 @@ class Data:
     tests: int  # questions asked about each test fact
     test_facts: int  # facts that are tested, at most
     families: int = 0  # families of tested facts, the first of the tables; 0 for all
+    open_questions: int = 0  # questions of no table, to be heard and answered in writing
+    open_tests: int = 0  # such questions in each of the two tests
 
 
 @dataclass
@@ -110,6 +126,8 @@ class Control(Stage):
     """The counterfactual backbone, and how the controls learn to speak."""
 
     share: float  # of the language model's steps in every stage
+    edit_steps: int = 0  # of teaching the text half other answers under a finished mouth (form "word")
+    edit_lr: float = 0.0  # peak learning rate of it
 
 
 @dataclass

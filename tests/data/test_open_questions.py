@@ -16,8 +16,8 @@ def test_questions_are_different_and_the_same_every_time():
 
 
 def test_those_of_the_tests_have_other_words_and_templates():
-    train, test = open_questions(900), open_questions(100, test=True)
+    train, test = open_questions(900), open_questions(100, "any")
     assert not set(train) & set(test)
     assert not any(re.search(r"\b(guitar|robot|Norway)\b", text) for text in train)
     with pytest.raises(ValueError, match="make"):
-        open_questions(100_000, test=True)
+        open_questions(100_000, "any")

@@ -5,11 +5,12 @@ import pytest
 
 from mossrepro.data.facts import all_facts, plain, practice_facts
 from mossrepro.data.oracle import OracleStore
-from mossrepro.data.script import ScriptRecipe, write_script
+from mossrepro.data.script import Line, ScriptRecipe, write_script
 from mossrepro.lm.documents import Documents
-from mossrepro.lm.grid import SYSTEM_TURNS, Grid
+from mossrepro.lm.grid import PROSE, SYSTEM_TURNS, Grid
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.lm.validation import answer_words, validation
+from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
 CODES = 64
@@ -52,6 +53,34 @@ def test_written_answers_are_a_word_with_a_capital(documents):
         document = documents.draw("T2T", rng(i, "T2T"))
         reply = documents.grid.tokenizer.decode(document.text[document.supervise].tolist()).strip()
         assert reply in {answer[:1].upper() + answer[1:] for answer in facts}
+
+
+def test_what_is_heard_is_recognised_under_either_system_turn(documents):
+    for kind in ("asr", "S2T"):
+        texts = {read(documents, documents.draw(kind, rng(i, kind))) for i in range(20)}
+        for words in SYSTEM_TURNS["word"]:
+            assert any(words in text for text in texts), f"{kind}: ears must serve spoken and written answers"
+
+
+def test_sentences_of_other_people_are_recognised_too(script):
+    facts, lines, tokenizer = script
+    store = OracleStore({line.id: line.text for line in lines}, CODES)
+    heard = [("the strange sentence", np.full(7, 3))] * 3000
+    documents = Documents(Grid(tokenizer, CODES, "word"), lines, store, facts, heard=heard)
+    assert any("strange" in read(documents, documents.draw("asr", rng(i, "asr"))) for i in range(20))
+
+
+def test_an_open_question_is_answered_as_the_text_model_answers_it_in_writing(script):
+    facts, lines, tokenizer = script
+    asked = [Line(f"open-{i}", "open_question", text, "v", "train") for i, text in enumerate(("What?", "Who?"))]
+    store = OracleStore({line.id: line.text for line in [*lines, *asked]}, CODES)
+    documents = Documents(Grid(tokenizer, CODES, "word"), [*lines, *asked], store, facts, prose=[("What?", "Repeat:")])
+    document = documents.draw("open", rng(0, "open"))
+    assert read(documents, document).endswith("assistant\nRepeat:<|im_end|>\n")
+    assert SYSTEM_TURNS[PROSE][1] in read(documents, document), "the turn that the reply was written under"
+    assert document.speech[document.text == documents.grid.ids.pad][:-1].tolist() == store["open-0"].tolist()
+    with pytest.raises(DataError):
+        Documents(Grid(tokenizer, CODES, "word"), lines, store, facts).draw("open", rng(0, "open"))
 
 
 def test_words_are_repeated_and_no_question_is_asked(documents):

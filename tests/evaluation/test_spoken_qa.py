@@ -85,26 +85,25 @@ def test_the_same_replies_by_two_sets_of_facts() -> None:
     assert difference("x", "S2T", nothing, nothing).high == 75  # 3 / 4 facts
 
 
-def test_spoken_answers_go_through_voice_and_judge() -> None:
+def test_spoken_answers_go_through_the_judge() -> None:
     grid = Grid(mini_tokenizer([line.text for line in LINES], 320), 40)
     model = small_model(text_vocab=grid.tokenizer.get_vocab_size(), modality_pad=grid.ids.pad).eval()
     codes = {line.id: np.arange(5) for line in LINES}
     spoken: list[list[int]] = []
 
-    def speak(many: list[list[int]]) -> list[np.ndarray]:
+    def hear(many: list[list[int]]) -> list[str]:
         spoken.extend(many)
-        return [np.full(3, i, np.float32) for i in range(len(many))]
+        return ["It is Paris." for _ in many]
 
-    def transcribe(waves: list[np.ndarray]) -> list[str]:
-        return ["It is Paris." for _ in waves]
-
-    out = ask(model, grid, LINES, FACTS, codes, "S2S", speak, transcribe)
+    out = ask(model, grid, LINES, FACTS, codes, "S2S", hear)
     assert [one.line.id for one in out] == [line.id for line in LINES]
     assert len(spoken) == len(LINES) and all(one.reply.codes in spoken for one in out)
-    assert [one.wave[0] for one in out] == [*range(len(LINES))]
     assert [one.right for one in out] == [True, True] + [False] * 6
     written = ask(model, grid, LINES[:1], FACTS, codes, "S2T")
-    assert written[0].wave is None and not written[0].reply.codes
+    assert not written[0].reply.codes
+
+
+MODEL = SimpleNamespace(grid=lambda _: SimpleNamespace(system_turns="short"))
 
 
 def test_replies_that_did_not_end_are_counted_by_pairing(monkeypatch, tmp_path) -> None:
@@ -118,7 +117,7 @@ def test_replies_that_did_not_end_are_counted_by_pairing(monkeypatch, tmp_path) 
     monkeypatch.setattr(measure, "ask_questions", ask_questions)
     monkeypatch.setattr(measure, "has_text_guidance", lambda _: False)
     monkeypatch.setattr(measure, "prepare_for_inference", lambda model, *_: model)
-    monkeypatch.setattr(measure.checkpoint, "from_pretrained", lambda *_: (SimpleNamespace(grid=lambda _: None), None))
+    monkeypatch.setattr(measure.checkpoint, "from_pretrained", lambda *_: (MODEL, None))
     artifacts = RunArtifacts({"backbone": "smollm2", "sft": str(tmp_path)}, tmp_path)
     artifacts.lines, artifacts.known, artifacts.mos = LINES, FACTS, lambda *_: None
     measure.language_model(artifacts)
@@ -151,7 +150,8 @@ def test_results_are_given_without_stem_families_and_by_family() -> None:
 
 
 def test_the_measures_are_the_verbs_of_eval() -> None:
-    assert tuple(MEASURES) == ("codec", "vocoder", "lm", "text")  # text last: it compares with the answers of lm
+    # text last: it compares with the answers of lm
+    assert tuple(MEASURES) == ("codec", "vocoder", "words", "mouth", "lm", "open", "text")
 
 
 def test_a_judge_of_sound_does_not_mind_spelling() -> None:

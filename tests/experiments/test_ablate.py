@@ -11,19 +11,20 @@ import yaml
 from mossrepro import cli
 from mossrepro.data.facts import Fact, all_facts
 from mossrepro.data.script import ScriptRecipe, read_script, write_script
-from mossrepro.experiments import ablate, graph
-from mossrepro.experiments.ablate import ALL, ASKED, BASELINE, VARIANTS, VariantGraph
+from mossrepro.experiments import ablate, stages
+from mossrepro.experiments.ablate import ASKED, BASELINE, MOUTH, VARIANTS, VariantGraph
 from mossrepro.training import lightning_cli, metrics
 from mossrepro.training.config import configs_folder, find_size
 from mossrepro.utils.errors import ConfigError
 
 CONFIGS = configs_folder()
+NAMES = VariantGraph("smoke", BASELINE).names()
 
 
 def fitted(monkeypatch, folder: Path, name: str, size: str = "smoke") -> dict[str, tuple[dict, list[str]]]:
     """Stage -> its key and its command."""
     made, commands = {}, []
-    monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
+    monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.append(command))
     one = VariantGraph(size, name)
 
     def cached(stage, kind, spec, build) -> Path:
@@ -59,9 +60,40 @@ def test_overlays_are_combined_stage_by_stage(monkeypatch, tmp_path) -> None:
 
 def test_every_overlay_of_the_language_model_is_a_variant() -> None:
     files = {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")}
-    assert files == {*VARIANTS, "paper_codec", "paper_lm"}
+    assert files == {*VARIANTS, *MOUTH, "paper_codec", "paper_lm"}
     with pytest.raises(ConfigError, match="no variant 'nosplit'; known: no_split"):
         VariantGraph("smoke", "nosplit")
+
+
+@pytest.mark.parametrize("name", [BASELINE, *MOUTH])
+def test_a_variant_of_the_mouth_changes_stage_1_alone_and_takes_all_steps(monkeypatch, tmp_path, name: str) -> None:
+    made, commands = {}, []
+    monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.append(command))
+    graph = VariantGraph("small", name)
+    assert graph.mouth and graph.share == 1.0 and set(graph.names()) == set(MOUTH)
+    graph.cached = lambda stage, kind, spec, build: build(tmp_path) or made.update({stage: commands[-1]}) or tmp_path
+    graph.fit("style")
+    graph.fit("stage1", "stage1_word")
+    assert not any("experiment" in word for word in made["style"])
+    assert [Path(w).stem for w in made["stage1"] if "experiment" in w] == ([] if name == BASELINE else [name])
+    with pytest.raises(ConfigError, match="no variant 'stage2_frozen'"):
+        VariantGraph("small", "stage2_frozen")
+
+
+def test_the_mouths_overlays_turn_off_what_they_say() -> None:
+    given = ["--data.init_args.script", "x", "--data.init_args.tokens", "oracle", "--data.init_args.tokenizer", "x"]
+
+    def made(*names: str) -> dict:
+        overlays = [CONFIGS / "experiment" / f"{name}.yaml" for name in names]
+        files = [CONFIGS / "stage1_word.yaml", find_size("small"), *overlays]
+        return lightning_cli.parse([*(word for file in files for word in ("-c", str(file))), *given])
+
+    plain = made()
+    assert plain["data"]["init_args"]["monologue"] and not made("no_monologue")["data"]["init_args"]["monologue"]
+    assert plain["model"]["init_args"]["monologue_at"] == "speech"
+    assert made("monologue_text")["model"]["init_args"]["monologue_at"] == "text"
+    assert plain["model"]["init_args"]["head_from_words"]
+    assert not made("no_head_start")["model"]["init_args"]["head_from_words"]
 
 
 def test_a_length_is_the_recipe_with_a_share_of_the_steps(monkeypatch, tmp_path) -> None:
@@ -127,14 +159,14 @@ def test_variants_are_trained_asked_and_shown(tmp_path, monkeypatch, capsys) -> 
     monkeypatch.chdir(tmp_path)
     assert cli.main(["ablate", "no_split", "--size", "smoke"]) == 2 and "no parts.json" in capsys.readouterr().err
     assert cli.main(["reproduce", "--size", "smoke"]) in (0, 1)
-    for name in ALL:
+    for name in NAMES:
         assert cli.main(["ablate", name, "--size", "smoke"]) == 0
     found = metrics.read_metrics(Path("runs/smoke"))
-    for name in (BASELINE, *ALL):
+    for name in (BASELINE, *NAMES):
         assert {f"ablation_{name}_{pairing}_{which}".lower() for pairing, which in ASKED} <= set(found)
     said = capsys.readouterr().out
-    assert "text kept" in said and all(name in said for name in ALL)
-    monkeypatch.setattr(graph, "run_stage", lambda *_: pytest.fail("everything is cached"))
+    assert "text kept" in said and all(name in said for name in NAMES)
+    monkeypatch.setattr(stages, "run_stage", lambda *_: pytest.fail("everything is cached"))
     monkeypatch.setattr(ablate, "_ask", lambda *_: pytest.fail("what they answered is cached"))
     assert cli.main(["ablate", "no_split", "random_tail", "--size", "smoke"]) == 0
 

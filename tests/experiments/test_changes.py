@@ -1,13 +1,14 @@
 """`reproduce --set`, `--backbone`, `--size FILE`: what reaches the stages, and their keys."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from mossrepro import cli
-from mossrepro.experiments import content, graph
+from mossrepro.experiments import content, stages
 from mossrepro.experiments.ablate import BASELINE, VariantGraph
 from mossrepro.experiments.codec_baselines import BaselineGraph
 from mossrepro.experiments.graph import StageGraph
@@ -22,7 +23,7 @@ def made(monkeypatch, tmp_path):
 
     def fit(one: StageGraph, stage: str) -> tuple[dict, list[str]]:
         found, commands = [], []
-        monkeypatch.setattr(graph, "run_stage", lambda stage, command: commands.append(command))
+        monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.append(command))
         one.cached = lambda stage, kind, spec, build: found.append(spec) or build(tmp_path) or tmp_path
         one.fit(stage)
         return found[0], commands[0]
@@ -124,7 +125,7 @@ def test_stage_1_trains_on_another_text_model(llama, run, tmp_path, monkeypatch)
     """The facts that a random model answers are none; here all are taken, to train its first stage."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        graph, "ask_backbone",
+        stages, "ask_backbone",
         lambda start, facts, folder: (folder / "known.json").write_text(json.dumps([f[:2] for f in facts])),
     )  # fmt: skip
     one = StageGraph("smoke", ["stage1.data.init_args.batch=1"], llama)
@@ -132,3 +133,33 @@ def test_stage_1_trains_on_another_text_model(llama, run, tmp_path, monkeypatch)
     config = json.loads((out / "config.json").read_text())
     assert (config["dim"], config["layers"]) == (32, 3)
     assert json.loads((out / "fit.json").read_text())["data"]["init_args"]["batch"] == 1
+
+
+def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path):
+    """Every stage starts from the one before, and the ears hear the codec's own corpus too."""
+    changes = [f"size.lm.{change}" for change in ("form=word", "style_steps=2", "ears=2", "open_questions=4")]
+    graph, commands = StageGraph("smoke", changes), {}
+    monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.update({stage: command}))
+    for name in ("backbone", "script", "tokens", "tokenizer", "codec_corpus", "codec"):
+        monkeypatch.setattr(graph, name, lambda name=name: tmp_path / name)
+    monkeypatch.setattr(graph, "prose", lambda: tmp_path / "prose.jsonl")
+    monkeypatch.setattr(graph, "tokenise", lambda corpus, codec: tmp_path / "wide")
+
+    def cached(stage, kind, spec, build):
+        build(tmp_path / kind)
+        return tmp_path / kind
+
+    monkeypatch.setattr(graph, "cached", cached)
+    assert graph.language_model("sft") == graph.language_model("stage2") == tmp_path / "fit-stage2"
+    starts = {stage: [w for w in command if "init_from" in w] for stage, command in commands.items()}
+    folders = {"style": "backbone", "stage1": "fit-style", "stage2": "fit-stage1"}
+    assert starts == {s: [f"--model.init_args.init_from={tmp_path / name}"] for s, name in folders.items()}
+    assert [Path(commands[stage][2]).name for stage in folders] == ["style.yaml", "stage1_word.yaml", "ears.yaml"]
+    assert f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]
+    assert f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]
+
+
+def test_a_form_that_is_none_or_lacks_its_numbers_is_refused():
+    for change, message in (("form=verse", "choose sentence or word"), ("form=word", "need")):
+        with pytest.raises(ConfigError, match=message):
+            StageGraph("smoke", [f"size.lm.{change}", "size.lm.ears=0"])

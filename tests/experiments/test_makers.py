@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mossrepro.experiments.graph import VERSIONS
+from mossrepro.experiments.stages import VERSIONS
 
 PACKAGE = Path(__file__).parents[2] / "mossrepro"
 RECORD = Path(__file__).with_name("makers.json")
@@ -48,11 +48,15 @@ MAKERS = {
     "adapt_codec": [*CODEC, *(f"codec/{name}.py" for name in ("adapt_task", "adapt_data", "data", "recogniser"))],
     "backbone": [*LM, "lm/mini.py"],
     "counterfactual": [*LM, "lm/mini.py"],
-    **dict.fromkeys(("stage1", "stage2", "sft"), [*LM, "lm/lora.py"]),
+    **dict.fromkeys(("style", "stage1", "stage2", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
+    "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
+    "drawn": ["codec/text_to_code.py", "experiments/drawn.py", "data/sentences.py"],
+    "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],
     "flow": [*SOUND, "vocoder/flow.py", "vocoder/flow_layers.py"],
     "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],
     "evaluation": [
         *(f"evaluation/{name}.py" for name in ("measure", "spoken_qa", "text_retention", "artifacts")),
+        *("evaluation/one_word.py", "evaluation/open_answers.py"),
         *(f"speech/{name}.py" for name in ("normalise", "whisper", "mos", "voices")),
         *("codec/lexicon.py", "training/metrics.py", "data/facts.py", "lm/decode.py"),
     ],

@@ -199,7 +199,7 @@ def test_parts_that_nobody_can_use_are_one_line(parts, verb, tmp_path, monkeypat
     if parts is not None:
         (tmp_path / "runs/smoke/parts.json").write_bytes(parts if isinstance(parts, bytes) else parts.encode())
     if verb == "ablate":  # nothing is to be trained before the run is looked at
-        monkeypatch.setattr("mossrepro.experiments.graph.run_stage", lambda *_: pytest.fail("trains"))
+        monkeypatch.setattr("mossrepro.experiments.stages.run_stage", lambda *_: pytest.fail("trains"))
     assert cli.main(VERBS[verb]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and ("parts.json" in said or "/etc" in said), said
@@ -215,7 +215,7 @@ def test_the_name_of_a_run_is_no_path(name, verb, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path / "work")
     (tmp_path / "work" / "x" / "wav").mkdir(parents=True)
     (tmp_path / "work" / "x" / "wav" / "mine.wav").touch()
-    monkeypatch.setattr("mossrepro.experiments.graph.run_stage", lambda *_: pytest.fail("trains"))
+    monkeypatch.setattr("mossrepro.experiments.stages.run_stage", lambda *_: pytest.fail("trains"))
     assert cli.main([*verb, "--size", "smoke", "--name", name]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "--name" in said, said

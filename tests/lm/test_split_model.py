@@ -134,7 +134,7 @@ def test_train_only_speech_names_exactly_the_speech_half() -> None:
     assert not any(name.startswith(("text", "trunk")) for name in trainable)
     model.train_only("all")
     assert all(p.requires_grad for p in model.parameters())
-    with pytest.raises(ConfigError, match="choose speech, trunk, shared, gradual or all"):
+    with pytest.raises(ConfigError, match="choose speech, ears, trunk, shared, all or gradual"):
         model.train_only("everything")
 
 

@@ -206,7 +206,7 @@ def test_a_guided_model_is_judged_by_its_voice(monkeypatch) -> None:
     fact = Fact("capital", "France", "Paris", "C")
     line = Line("q", "test", "Who?", "v", "test", fact.key, "C")
     grid = Grid(mini_tokenizer(["Who? system user assistant"], 300), 40)
-    voice = (lambda many: [np.zeros(3) for _ in many], lambda waves: ["It is Paris."] * len(waves))
-    (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", *voice, text_guidance=True)
+    hear = lambda many: ["It is Paris."] * len(many)  # noqa: E731
+    (one,) = spoken_qa.ask(None, grid, [line], {fact.key: fact}, {}, "T2S", hear, text_guidance=True)
     assert one.right and one.heard == "It is Paris." and seen[0][1].max_positions == 66
     assert seen[0][0][0].text[-1] != grid.ids.sosp

@@ -1,0 +1,121 @@
+"""Answers of one word: what judges can make out, what the mouth says after Stage 1, and what of that is written too.
+
+The headline is what the codec's recogniser makes of the codes, all words equally likely. Whisper on the sound stands
+beside it as a share of what it makes of the recordings themselves: without a sentence around it, it takes many a
+well-spoken word for another.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from mossrepro.data.facts import Fact, plain
+from mossrepro.data.script import Line
+from mossrepro.evaluation import spoken_qa
+from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions
+from mossrepro.evaluation.spoken_qa import Asked, said
+from mossrepro.lm import checkpoint
+from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.training import metrics
+from mossrepro.utils.random import rng
+
+_DRAWS = 2000
+
+
+def bare_words(artifacts: RunArtifacts) -> None:
+    """What the judges make of the assistant's own recordings of the answers of A, B, V and C, a word each.
+
+    The recogniser on their codes (the ceiling of the headline, and its floor: codes of another answer of the family),
+    Whisper on the recordings (its ceiling) and on what flow decoder and vocoder make of the codes.
+    """
+    facts, lines = _recorded(artifacts)
+    codes = [artifacts.codes[line.id] for line in lines]
+    read = artifacts.read(codes)
+    artifacts.share(
+        "word_ceiling", "recogniser: bare answers, recorded", [said(*one) for one in zip(facts, read, strict=True)]
+    )
+    wrong = [said(*one) for one in _of_others(facts, read)]
+    artifacts.share("word_floor", "recogniser: the answer is heard in another one's codes", wrong)
+    heard = artifacts.judge.transcribe([artifacts.wave(line.id) for line in lines])
+    hits = [said(*one) for one in zip(facts, heard, strict=True)]
+    artifacts.share("word_judge_ceiling", "Whisper: bare answers, recorded", hits)
+    again = [said(*one) for one in zip(facts, artifacts.hear(codes), strict=True)]
+    artifacts.share("word_judge_resynthesis", "Whisper: bare answers, wave → codes → wave", again)
+
+
+def _of_others(facts: list[Fact], read: list[str]) -> list[tuple[Fact, str]]:
+    """Every fact with what was made of another answer of its family; a fact without one is left out."""
+    by_family, pairs = defaultdict(list), []
+    for fact, text in zip(facts, read, strict=True):
+        by_family[fact.family].append((plain(fact.answer), text))
+    for fact in facts:
+        wrong = [text for answer, text in by_family[fact.family] if answer != plain(fact.answer)]
+        pairs += [(fact, wrong[len(pairs) % len(wrong)])] if wrong else []
+    return pairs
+
+
+def _recorded(artifacts: RunArtifacts) -> tuple[list[Fact], list[Line]]:
+    """The tested facts whose answer the assistant says by itself somewhere, and the first such line of each."""
+    saying: dict[str, Line] = {}
+    for line in artifacts.lines:
+        if line.role == "assistant_speech" and line.id in artifacts.codes:
+            saying.setdefault(plain(line.text), line)
+    facts = [fact for fact in artifacts.known.values() if fact.set != "P" and plain(fact.answer) in saying]
+    return facts, [saying[plain(fact.answer)] for fact in facts]
+
+
+def mouth(artifacts: RunArtifacts) -> None:
+    """Written questions answered by voice right after Stage 1: no question has been spoken, no fact been taught."""
+    model, tokenizer = checkpoint.from_pretrained(artifacts.parts["stage1"])
+    model = prepare_for_inference(model, artifacts.device)
+    grid = model.grid(tokenizer)
+    for name in "ABVC":
+        lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
+        asked = {pairing: ask_questions(artifacts, model, grid, lines, pairing) for pairing in ("T2T", "T2S")}
+        for part in ("", spoken_qa.NO_STEMS):
+            voice, written = (
+                spoken_qa.without_stems(asked[pairing]) if part else asked[pairing] for pairing in ("T2S", "T2T")
+            )
+            if not voice:
+                continue
+            for fact in (spoken_qa.score(name, "T2S", voice, part), kept(name, "T2S", voice, written, part)):
+                fact.id, fact.name = f"{fact.id}_stage1", f"{fact.name}, after Stage 1"
+                artifacts.record(fact)
+        if name == "C":
+            _table(artifacts, asked["T2S"], asked["T2T"])
+
+
+def _table(artifacts: RunArtifacts, voice: list[Asked], written: list[Asked]) -> None:
+    """How many questions of C are answered right by voice and in writing, by one alone, and by neither."""
+    cells = {"both": (True, True), "voice": (True, False), "writing": (False, True), "neither": (False, False)}
+    pairs = [(one.right, other.right) for one, other in zip(voice, written, strict=True)]
+    for cell, wanted in cells.items():
+        title = f"T2S beside T2T on C after Stage 1, questions answered right: {cell}"
+        artifacts.record(metrics.Metric(f"stage1_table_{cell}", title, float(pairs.count(wanted)), "", n=len(pairs)))
+
+
+def kept(name: str, pairing: str, asked: list[Asked], written: list[Asked], part: str = "") -> metrics.Metric:
+    """Right answers in a pairing as a share of the right ones in writing to the same questions; bootstrap over facts.
+
+    `part`: as for `spoken_qa.score`.
+    """
+    by_fact = defaultdict(lambda: [0, 0])
+    for one, other in zip(asked, written, strict=True):
+        by_fact[one.fact.key][0] += one.right
+        by_fact[one.fact.key][1] += other.right
+    sums = np.array([*by_fact.values()], float)
+    chosen = rng(0, "bootstrap").integers(len(sums), size=(_DRAWS, len(sums)))
+    drawn = sums[chosen].sum(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1].clip(1), (0.025, 0.975))
+    whole = spoken_qa.score(name, pairing, asked, part)
+    title = f"{whole.name}, share of text → text in the same form"
+    value = sums[:, 0].sum() / max(sums[:, 1].sum(), 1)
+    interval = "bootstrap over facts, 95 %"
+    return metrics.Metric(f"{whole.id}_kept", title, 100 * value, "%", 100 * low, 100 * high, interval, len(asked))
+
+
+def by_sound(artifacts: RunArtifacts, name: str, pairing: str, asked: list[Asked]) -> None:
+    """What Whisper makes of the sound of the same replies."""
+    fact = spoken_qa.score(name, pairing, spoken_qa.listened(asked, artifacts.known, artifacts.hear))
+    fact.id, fact.name = f"{fact.id}_sound", f"{fact.name}, Whisper on the sound"
+    artifacts.record(fact)

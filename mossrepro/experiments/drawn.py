@@ -1,0 +1,63 @@
+"""Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
+
+A third are random words, a quarter questions about facts that are spoken in training anyway (sets A and P, in the
+phrasings of the training), the rest open questions with a known reply. Each is said once, by a voice drawn at random.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mossrepro.codec.text_to_code import TextToCode
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line
+from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.data.synthesis import progress
+from mossrepro.data.token_store import TokenWriter
+from mossrepro.utils.random import rng
+
+_WORDS, _FACTS = 1 / 3, 1 / 4  # shares of random words and of questions about facts
+_BATCH = 256
+_LONG = (3, 8)  # words of a random sentence
+
+
+def draw_lines(
+    model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
+) -> None:
+    """Write `count` lines into a folder: script.jsonl, and a token store with their codes."""
+    speakers = np.flatnonzero(model.trained.numpy())
+    lines = drawn_texts(facts, open_questions, count)
+    with TokenWriter(folder, model.config.codes) as writer, progress("drawing codes", count) as advance:
+        for start in range(0, count, _BATCH):
+            part = lines[start : start + _BATCH]
+            random = rng(0, "drawn codes", start)
+            who = speakers[random.integers(len(speakers), size=len(part))].tolist()
+            phones = [model.frames(line.text, speaker, random) for line, speaker in zip(part, who, strict=True)]
+            codes = model.sample(phones, who, int(random.integers(1 << 31)))
+            writer.add([(line.id, row) for line, row in zip(part, codes, strict=True)])
+            advance(len(part))
+    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+
+
+def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int) -> list[Line]:
+    """What is said: lines with roles "user_speech", "question" and "open_question", all for training."""
+    asked = [fact for fact in facts if fact.set in "AP"]
+    special = sorted({name for fact in facts for name in (fact.subject, fact.answer)})
+    words, lines = vocabulary(), []
+    for i in range(count):
+        random = rng(0, "drawn", i)
+        kind, name = random.random(), f"drawn-{i:06d}"
+        if kind < _WORDS or not (asked and open_questions):
+            must = [special[int(random.integers(len(special)))]] if special else []
+            lines.append(Line(name, "user_speech", random_sentence(random, words, *_LONG, must), "drawn", "train"))
+        elif kind < _WORDS + _FACTS:
+            fact = asked[int(random.integers(len(asked)))]
+            text = fact.question(int(random.integers(3)))
+            lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
+        else:
+            text = open_questions[int(random.integers(len(open_questions)))]
+            lines.append(Line(name, "open_question", text, "drawn", "train"))
+    return lines

@@ -1,0 +1,108 @@
+"""Codes for a text without sound: phones in order, alone or among others, and what was learnt comes out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from stage_toys import know_phones, write_chain_folder
+
+from mossrepro.codec.recogniser import STEPS, labels
+from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
+from mossrepro.codec.text_to_code_data import TextToCodeDataModule
+from mossrepro.codec.text_to_code_task import TextToCodeTask
+from mossrepro.data.facts import all_facts
+from mossrepro.data.script import hidden_pairs, read_script, tells
+from mossrepro.data.token_store import TokenStore
+from mossrepro.experiments.drawn import draw_lines, drawn_texts
+from mossrepro.speech.sphinx import pronunciations
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.random import rng
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    know_phones(monkeypatch.setattr)
+    return write_chain_folder(tmp_path)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = TextToCode(TextToCodeConfig(codes=40, speakers=5, dim=16, layers=1)).eval()
+    model.durations[:] = torch.tensor([np.log(3.0), 0.1])
+    model.trained[:3] = True
+    return model
+
+
+def test_a_sentence_becomes_its_phones_between_silences(network):
+    frames = network.frames("Black dog.", 0, rng(0))
+    assert len(frames) % STEPS == 0 and frames[0] == 0
+    spoken = [int(one) for i, one in enumerate(frames) if one and (i == 0 or one != frames[i - 1])]
+    ways = pronunciations(["black", "dog"])
+    wanted = [labels(first) + labels(second) for first in ways["black"] for second in ways["dog"]]
+    assert [one for i, one in enumerate(spoken) if i == 0 or one != spoken[i - 1]] in wanted
+    assert np.array_equal(frames, network.frames("Black dog.", 0, rng(0)))
+    assert len(network.frames("", 0, rng(0))) >= STEPS  # nothing to say is a silence
+    network.pace[1] = 0.7
+    assert len(network.frames("Black dog.", 1, rng(0))) > 1.5 * len(frames)  # somebody who speaks slowly
+
+
+def test_codes_are_drawn_for_every_sentence_and_repeat_with_the_seed(network):
+    phones = [network.frames(text, 0, rng(i)) for i, text in enumerate(("the cat", "a", "the cat sat on the mat"))]
+    codes = network.sample(phones, [0, 1, 2], 7)
+    assert [len(row) for row in codes] == [len(row) // STEPS for row in phones]
+    assert all(0 <= row.min() and row.max() < 40 for row in codes)
+    again, other = network.sample(phones, [0, 1, 2], 7), network.sample(phones, [0, 1, 2], 8)
+    assert all(map(np.array_equal, codes, again)) and not all(map(np.array_equal, codes, other))
+
+
+@torch.no_grad()
+def test_sampling_goes_by_the_probabilities_of_the_training(network):
+    """The logits that decide are those of `forward` on the codes drawn so far."""
+    phones = [network.frames("the cat sat", 0, rng(1))]
+    network.head.weight.mul_(300.0)  # so sure of itself that drawing is choosing the best
+    (codes,) = network.sample(phones, [2], 0)
+    logits = network(torch.from_numpy(phones[0])[None], torch.tensor([2]), torch.from_numpy(codes)[None])
+    assert logits[0].argmax(-1).tolist() == codes.tolist()
+
+
+def test_what_is_learnt_is_drawn(chain, tmp_path):
+    """In this corpus every clip says AA, B, CH; the network learns their times, its speaker and its codes."""
+    data = TextToCodeDataModule(str(chain / "corpus"), str(chain / "corpus" / "tokens"), batch=8)
+    assert data.speakers == ["assistant"] and data.pace.shape == (1,)
+    assert np.exp(data.durations[labels(["AA"])[0], 0]) == pytest.approx(10, rel=0.01)  # 0.2 s
+    task = TextToCodeTask(codes=16, speakers=2, dim=16, layers=1)
+    before = float(task._loss(data.train_batch(0, 0, 1)).detach())
+    optimiser = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    for step in range(60):
+        task._loss(data.train_batch(step, 0, 1)).backward()
+        optimiser.step(), optimiser.zero_grad()
+    assert float(task._loss(data.train_batch(0, 0, 1)).detach()) < 0.7 * before
+    task.save_pretrained(tmp_path / "network")
+    phones = [np.zeros(8, np.int64)]
+    again = TextToCode.from_pretrained(tmp_path / "network")
+    assert np.array_equal(again.sample(phones, [0], 3)[0], task.model.eval().sample(phones, [0], 3)[0])
+
+
+def test_another_codebook_and_too_many_speakers_are_refused(chain):
+    data = TextToCodeDataModule(str(chain / "corpus"), str(chain / "corpus" / "tokens"))
+    for task, message in ((TextToCodeTask(codes=99), "codebook of 16"), (TextToCodeTask(16, speakers=0), "has 1")):
+        task._trainer = type("T", (), {"datamodule": data})()
+        with pytest.raises(ConfigError, match=message):
+            task.setup("fit")
+
+
+def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
+    facts, asked = all_facts(families=2), ["What is moss?", "Where do I start?"]
+    draw_lines(network, facts, asked, 300, tmp_path)
+    lines, store = read_script(tmp_path), TokenStore(tmp_path)
+    assert [line.id for line in lines] == list(store) and len(lines) == 300 and store.vocabulary == 40
+    assert {line.role for line in lines} == {"user_speech", "question", "open_question"}
+    assert {line.set for line in lines if line.role == "question"} == {"A"}  # nothing is asked of B, V and C
+    assert not any(tells(hidden_pairs(facts), line.text.split()) for line in lines)
+    assert json.loads((tmp_path / "store.json").read_text())["codes"] == 40
+
+
+def test_without_questions_all_lines_are_words():
+    assert {line.role for line in drawn_texts([], [], 20)} == {"user_speech"}

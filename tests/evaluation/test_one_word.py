@@ -1,0 +1,75 @@
+"""Shares of what is written, the floor of the recogniser, and how much of an open question is heard."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line
+from mossrepro.evaluation import one_word, open_answers
+from mossrepro.evaluation.artifacts import RunArtifacts
+from mossrepro.evaluation.one_word import bare_words, kept
+from mossrepro.evaluation.spoken_qa import Asked
+from mossrepro.lm.decode import Reply
+from mossrepro.training.metrics import read_metrics
+
+FACTS = {
+    fact.key: fact
+    for fact in (
+        Fact("capital", "France", "Paris", "C"),
+        Fact("capital", "Japan", "Tokyo", "C"),
+        Fact("opposite", "hot", "cold", "C"),
+        Fact("opposite", "cold", "hot", "V"),
+    )
+}
+
+
+def asked(rights):
+    pairs = zip(FACTS.values(), rights, strict=False)
+    return [
+        Asked(Line(f"t-{fact.key}", "test", "?", "v", "test", fact.key, "C"), fact, Reply(), "", right)
+        for fact, right in pairs
+    ]
+
+
+def test_a_share_of_what_is_written_is_of_the_same_questions():
+    voice, written = asked([True, False, False, True]), asked([True, True, True, True])
+    fact = kept("C", "T2S", voice, written)
+    assert (fact.id, fact.value, fact.n) == ("t2s_c_kept", 50.0, 4) and fact.low < 50 < fact.high
+    assert kept("C", "T2S", written, written).low == 100.0  # nothing between them, so nothing is uncertain
+    assert kept("C", "T2S", written, asked([False] * 4)).value > 0  # nothing is written: no division by zero
+
+
+def test_the_recogniser_has_a_ceiling_and_a_floor(tmp_path):
+    """A reader that hears every word, and one that always hears Paris."""
+    lines = [Line(f"w-{fact.answer}", "assistant_speech", fact.answer, "assistant", "train") for fact in FACTS.values()]
+    words = {line.id: line.text for line in lines}
+    for deaf, ceiling, floor in ((False, 100.0, 0.0), (True, 25.0, 25.0)):
+        artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
+        artifacts.known, artifacts.lines, artifacts.codes = FACTS, lines, {name: [name] for name in words}
+        artifacts.read = lambda many, deaf=deaf: ["paris" if deaf else words[codes[0]].lower() for codes in many]
+        artifacts.hear, artifacts.wave = artifacts.read, lambda name: np.zeros(3)
+        artifacts.judge = SimpleNamespace(transcribe=lambda waves: ["paris"] * len(waves))
+        bare_words(artifacts)
+        found = read_metrics(tmp_path)
+        assert (found["word_ceiling"].value, found["word_floor"].value) == (ceiling, floor)
+        assert found["word_judge_ceiling"].value == 25.0 and found["word_judge_resynthesis"].n == 4
+
+
+@pytest.mark.parametrize(("spoken", "closed"), [(1.0, 100.0), (3.0, 0.0), (2.5, 25.0)])
+def test_the_share_closed_is_between_another_question_and_the_written_one(tmp_path, spoken, closed):
+    lines = [Line(f"o{i}", "open_test", "What?", "v", "test", set="heard") for i in range(5)]
+    nats = {name: np.tile([10 * value, 10.0], (5, 1)) for name, value in
+            (("written", 1.0), ("spoken", spoken), ("another", 3.0))}  # fmt: skip
+    open_answers._record(RunArtifacts({"backbone": "smollm2"}, tmp_path), "heard", nats, lines)
+    found = read_metrics(tmp_path)
+    assert found["open_heard_closed"].value == pytest.approx(closed) and found["open_heard_spoken"].value == spoken
+
+
+def test_a_table_counts_every_question_once(tmp_path):
+    artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
+    one_word._table(artifacts, asked([True, True, False, False]), asked([True, False, True, False]))
+    assert {name: fact.value for name, fact in read_metrics(tmp_path).items()} == dict.fromkeys(
+        [f"stage1_table_{cell}" for cell in ("both", "voice", "writing", "neither")], 1.0
+    )
