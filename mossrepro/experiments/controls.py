@@ -11,7 +11,6 @@ them all steps.
                      They are replayed in text, as B's are: without it, training on true facts overwrites them
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
+from mossrepro.utils.io import copy_files
 from mossrepro.utils.random import rng
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
         measured = graph.cached("evaluation", "control-evaluation", spec, build)
-        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+        copy_files(measured / "facts", run / "facts")
         if name != "oracle":
             _record_margins(run, name, round(100 * graph.share))
 

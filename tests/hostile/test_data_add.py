@@ -13,7 +13,7 @@ from hostile_sounds import RATE, WAVE, pcm, sparse, wav
 from mossrepro import cli
 from mossrepro.data import ingest
 from mossrepro.data.corpus import MANIFEST, CorpusWriter, load_clip, read_manifest
-from mossrepro.utils import io
+from mossrepro.utils import io, locks
 
 
 @pytest.fixture
