@@ -104,7 +104,11 @@ class CorpusWriter:
         busy = DataError(f"{self.folder}: another process is writing this corpus; let it end and run this again")
         path = self.folder / MANIFEST
         self._stream = AppendFile(path, hold_lock(path, wait, busy), rows=True)
-        self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
+        try:
+            self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
+        except BaseException:
+            self._stream.close()
+            raise
         self._stale = False  # lines of the file are older than `clips`
 
     @property

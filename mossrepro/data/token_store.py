@@ -168,6 +168,13 @@ class TokenWriter:
         codes, index = (self.folder / name for name in file_names(shard))
         busy = DataError(f"{codes}: another process is writing it; let it end, or end it, and run this again")
         self._codes = AppendFile(codes, hold_lock(codes, wait, busy))
+        try:
+            self._open(meta, text, index, shard)
+        except BaseException:
+            self._codes.close()
+            raise
+
+    def _open(self, meta: Path, text: str, index: Path, shard: int) -> None:
         write_text(meta, text)
         spans = _written(self.folder, shard)
         self.done = set(spans)
