@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(verbs)
     _add_plan(verbs)
     _add_report(verbs)
+    _add_run(verbs)
     _add_convert(verbs)
     return parser
 
@@ -226,6 +227,18 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_report)
 
 
+def _add_run(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("run", help="put a finished run into one folder that can be moved, shared and talked to")
+    kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
+    pack.add_argument("folder", type=Path, help="the run, as runs/small")
+    pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
+    pack.set_defaults(run_verb=_run_pack)
+    check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
+    check.add_argument("folder", type=Path, help="the packed run")
+    check.set_defaults(run_verb=_run_check)
+
+
 def _fit(argv: list[str]) -> int:
     import torch
 
@@ -321,8 +334,20 @@ def _reproduce(args: argparse.Namespace) -> int:
     return reproduce.main(args)
 
 
-def _report(args: argparse.Namespace) -> int:
+def _run_pack(args: argparse.Namespace) -> int:
+    from mossrepro.experiments import pack
 
+    pack.pack(args.folder, args.output)
+    return 0
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from mossrepro.experiments import pack
+
+    return pack.check(args.folder)
+
+
+def _report(args: argparse.Namespace) -> int:
     from mossrepro.report import verb
 
     return verb.main(args)

@@ -15,6 +15,7 @@ import torch
 from lm_toys import SMALL
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from toy_stage import STAGE, Task, curve
 
 from mossrepro import cli
@@ -50,7 +51,7 @@ def resume_file(folder, version):
 
 @place
 def language_model(folder, version):
-    tokenizer = Tokenizer.from_str('{"model": {"type": "WordLevel", "vocab": {"%d": 0}, "unk_token": "x"}}' % version)
+    tokenizer = Tokenizer(WordLevel({str(version): 0}, unk_token="x"))
     torch.manual_seed(version)
     checkpoint.save_pretrained(LayerSplitLM(LMConfig(**SMALL)), tokenizer, folder / "lm")
     return lambda: {path.name: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "lm").iterdir()}
@@ -359,8 +360,9 @@ def test_nothing_else_writes_files():
             assert writes(ast.parse(path.read_text())) == [], name
 
 
-BY_HAND = ["x.write_text(y)", "open(x, 'a')", "x.open('wb')", "np.save(x, y)", "figure.savefig(x / 'a')", "t.save(str(x))",
-           "shutil.copytree(a, b)", "os.replace(a, b)", "open(x, mode='w')", "torch.save(x, path)"]  # fmt: skip
+BY_HAND = ["x.write_text(y)", "open(x, 'a')", "x.open('wb')", "np.save(x, y)", "figure.savefig(x / 'a')",
+           "t.save(str(x))", "shutil.copytree(a, b)", "os.replace(a, b)", "open(x, mode='w')",
+           "torch.save(x, path)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", BY_HAND)
