@@ -244,11 +244,8 @@ def cache_key(settings: Any) -> Any:
 
 
 def resolved_arguments(arguments: list[str]) -> list[str]:
-    """A command line of LightningCLI with every configuration file read by `read_config`, where that changes it.
-
-    Paths that YAML would take for a mapping are quoted.
-    """
-    out = [_quoted(word, before) for before, word in zip(["", *arguments], arguments, strict=False)]
+    """A command line of LightningCLI with every configuration file read by `read_config`, where that changes it."""
+    out = list(arguments)
     for i, word in enumerate(arguments):
         flag, sign, value = word.partition("=")
         if flag not in ("-c", "--config"):
@@ -259,17 +256,6 @@ def resolved_arguments(arguments: list[str]) -> list[str]:
         text = OmegaConf.to_yaml(OmegaConf.create(read_config(name)))
         out[place] = f"{flag}={text}" if sign else text
     return out
-
-
-def _quoted(word: str, before: str) -> str:
-    """A word of a command line: a path such as "/data/take: 1" for an `init_args` is quoted, so that it stays a text.
-
-    word: `--flag=VALUE` or VALUE. before: the word before it.
-    """
-    flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if ": " in value and ".init_args." in (flag or before) and value.startswith(("/", "./", "../")):
-        return f"{flag}{sign}{json.dumps(value, ensure_ascii=False)}"
-    return word
 
 
 def matched_rank(backbone: Any, tail_layers: int) -> int:

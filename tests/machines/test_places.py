@@ -57,7 +57,7 @@ def test_a_relative_home_is_the_same_folder_from_everywhere(tmp_path, monkeypatc
     assert made.is_dir()  # the name stands in parts.json
 
 
-@pytest.mark.parametrize("name", ["with space", "ümlaut", "hash #1", "a: b", "{x}", "[y]", "'q'", "-o", "*"])
+@pytest.mark.parametrize("name", ["with space", "ümlaut", "hash #1", "{x}", "[y]", "'q'", "-o", "*"])
 def test_any_name_of_a_folder_goes_through_the_command_line(name, tmp_path):
     folder = tmp_path / name / "codec"
     folder.mkdir(parents=True)
