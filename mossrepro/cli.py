@@ -233,10 +233,9 @@ def _add_run(verbs: argparse._SubParsersAction) -> None:
     pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
     pack.add_argument("folder", type=Path, help="the run, as runs/small")
     pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
-    pack.set_defaults(run_verb=_run_pack)
     check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
     check.add_argument("folder", type=Path, help="the packed run")
-    check.set_defaults(run_verb=_run_check)
+    parser.set_defaults(run_verb=_packed)
 
 
 def _fit(argv: list[str]) -> int:
@@ -334,17 +333,10 @@ def _reproduce(args: argparse.Namespace) -> int:
     return reproduce.main(args)
 
 
-def _run_pack(args: argparse.Namespace) -> int:
+def _packed(args: argparse.Namespace) -> int:
     from mossrepro.experiments import pack
 
-    pack.pack(args.folder, args.output)
-    return 0
-
-
-def _run_check(args: argparse.Namespace) -> int:
-    from mossrepro.experiments import pack
-
-    return pack.check(args.folder)
+    return pack.main(args)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import sys
 from copy import deepcopy
 from dataclasses import replace
-from pydoc_data.topics import topics
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.training import metrics
 
-TOPICS = ("objects", "naming", "types", "import")  # of Python's language reference, which comes with every Python
+# What the perplexity is measured on: 3,000 tokens of plain prose that was written for it, so that no model has seen it.
+# None: the language reference that comes with the Python in use, which is another text in every version of it (until
+# version 8 of the evaluation).
+PROSE: Path | None = Path(__file__).with_name("prose.txt")
+TOPICS = ("objects", "naming", "types", "import")  # of that reference
 WINDOW, WINDOWS = 512, 6  # tokens of a window, and windows
 STAGES = {"before": "before any speech", "stage1": "after Stage 1", "stage2": "after Stage 2", "sft": "after SFT"}
 
@@ -35,7 +39,8 @@ def measure_text_retention(artifacts: RunArtifacts) -> None:
         if stage == "stage1":
             _text_change(artifacts, first, model, model.grid(tokenizer))
         value, n = perplexity(model, tokenizer)
-        title = f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {when}"
+        python = f"Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference"
+        title = f"perplexity of {'unseen prose' if PROSE else python}, {when}"
         artifacts.record(metrics.Metric(f"perplexity_{stage}", title, value, "", n=n))
         if stage in ("before", "stage2"):  # Stage 1 changes no logit, SFT's answers are asked with the other pairings
             score = _text_answers(artifacts, model, tokenizer)
@@ -94,14 +99,24 @@ def _text_answers(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Token
     return spoken_qa.score("C", "T2T", ask_questions(artifacts, ready, grid, _questions(artifacts), "T2T"))
 
 
+def fixed_text() -> str:
+    """The text that the perplexity is measured on."""
+    if PROSE:
+        return PROSE.read_text("utf-8")
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in TOPICS)
+
+
 @torch.inference_mode()
 def perplexity(model: LayerSplitLM, tokenizer: Tokenizer) -> tuple[float, int]:
     """exp(mean negative log-likelihood of a token) of the text tail on a fixed English text, and the number of tokens.
 
     Windows of WINDOW tokens without left context, as plain text without a turn.
     """
-    text = "\n".join(topics[name] for name in TOPICS)
-    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids, device=model.text_embed.weight.device)
+    ids = torch.tensor(
+        tokenizer.encode(fixed_text(), add_special_tokens=False).ids, device=model.text_embed.weight.device
+    )
     windows = [part for part in ids.split(WINDOW) if len(part) == WINDOW][:WINDOWS]
     total = count = 0
     for part in windows:

@@ -7,6 +7,7 @@ README.md          model card
 SHA256SUMS         of all other files; `mossrepro run check`, or sha256sum -c SHA256SUMS, compares
 """
 
+import argparse
 import hashlib
 import os
 import re
@@ -194,3 +195,11 @@ def check(folder: str | Path) -> int:
         raise CheckpointError(f"{more[0]}: was not there when the run was packed")
     print(visible(f"{folder}: {len(listed)} files are as they were packed"))
     return 0
+
+
+def main(args: argparse.Namespace) -> int:
+    """`mossrepro run pack` and `mossrepro run check`."""
+    if args.what == "pack":
+        pack(args.folder, args.output)
+        return 0
+    return check(args.folder)

@@ -217,7 +217,7 @@ def joined_asset(folder, version):
     site.mkdir(exist_ok=True)
     for i in range(2):
         (site / f"part{i}").write_bytes(b"%d" % version)
-    asset = assets.Asset("toy", (), (), hashlib.sha256(b"%d" % version * 2).hexdigest(), "MIT", "here", "toy.bin")
+    asset = assets.Asset("toy", (), (), hashlib.sha256(b"%d" % version * 2).hexdigest(), "MIT", "here", "toy.bin", "x")
     path = assets._join(asset, [site / "part0", site / "part1"], folder / "assets" / "toy.bin")
     return lambda: path.read_bytes()
 
