@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HEAD = """\
-# Exact versions for Python {version} on Linux x86-64, written by requirements/lock.py; `make setup LOCKED=1` installs them:
+# Exact versions for Python {version} on Linux x86-64, by requirements/lock.py; `make setup LOCKED=1` installs them:
 #   pip install --require-hashes -r requirements/lock-{version}.txt
 #   pip install --no-deps --require-hashes -r requirements/assets.txt && pip install --no-deps -e .
 # Other platforms resolve from pyproject.toml.
@@ -26,9 +26,8 @@ def lines(report: dict) -> list[str]:
     for item in report["install"]:
         name, version = item["metadata"]["name"], item["metadata"]["version"]
         if "dir_info" not in item["download_info"]:
-            found.append(
-                f"{name}=={version} \\\n    --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}\n"
-            )
+            digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+            found.append(f"{name}=={version} \\\n    --hash=sha256:{digest}\n")
     return sorted(found, key=str.lower)
 
 
