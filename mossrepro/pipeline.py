@@ -20,7 +20,7 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
 from mossrepro.lm.grid import PROSE, Positions
 from mossrepro.lm.inference import prepare_for_inference
-from mossrepro.training.runs import read_parts
+from mossrepro.training.runs import finished, read_parts
 from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
@@ -77,7 +77,7 @@ class Assistant:
         folders = read_parts(run, PARTS)
         for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
             if not os.path.isdir(folders[name]):
-                gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again"
+                gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again, or take a packed run"
                 raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
         speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"], place)
@@ -138,12 +138,12 @@ def _mono(samples: np.ndarray) -> np.ndarray:
 
 def newest_run(root: Path = Path("runs")) -> Path:
     """The run under `root` that finished last. CheckpointError if there is none."""
-    runs = sorted(root.glob("*/parts.json"), key=lambda path: path.stat().st_mtime)
+    runs = sorted((path.parent for path in root.glob("*/parts.json")), key=finished)
     if not runs:
         raise CheckpointError(
             f"no finished run in {root}/; make one with `mossrepro reproduce` (or name it with --run)"
         )
-    return runs[-1].parent
+    return runs[-1]
 
 
 def talk(args: argparse.Namespace) -> int:

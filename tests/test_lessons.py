@@ -6,15 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from toy_run import write_toy_run
 
-from mossrepro.codec.model import CodecConfig, SpeechCodec
-from mossrepro.lm import checkpoint
-from mossrepro.lm.model import LayerSplitLM, LMConfig
-from mossrepro.lm.tokenizer import SpecialIds, mini_tokenizer
 from mossrepro.utils.cache import digest
-from mossrepro.vocoder.checkpoint import save_module
-from mossrepro.vocoder.flow import FlowDecoder
-from mossrepro.vocoder.generator import Vocoder
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("lessons_build", ROOT / "lessons" / "build.py")
@@ -35,21 +29,7 @@ each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.s
 @pytest.fixture
 def untrained_run(tmp_path):
     """A finished run of random small networks; what it says is noise. Returns a folder beside `runs`."""
-    codes, small = 16, {"code_dim": 8, "dim": 32, "heads": 2, "ffn_dim": 48, "layers": 1}
-    small |= {"slow_layers": 1, "recogniser_dim": 16, "recogniser_layers": 1, "recogniser_kernel": 3}
-    SpeechCodec(CodecConfig(codes=codes, **small)).save_pretrained(tmp_path / "codec")
-    tokenizer = mini_tokenizer(["tell me the capital of italy", "system user assistant"], 300)
-    shape = {"dim": 32, "layers": 3, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
-    pad = SpecialIds.of(tokenizer, codes).pad
-    config = LMConfig(**shape, text_vocab=tokenizer.get_vocab_size(), codes=codes, modality_pad=pad)
-    checkpoint.save_pretrained(LayerSplitLM(config), tokenizer, tmp_path / "sft")
-    flow = FlowDecoder(codes, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2)
-    vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)
-    for name, module in (("flow", flow), ("vocoder", vocoder)):
-        save_module(module, module.config, tmp_path / name)
-    (tmp_path / "runs" / "toy").mkdir(parents=True)
-    parts = {name: str(tmp_path / name) for name in ("codec", "sft", "flow", "vocoder")}
-    (tmp_path / "runs" / "toy" / "parts.json").write_text(json.dumps(parts))
+    write_toy_run(tmp_path / "runs" / "toy", tmp_path)
     (tmp_path / "notebooks").mkdir()
     return tmp_path / "notebooks"
 

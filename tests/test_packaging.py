@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import mossrepro
 from mossrepro.training import config
+from mossrepro.utils import assets
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,18 +54,31 @@ def test_conda_installs_exactly_what_pyproject_says():
     assert through_pip == {"pip": ["-e .[test]"]}
 
 
-def test_the_lock_satisfies_every_declared_dependency():
-    lock = locked("lock.txt")
+LOCKS = [f"lock-{python}.txt" for python in ("3.11", "3.12", "3.13")]
+
+
+def test_there_is_a_lock_for_every_python():
+    assert {path.name for path in (ROOT / "requirements").glob("lock-*.txt")} == set(LOCKS)
+    for name in LOCKS:
+        python = name.removeprefix("lock-").removesuffix(".txt")
+        assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+    assert not SpecifierSet(PROJECT["requires-python"]).contains("3.14")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_satisfies_every_declared_dependency(name):
+    lock = locked(name)
     for requirement in declared():
         version = lock.get(canonicalize_name(requirement.name))
-        assert version, f"{requirement.name} is not in requirements/lock.txt"
+        assert version, f"{requirement.name} is not in requirements/{name}"
         assert requirement.specifier.contains(version), f"{requirement} but the lock has {version}"
 
 
 def test_data_packages_are_locked_apart_and_are_no_dependency():
-    assets, lock = locked("assets.txt"), locked("lock.txt")
-    assert len(assets) == 12 and not set(assets) & set(lock)
-    assert not set(assets) & {canonicalize_name(r.name) for r in declared()}
+    data = locked("assets.txt")
+    for name in LOCKS:
+        assert len(data) == 12 and not set(data) & set(locked(name))
+    assert not set(data) & {canonicalize_name(r.name) for r in declared()}
 
 
 def test_the_malicious_lightning_releases_are_excluded():
@@ -71,7 +86,7 @@ def test_the_malicious_lightning_releases_are_excluded():
     assert not lightning.specifier.contains("2.6.2") and not lightning.specifier.contains("2.6.3")
 
 
-@pytest.mark.parametrize("name", ["README.md", "LICENSE"])
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "NOTICE"])
 def test_files_that_the_build_needs_are_there(name):
     assert (ROOT / name).stat().st_size > 1000
 
@@ -82,9 +97,53 @@ def test_licence_and_citation():
     assert (citation["license"], citation["version"]) == ("Apache-2.0", mossrepro.__version__)
 
 
+def test_notice_names_every_embedded_part():
+    """Its maker, its source and its licence, as utils/assets.py has them; and the texts and packages behind them."""
+    lines = (ROOT / "NOTICE").read_text().splitlines()
+    for asset in assets.ASSETS.values():
+        assert f"{asset.name}: {asset.source}; {asset.licence}" in lines
+    for name in ("pocketsphinx", "asterisk-core-sounds-en-g722", "encodec"):
+        assert any(line.startswith(f"{name}: ") for line in lines), name
+
+
+def make(*words: str) -> str:
+    """What a call of make would run."""
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", "--dry-run", "VENV=/nowhere/venv", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=outside).stdout
+
+
+def test_setup_is_locked_where_it_is_asked_for():
+    free, bound = make("setup"), make("setup", "LOCKED=1")
+    assert '-e ".[test]"' in free and "lock-" not in free
+    assert "--require-hashes -r requirements/lock-" in bound and '".[test]"' not in bound
+    for plan in (free, bound):
+        assert "--no-deps --require-hashes -r requirements/assets.txt" in plan
+    assert "--upgrade pip" not in bound  # nothing without a hash
+
+
+def test_ci_uses_the_locks():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    assert any("make setup" in step and "LOCKED=1" in step for step in steps)
+    assert {f"lock-{python}.txt" for python in jobs["test"]["strategy"]["matrix"]["python"]} == set(LOCKS)
+
+
 def test_make_targets_of_the_help_exist():
     text = (ROOT / "Makefile").read_text()
-    for target in ("setup", "test", "coverage", "reproduce", "controls", "lessons", "notebooks", "lint", "help"):
+    for target in (
+        "setup",
+        "test",
+        "coverage",
+        "reproduce",
+        "controls",
+        "lessons",
+        "notebooks",
+        "lint",
+        "lock",
+        "audit",
+        "help",
+    ):
         assert re.search(rf"^{target}:.*## ", text, re.M), target
 
 
@@ -138,7 +197,7 @@ def outside(tmp_path_factory):
     source, site = folder / "source", folder / "site"  # a copy, because a build leaves files in its source folder
     for name in ("mossrepro", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]

@@ -4,7 +4,6 @@ The voice is a run's, or one of size `small` with random weights, whose speed is
 """
 
 import itertools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mossrepro.bench.timing import race
 from mossrepro.data.token_store import TokenStore
 from mossrepro.training.metrics import Metric, record
+from mossrepro.training.runs import read_parts
 from mossrepro.training.sizes import load_size
 from mossrepro.utils.audio import mel24
 from mossrepro.utils.devices import best_device, synchronise
-from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.packed_linear import pack_linear_layers
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
@@ -73,15 +72,8 @@ def _of_small() -> tuple[FlowDecoder, Vocoder]:
     )
 
 
-def _parts(run: Path) -> dict[str, str]:
-    path = run / "parts.json"
-    if not path.is_file():
-        raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
-    return json.loads(path.read_text())
-
-
 def _of_run(run: Path) -> tuple[FlowDecoder, Vocoder]:
-    parts = _parts(run)
+    parts = read_parts(run, ("flow", "vocoder"))
     return FlowDecoder.from_pretrained(parts["flow"]), Vocoder.from_pretrained(parts["vocoder"])
 
 
@@ -89,7 +81,7 @@ def _codes(book: int, count: int, run: Path | None) -> np.ndarray:
     """`count` codes: of a run's clips, one after the other, or random ones."""
     if run is None:
         return rng(0, "bench voice").integers(0, book, count)
-    store = TokenStore(_parts(run)["tokens"])
+    store = TokenStore(read_parts(run, ("tokens",))["tokens"])
     rows = [store[name] for name in itertools.islice(store, count)]
     return np.resize(np.concatenate(rows), count)
 

@@ -5,7 +5,6 @@ have no bias) and `encoder.codebook.weight`, as wide as the layers. Known from p
 not seen the files themselves. Other tensors are refused, but for those of HARMLESS.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -69,7 +68,7 @@ def save(codec: SpeechCodec, folder: str | Path) -> None:
     """
     if not codec.config.plain or codec.config.levels:
         raise ConfigError("only a codec with plain=true and a learnt codebook fits the released layout")
-    folder, state, out = Path(folder), codec.state_dict(), {}
+    state, out = codec.state_dict(), {}
     for conv in ("conv1", "conv2"):
         for end in ("weight", "bias"):
             out[f"encoder.{conv}.{end}"] = state[f"encoder.{conv}.{end}"]
@@ -81,8 +80,7 @@ def save(codec: SpeechCodec, folder: str | Path) -> None:
                     if (part, end) != ("attention.k", "bias"):
                         out[f"encoder.layers.{i}.{NAMES[part]}.{end}"] = piece
     out[_CODEBOOK] = state["quantiser.codebook"]
-    write(out, folder)
-    (folder / "config.json").write_text(json.dumps(_about(codec.config), indent=2) + "\n")
+    write(out, folder, config=_about(codec.config))
 
 
 def _about(config: CodecConfig) -> dict:

@@ -23,7 +23,7 @@ from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held, read_table
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import read_lines, write_atomic, write_text
 
 SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
 
@@ -124,8 +124,8 @@ class TokeniseTask(LightningModule):
         if rank == 0:
             for path in self.store.glob(f"{SKIPPED}-*.jsonl"):  # of an earlier run
                 path.unlink()
-            np.save(self.store / PHONE_PROBS, self.codec.code_phone_probs())
-            np.save(self.store / CODEBOOK, self._codebook())
+            for name, table in ((PHONE_PROBS, self.codec.code_phone_probs()), (CODEBOOK, self._codebook())):
+                write_atomic(self.store / name, lambda file, table=table: np.save(file, table))
         left = math.ceil((len(data.clips) - len(self._done)) / self.trainer.world_size)
         self._bar = tqdm(total=left, desc="sound to codes", unit="clip", disable=rank > 0)
         self._seconds, self._began = 0.0, time.monotonic()
@@ -157,7 +157,7 @@ class TokeniseTask(LightningModule):
         self._writer.close(), self._bar.close()
         rank = self.trainer.global_rank
         lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in self._skipped]
-        (self.store / f"{SKIPPED}-{rank}.jsonl").write_text("".join(lines))
+        write_text(self.store / f"{SKIPPED}-{rank}.jsonl", "".join(lines))
         self.trainer.strategy.barrier()
         if rank == 0:
             self._settle()

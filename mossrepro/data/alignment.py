@@ -12,7 +12,7 @@ from mossrepro.speech.sphinx import align_phones
 from mossrepro.utils import cache
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import AppendFile, read_lines
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"
@@ -30,14 +30,13 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
 
     def build(folder: Path) -> None:
         path = folder / FILE
-        done = set(read_phones(folder)) if path.is_file() else set()
-        todo = [clip for clip in clips if clip.id not in done]
-        tasks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-        with path.open("a") as stream, progress("aligning", len(clips)) as advance:
+        with AppendFile(path, rows=True) as stream, progress("aligning", len(clips)) as advance:
+            done = set(read_phones(folder))
+            todo = [clip for clip in clips if clip.id not in done]
+            tasks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
             advance(len(done))
             for chunk, rows in zip(tasks, in_processes(partial(_align, corpus), tasks, workers), strict=True):
-                stream.write("".join(json.dumps(row) + "\n" for row in rows))
-                stream.flush()
+                stream.append("".join(json.dumps(row) + "\n" for row in rows).encode())
                 advance(len(chunk))
         found = sum(bool(phones) for phones in read_phones(folder).values())
         if found < 0.5 * len(clips):

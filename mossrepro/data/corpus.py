@@ -7,7 +7,6 @@ where they are known, words as [[word, start, end], ...] in seconds.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, KeysView, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from mossrepro.utils.audio import load, save
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.io import hold_lock, read_lines, write_atomic
+from mossrepro.utils.io import AppendFile, read_lines, write_text
+from mossrepro.utils.locks import hold_lock
 from mossrepro.utils.records import build, is_file_name, is_inner, misfit, parse_json, short
 
 MANIFEST = "manifest.jsonl"
@@ -44,7 +44,7 @@ class Clip:
 
 
 def read_manifest(folder: str | Path) -> list[Clip]:
-    """All clips of a corpus, in its order.
+    """All clips of a corpus, in its order; a last line that its writer did not finish is left out.
 
     Raises:
         DataError: names the file and the line: what it says is no clip, leads out of the corpus, or has an id twice.
@@ -53,7 +53,7 @@ def read_manifest(folder: str | Path) -> list[Clip]:
     if not path.is_file():
         raise DataError(f"{path}: no such manifest")
     clips, seen = [], set()
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_lines(path, whole=True), 1):
         clips.append(_clip(line, f"{path}:{number}"))
         if clips[-1].id in seen:
             raise DataError(f"{path}:{number}: id {short(clips[-1].id)} is there already")
@@ -103,9 +103,12 @@ class CorpusWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         busy = DataError(f"{self.folder}: another process is writing this corpus; let it end and run this again")
         path = self.folder / MANIFEST
-        self._stream = hold_lock(path, wait, busy)
-        self._stream.truncate(path.read_bytes().rfind(b"\n") + 1)
-        self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
+        self._stream = AppendFile(path, hold_lock(path, wait, busy), rows=True)
+        try:
+            self.clips: dict[str, Clip] = {clip.id: clip for clip in read_manifest(self.folder)}
+        except BaseException:
+            self._stream.close()
+            raise
         self._stale = False  # lines of the file are older than `clips`
 
     @property
@@ -121,12 +124,11 @@ class CorpusWriter:
 
     def close(self) -> None:
         """Write the updates, flush the manifest to the disk and close it."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        if self._stale:
-            lines = "".join(clip.line() + "\n" for clip in self.clips.values())
-            write_atomic(self.folder / MANIFEST, lambda file: file.write(lines.encode()))
-        self._stream.close()
+        try:
+            if self._stale:
+                write_text(self.folder / MANIFEST, "".join(clip.line() + "\n" for clip in self.clips.values()))
+        finally:
+            self._stream.close(flush=True)
 
     def add(self, id: str, wave: np.ndarray, rate: int, text: str, speaker: str, split: str) -> None:
         """Write the samples (n,) as FLAC and list the clip. DataError for an id that is no name for a file."""
@@ -139,8 +141,7 @@ class CorpusWriter:
     def append(self, clip: Clip) -> None:
         """List a clip whose sound file is already in the folder."""
         if clip.id not in self.clips:
-            self._stream.write((clip.line() + "\n").encode())
-            self._stream.flush()
+            self._stream.append((clip.line() + "\n").encode())
             self.clips[clip.id] = clip
 
     def update(self, clip: Clip) -> None:

@@ -23,7 +23,7 @@ from mossrepro.speech.sphinx import align
 from mossrepro.utils import cache
 from mossrepro.utils.audio import VOICE_SAMPLE_RATE
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import read_lines, write_json, write_text
 from mossrepro.utils.random import rng
 from mossrepro.utils.records import build, is_file_name, parse_json, short
 
@@ -268,9 +268,9 @@ def record_script(
     def build(folder: Path) -> None:
         synthesise([Utterance(line.id, line.text, line.voice, line.split) for line in lines], folder, workers)
         said = {line.id for line in lines if line.voice == "assistant" and line.split == "train"}
-        (folder / "words.json").write_text(json.dumps(_word_times(folder, said, workers)))
-        (folder / "facts.json").write_text(json.dumps(facts))
-        (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+        write_json(folder / "words.json", _word_times(folder, said, workers), indent=None)
+        write_json(folder / "facts.json", facts, indent=None)
+        write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
     return cached("script", spec, build)
 

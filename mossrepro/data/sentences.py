@@ -14,7 +14,7 @@ import numpy as np
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import AssetError
 from mossrepro.utils.gguf import GGUFFile
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import read_lines, write_json
 
 _SIZE = 5_100  # enough for 5,000 pronunciations; with more words, a recogniser sees each less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
@@ -59,7 +59,7 @@ def _build(folder: Path) -> None:
         if not heard.intersection(sounds[word]):
             distinct.append(word)
             heard.update(sounds[word])
-    (folder / "words.json").write_text(json.dumps({"all": words, "distinct": distinct}))
+    write_json(folder / "words.json", {"all": words, "distinct": distinct}, indent=None)
 
 
 def _tokens() -> list[str]:

@@ -8,7 +8,6 @@ number of writers. code_phone_probs.npy (sounds.npy in older stores) holds the p
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import hold_lock, read_lines
+from mossrepro.utils.errors import ConfigError, DataError, DiskError
+from mossrepro.utils.io import AppendFile, read_lines, write_text
+from mossrepro.utils.locks import hold_lock
 from mossrepro.utils.records import build, misfit, parse_json, read_json
 
 META = "store.json"
@@ -167,33 +167,45 @@ class TokenWriter:
             raise DataError(f"{self.folder}: was begun with another codebook size; delete it or choose another folder")
         codes, index = (self.folder / name for name in file_names(shard))
         busy = DataError(f"{codes}: another process is writing it; let it end, or end it, and run this again")
-        self._codes = hold_lock(codes, wait, busy)
-        _replace(meta, text)
+        self._codes = AppendFile(codes, hold_lock(codes, wait, busy))
+        try:
+            self._open(meta, text, index, shard)
+        except BaseException:
+            self._codes.close()
+            raise
+
+    def _open(self, meta: Path, text: str, index: Path, shard: int) -> None:
+        write_text(meta, text)
         spans = _written(self.folder, shard)
         self.done = set(spans)
         self._end = _end(spans.values())
         rows = [{"id": name, "start": start, "length": length} for name, (start, length) in spans.items()]
-        _replace(index, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(index, "".join(json.dumps(row) + "\n" for row in rows))
         self._codes.truncate(2 * self._end)
-        self._index = open(index, "a", encoding="utf-8")
+        self._index = AppendFile(index)
 
     def add(self, items: Sequence[tuple[str, np.ndarray]]) -> None:
         """Append (id, codes) pairs; the codes reach the disk before the index names them.
 
-        Raises DataError, and writes nothing, when a code is outside the codebook.
+        Raises DataError when a code is outside the codebook, DiskError when they do not fit. Nothing is written then.
         """
         items = [(name, np.asarray(codes)) for name, codes in items]
         for name, codes in items:
             if len(codes) and not 0 <= codes.min() <= codes.max() < self.vocabulary:
                 raise DataError(f"{self.folder}: clip {name!r} has codes outside the codebook of {self.vocabulary}")
-        for _, codes in items:
-            self._codes.write(codes.astype("<u2").tobytes())
-        self._codes.flush()
-        for name, codes in items:
-            self._index.write(json.dumps({"id": name, "start": self._end, "length": len(codes)}) + "\n")
-            self._end += len(codes)
-            self.done.add(name)
-        self._index.flush()
+        starts = np.cumsum([self._end, *(len(codes) for _, codes in items)]).tolist()
+        rows = [
+            json.dumps({"id": name, "start": start, "length": len(codes)}) + "\n"
+            for (name, codes), start in zip(items, starts, strict=False)
+        ]
+        self._codes.append(b"".join(codes.astype("<u2").tobytes() for _, codes in items))
+        try:
+            self._index.append("".join(rows).encode())
+        except DiskError:
+            self._codes.truncate(2 * self._end)  # codes that no row names would put those to come in another place
+            raise
+        self._end = starts[-1]
+        self.done.update(name for name, _ in items)
 
     def __enter__(self) -> "TokenWriter":
         return self
@@ -205,13 +217,6 @@ class TokenWriter:
         """End the shard and its lock."""
         self._index.close()
         self._codes.close()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file atomically, even if other processes write it too."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def code_table(store: str | Path, name: str, codes: int) -> Tensor:

@@ -1,6 +1,5 @@
 """All measurements of a run, from top to bottom: codec, vocoder, language model, text. Every number becomes a fact."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.io import write_json
 from mossrepro.utils.records import read_json
 
 # Group of test voices -> the end of its facts' ids, and of their titles.
@@ -173,8 +173,8 @@ def language_model(artifacts: RunArtifacts) -> None:
     for pairing, hits in cut.items():
         title = f"{spoken_qa.HEADLINE[pairing]}: replies cut off before their end"
         artifacts.share(f"{pairing.lower()}_cut", title, hits)
-    (artifacts.out / "wav" / "index.json").write_text(json.dumps(index, indent=1) + "\n")
-    (artifacts.out / "families.json").write_text(json.dumps(families, indent=1) + "\n")
+    write_json(artifacts.out / "wav" / "index.json", index)
+    write_json(artifacts.out / "families.json", families)
 
 
 def _chances(artifacts: RunArtifacts, name: str, lines: list[Line]) -> dict[str, float]:

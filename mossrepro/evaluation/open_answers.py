@@ -5,8 +5,6 @@ question in writing, spoken by a held-out English voice, or another question in 
 (another - spoken) / (another - written); 0 % is a model that hears nothing, 100 % one that hears as it reads.
 """
 
-import json
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from mossrepro.lm.grid import PROSE, Grid, Positions
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.training import metrics
+from mossrepro.utils.io import write_json
 from mossrepro.utils.random import rng
 
 _LONGEST, _BATCH, _DRAWS = 48, 16, 2000
@@ -45,7 +44,7 @@ def open_answers(artifacts: RunArtifacts) -> None:
             {"list": which, "question": line.text, "voice": line.voice, "read": read, "heard": listened}
             for line, read, listened in zip(lines, replies, heard, strict=True)
         ]
-    (artifacts.out / "answers.json").write_text(json.dumps(shown, indent=1) + "\n")
+    write_json(artifacts.out / "answers.json", shown)
 
 
 def _record(artifacts: RunArtifacts, which: str, nats: dict[str, np.ndarray], lines: list[Line]) -> None:

@@ -4,7 +4,6 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import torch
@@ -14,13 +13,18 @@ from tokenizers import Tokenizer
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions
 from mossrepro.lm import checkpoint
-from mossrepro.lm.grid import PROSE, Grid
+from mossrepro.lm.grid import PROSE as SENTENCES
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.training import metrics
 
-TOPICS = ("objects", "naming", "types", "import")  # of Python's language reference, which comes with every Python
+# What the perplexity is measured on: 3,000 tokens of plain prose that was written for it, so that no model has seen it.
+# None: the language reference that comes with the Python in use, which is another text in every version of it (until
+# version 8 of the evaluation).
+PROSE: Path | None = Path(__file__).with_name("prose.txt")
+TOPICS = ("objects", "naming", "types", "import")  # of that reference
 WINDOW, WINDOWS = 512, 6  # tokens of a window, and windows
 STAGES = {
     "before": "before any speech",
@@ -49,9 +53,8 @@ def measure_text_retention(artifacts: RunArtifacts) -> None:
         elif stage == "stage1":
             _text_change(artifacts, first, model, model.grid(tokenizer))
         value, n = read[folder]
-        title = (
-            f"perplexity of Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference, {STAGES[stage]}"
-        )
+        python = f"Python {sys.version_info[0]}.{sys.version_info[1]}'s language reference"
+        title = f"perplexity of {'unseen prose' if PROSE else python}, {STAGES[stage]}"
         artifacts.record(metrics.Metric(f"perplexity_{stage}", title, value, "", n=n))
         if stage in ("before", "stage2"):  # Stage 1 changes no logit, SFT's answers are asked with the other pairings
             score = _text_answers(artifacts, model, tokenizer)
@@ -86,7 +89,7 @@ def _open(artifacts: RunArtifacts, stage: str) -> tuple[LayerSplitLM, Tokenizer]
     staged, tokenizer = checkpoint.from_pretrained(artifacts.parts["stage1"])
     c = staged.config
     model = open_start(artifacts.start, c.codes, c.tail_layers, "copy", 0, c.split_at, c.extra_layers)[0]
-    form = PROSE if "style" in artifacts.parts else c.system_turns  # asked as the stages are, if it can answer so
+    form = SENTENCES if "style" in artifacts.parts else c.system_turns  # asked as the stages are, if it can answer so
     model.config = replace(model.config, system_turns=form)
     return model, tokenizer
 
@@ -115,14 +118,24 @@ def _text_answers(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Token
     return spoken_qa.score("C", "T2T", ask_questions(artifacts, ready, grid, _questions(artifacts), "T2T"))
 
 
+def fixed_text() -> str:
+    """The text that the perplexity is measured on."""
+    if PROSE:
+        return PROSE.read_text("utf-8")
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in TOPICS)
+
+
 @torch.inference_mode()
 def perplexity(model: LayerSplitLM, tokenizer: Tokenizer) -> tuple[float, int]:
     """exp(mean negative log-likelihood of a token) of the text tail on a fixed English text, and the number of tokens.
 
     Windows of WINDOW tokens without left context, as plain text without a turn.
     """
-    text = "\n".join(topics[name] for name in TOPICS)
-    ids = torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids, device=model.text_embed.weight.device)
+    ids = torch.tensor(
+        tokenizer.encode(fixed_text(), add_special_tokens=False).ids, device=model.text_embed.weight.device
+    )
     windows = [part for part in ids.split(WINDOW) if len(part) == WINDOW][:WINDOWS]
     total = count = 0
     for part in windows:

@@ -14,7 +14,6 @@ Everything is a cached, resumable stage of the graph; a stage that a variant doe
 import argparse
 import math
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from mossrepro.training import metrics
 from mossrepro.training.config import configs_folder
 from mossrepro.training.runs import changes_of, read_parts, run_folder
 from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.io import copy_files
 
 if TYPE_CHECKING:
     from mossrepro.evaluation.artifacts import RunArtifacts
@@ -124,7 +124,7 @@ def ablate(size: str, run: Path, names: Sequence[str], changes: Sequence[str] = 
             _ask(name, model, RunArtifacts(parts, folder))
 
         measured = graph.cached("evaluation", "ablation", spec, build)
-        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+        copy_files(measured / "facts", run / "facts")
     Console().print(table(metrics.read_metrics(run)))
 
 

@@ -4,7 +4,6 @@ What it costs everybody else is measured too: the share of codes of the held-out
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.speech.normalise import normalise
 from mossrepro.training import metrics
-from mossrepro.training.runs import changes_of, run_folder
+from mossrepro.training.runs import changes_of, read_parts, run_folder, write_record
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, DataError, require
+from mossrepro.utils.io import write_json
 
 
 class AdaptGraph(StageGraph):
@@ -56,10 +56,11 @@ def main(args: argparse.Namespace) -> int:
     for metric in found:
         metrics.record(out, metric)
     Console().print(_table(found))
-    parts = _base_run(args) / "parts.json"
-    if parts.is_file():
+    base = _base_run(args)
+    if (base / "parts.json").is_file():
         hearing = dict.fromkeys(("codec", "recogniser"), str(tokenizer.absolute()))
-        (out / "parts.json").write_text(json.dumps(json.loads(parts.read_text()) | hearing, indent=1) + "\n")
+        write_record(out, graph.size.name)
+        write_json(out / "parts.json", read_parts(base, ()) | hearing)
         print(f"talk to it with `mossrepro talk --run {out} QUESTION.wav`", file=sys.stderr)
     print(tokenizer)
     return 0

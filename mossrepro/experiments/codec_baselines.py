@@ -15,8 +15,6 @@ All but EnCodec get the same recogniser on their codes. Everything is a cached, 
 """
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +27,13 @@ from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.adapt import AdaptGraph, changed_codes
+from mossrepro.experiments.graph import read_cost
 from mossrepro.report.codec_tables import LEGEND, draw_robustness, robustness_table, tables
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, ConfigError, require
+from mossrepro.utils.io import copy_file, copy_files, write_atomic, write_json
 from mossrepro.utils.random import rng
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ def all_tokenizers(
 
 def _minutes(folder: Path) -> float | None:
     """Minutes that a stage took; None where that is not known."""
-    clock = folder / "cost.json"
-    return json.loads(clock.read_text())["seconds"] / 60 if clock.is_file() else None
+    return read_cost(folder)["seconds"] / 60 or None
 
 
 def compare(
@@ -182,18 +181,17 @@ def compare(
         shown, wave = benchmark.assistant.clips[0], benchmark.assistant.waves[0]
         figure = Figure()
         draw(figure, wave, benchmark.assistant.phones[shown.id], baselines[0].encode(wave), shown.text)
-        figure.savefig(folder / "codes.png", dpi=130)
-        draw_robustness(metrics.read_metrics(folder)).savefig(folder / "robustness.png", dpi=130)
+        pictures = {"codes.png": figure, "robustness.png": draw_robustness(metrics.read_metrics(folder))}
+        for name, picture in pictures.items():
+            write_atomic(folder / name, lambda file, picture=picture: picture.savefig(file, format="png", dpi=130))
 
     measured = graph.cached("evaluation", "codec-comparison", spec, measure)
-    (run / "facts").mkdir(parents=True, exist_ok=True)
-    for path in (measured / "facts").glob("*.json"):
-        shutil.copy(path, run / "facts")
+    copy_files(measured / "facts", run / "facts")
     for picture in ("codes.png", "robustness.png"):
-        shutil.copy(measured / picture, run)
+        copy_file(measured / picture, run / picture)
     if not alone:
         sounding = {name: str(graph.acoustic(codebooks)[0]) for name, codebooks in ACOUSTIC.items()}
-        (run / "baselines.json").write_text(json.dumps(sounding, indent=1) + "\n")
+        write_json(run / "baselines.json", sounding)
     found = metrics.read_metrics(run)
     Console().print(*tables(found), LEGEND, robustness_table(found), sep="\n")
 

@@ -17,7 +17,6 @@ Of the form "word" there is a sharper one, with no other mouth at all:
                      ones, in as many steps
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
+from mossrepro.utils.io import copy_files
 from mossrepro.utils.random import rng
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731
         measured = graph.cached("evaluation", "control-evaluation", spec, build)
-        shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+        copy_files(measured / "facts", run / "facts")
         if name in ("counterfactual", "random"):
             _record_margins(run, name, round(100 * graph.share))
 

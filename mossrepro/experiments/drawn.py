@@ -17,6 +17,7 @@ from mossrepro.data.script import Line
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
+from mossrepro.utils.io import write_text
 from mossrepro.utils.random import rng
 
 _WORDS, _FACTS = 1 / 3, 1 / 4  # shares of random words and of questions about facts
@@ -39,7 +40,7 @@ def draw_lines(
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
             writer.add([(line.id, row) for line, row in zip(part, codes, strict=True)])
             advance(len(part))
-    (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
 
 def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int) -> list[Line]:

@@ -1,9 +1,9 @@
 """What a text model knows: the facts that it is asked by voice, and the training texts of a mini backbone."""
 
-import json
 from pathlib import Path
 
 from mossrepro.data.facts import Fact, answered, read_facts
+from mossrepro.utils.io import write_json
 
 _LONGEST = 16  # tokens of a reply
 
@@ -47,4 +47,4 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
             replies = generate(model, prompts, grid.ids, config)
             right += [f for f, r in zip(part, replies, strict=True) if answered(f, tokenizer.decode(r.text))]
         known = right
-    (folder / "known.json").write_text(json.dumps([(fact.family, fact.subject) for fact in known]))
+    write_json(folder / "known.json", [(fact.family, fact.subject) for fact in known], indent=None)

@@ -1,7 +1,6 @@
 """`mossrepro reproduce`: train every part, measure, report. A second call continues where the first stopped."""
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -13,9 +12,11 @@ from mossrepro.experiments.graph import StageGraph
 from mossrepro.experiments.stages import STAGES, VERSIONS
 from mossrepro.report import verb
 from mossrepro.training import metrics
-from mossrepro.training.runs import changes_of, read_parts, run_folder
+from mossrepro.training.runs import changes_of, read_parts, run_folder, write_record
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, require
+from mossrepro.utils.io import copy_file, copy_files, move_in, write_json
+from mossrepro.utils.locks import exclusive
 from mossrepro.utils.threads import set_threads
 
 # Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`.
@@ -75,29 +76,50 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _collect(graph: StageGraph, run: Path) -> None:
-    """Fill runs/NAME: parts.json, stages.json, metrics/, and the (cached) facts and sounds."""
+    """Fill runs/NAME: parts.json, run.json, stages.json, metrics/, and the (cached) facts and sounds."""
     from mossrepro.evaluation.measure import measure
 
     parts = graph.parts()
     key = {name: Path(folder).name for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
     measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
-    (run / "metrics").mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(run / "wav", ignore_errors=True)
-    shutil.copytree(measured / "wav", run / "wav")
-    shutil.copy(measured / "families.json", run)
-    for old in (run / "facts").glob("*.json"):
-        if not old.name.startswith(BESIDE):
-            old.unlink()
-    shutil.copytree(measured / "facts", run / "facts", dirs_exist_ok=True)
+    costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
+    with exclusive(run):
+        new = run / ".new"
+        shutil.rmtree(new, ignore_errors=True)  # of a killed process
+        try:
+            _fill(new, parts, measured, costs, graph.size.name)
+            _take(new, run)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    minutes = sum(cost["minutes"] for cost in costs)
+    print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)
+
+
+def _fill(new: Path, parts: dict[str, str], measured: Path, costs: list[dict], size: str) -> None:
+    """Write all that a run holds into a folder beside it."""
+    copy_files(measured / "wav", new / "wav")
+    copy_files(measured / "facts", new / "facts")
+    copy_file(measured / "families.json", new / "families.json")
     for name, folder in parts.items():
         curve = Path(folder) / "metrics.jsonl"
         if curve.is_file():
-            shutil.copy(curve, run / "metrics" / f"{name}.jsonl")
-    costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
-    (run / "stages.json").write_text(json.dumps(costs, indent=1) + "\n")
-    (run / "parts.json").write_text(json.dumps(parts, indent=1) + "\n")
-    minutes = sum(cost["minutes"] for cost in costs)
-    command = f"make reproduce SIZE={graph.size.name}"
-    metrics.record(run, metrics.Metric("minutes", "all stages and measurements", minutes, "min", command=command))
-    print(f"{run}: {minutes:.1f} minutes of work in all, {time.strftime('%H:%M')}", file=sys.stderr)
+            copy_file(curve, new / "metrics" / f"{name}.jsonl")
+    minutes, command = sum(cost["minutes"] for cost in costs), f"make reproduce SIZE={size}"
+    metrics.record(new, metrics.Metric("minutes", "all stages and measurements", minutes, "min", command=command))
+    write_json(new / "stages.json", costs)
+    write_record(new, size)
+    write_json(new / "parts.json", parts)
+
+
+def _take(new: Path, run: Path) -> None:
+    """Put what `_fill` wrote in the place of what the run has; this needs no room. parts.json says that it is done."""
+    for old in (run / "facts").glob("*.json"):
+        if not old.name.startswith(BESIDE) and not (new / "facts" / old.name).is_file():
+            old.unlink()
+    for folder in ("facts", "metrics"):
+        for path in sorted((new / folder).glob("*")):
+            (run / folder).mkdir(exist_ok=True)
+            move_in(path, run / folder / path.name)
+    for name in ("wav", "families.json", "stages.json", "run.json", "parts.json"):
+        move_in(new / name, run / name)

@@ -6,9 +6,9 @@ A finished stage costs nothing the second time; an interrupted one continues whe
 processes of their own, through the same command line as a user's.
 """
 
+import contextlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -28,8 +28,9 @@ from mossrepro.lm import tokenizer
 from mossrepro.training import metrics, sizes
 from mossrepro.training.config import cache_key, changed_size, check_changes, configs_folder, find_size, read_config
 from mossrepro.utils import assets, cache
-from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.errors import ConfigError, DataError, DiskError
+from mossrepro.utils.io import copy_file, read_lines, write_json, write_text
+from mossrepro.utils.records import read_json
 
 STAGES = (
     "data",
@@ -54,6 +55,15 @@ VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "stage2", "sft"), 5)
 VERSIONS |= dict.fromkeys(("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "drawn"), 1)
 _SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a size that another one may borrow
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """What a folder of the cache took: {seconds, hardware}; nothing where it was made by hand, or nobody can say."""
+    try:
+        cost = read_json(folder / "cost.json")
+        return {"seconds": float(cost["seconds"]), "hardware": str(cost["hardware"])}
+    except (DataError, LookupError, TypeError, ValueError):
+        return {"seconds": 0.0, "hardware": ""}
 
 
 class Stages:
@@ -92,25 +102,22 @@ class Stages:
         started = time.monotonic()
 
         def timed(folder: Path) -> None:
-            clock = folder / "cost.json"
-            before = json.loads(clock.read_text())["seconds"] if clock.is_file() else 0.0
+            before = read_cost(folder)["seconds"]
             try:
                 build(folder)
             finally:
                 cost = {"seconds": before + time.monotonic() - started, "hardware": metrics.hardware()}
-                clock.write_text(json.dumps(cost) + "\n")
+                with contextlib.suppress(DiskError):  # what stopped the builder counts
+                    write_json(folder / "cost.json", cost, indent=None)
             self.costs.setdefault(stage, {"cached": False})["cached"] = False
 
         self.costs.setdefault(stage, {"cached": True, "minutes": 0.0, "hardware": ""})
         folder = cache.cached(kind, spec, timed)
-        clock = folder / "cost.json"
-        if not clock.is_file():  # made by hand, through `mossrepro fit`
-            return folder
-        cost = json.loads(clock.read_text())
         if folder not in self._counted:  # several stages ask for one folder; its time counts once
+            cost = read_cost(folder)
             self._counted.add(folder)
             self.costs[stage]["minutes"] += cost["seconds"] / 60
-            self.costs[stage]["hardware"] = cost["hardware"]
+            self.costs[stage]["hardware"] = cost["hardware"] or self.costs[stage]["hardware"]
         return folder
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -173,10 +180,10 @@ class Stages:
 
         def build(folder: Path) -> None:
             lines = read_lines(self.script() / "script.jsonl")
-            (folder / "script.jsonl").write_text("".join(line + "\n" for line in lines if fits(json.loads(line))))
+            write_text(folder / "script.jsonl", "".join(line + "\n" for line in lines if fits(json.loads(line))))
             if (self.script() / "words.json").is_file():
-                shutil.copy(self.script() / "words.json", folder)
-            (folder / "facts.json").write_text(json.dumps(known))
+                copy_file(self.script() / "words.json", folder)
+            write_json(folder / "facts.json", known, indent=None)
 
         return self.cached(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
 
@@ -192,10 +199,8 @@ class Stages:
             texts = all_text(self.script())
             spec = {"texts": cache.digest(texts), "size": self.size.backbone.vocab, "version": VERSIONS["tokenizer"]}
             make = lambda: tokenizer.mini_tokenizer(texts, self.size.backbone.vocab)  # noqa: E731
-        return (
-            self.cached("data", "tokenizer", spec, lambda out: make().save(str(out / "tokenizer.json")))
-            / "tokenizer.json"
-        )
+        build = lambda out: write_text(out / "tokenizer.json", make().to_str(pretty=True))  # noqa: E731
+        return self.cached("data", "tokenizer", spec, build) / "tokenizer.json"
 
     def tokens(self) -> Path:
         """Codes of every line of the script."""

@@ -169,12 +169,11 @@ def load_text_half(model: LayerSplitLM, weights: dict[str, Tensor]) -> None:
 
 
 def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write model.safetensors, config.json and tokenizer.json; the weights are written atomically, LoRA merged in."""
+    """Write model.safetensors, config.json and tokenizer.json; all of them or none, LoRA merged in."""
     state = lora.merged(model.state_dict())
     if model.config.tied:
         del state["text_head.weight"]
-    safetensors_io.save_whole(folder, state, model.config.to_dict())
-    tokenizer.save(str(folder / "tokenizer.json"))
+    safetensors_io.save_whole(folder, state, model.config.to_dict(), tokenizer.to_str(pretty=True))
 
 
 def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:

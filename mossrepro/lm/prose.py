@@ -15,7 +15,7 @@ from mossrepro.lm.grid import PROSE
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.io import read_lines, write_atomic
+from mossrepro.utils.io import read_lines, write_text
 from mossrepro.utils.records import misfit, parse_json
 
 _BATCH = 64
@@ -54,5 +54,5 @@ def write_prose(
             text = tokenizer.decode(reply.text).strip()
             if reply.ended and text:
                 lines.append(json.dumps([question, text]) + "\n")
-    write_atomic(path, lambda file: file.write("".join(lines).encode()))
+    write_text(path, "".join(lines))
     return len(lines)

@@ -10,8 +10,6 @@
 At full size there are 446 tensors: 40 layers of 11, and 6 others.
 """
 
-import json
-import os
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -60,15 +58,12 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
         raise ConfigError(
             f"extra_layers={model.config.extra_layers}: the released layout has new layers in a split only"
         )
-    folder, state = Path(folder), model.state_dict()
+    state = model.state_dict()
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once
         out["text_lm_head.weight"] = out["text_lm_head.weight"].clone()
-    safetensors_io.write(out, folder, shard)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    partial = folder / ".config.json.partial"
-    partial.write_text(json.dumps(_described(model.config, tokenizer), indent=2) + "\n")
-    os.replace(partial, folder / "config.json")
+    config = _described(model.config, tokenizer)
+    safetensors_io.write(out, folder, shard, config, tokenizer.to_str(pretty=True))
 
 
 def load(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:

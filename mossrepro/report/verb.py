@@ -11,7 +11,7 @@ from mossrepro.report.run_data import read_run
 from mossrepro.report.tables import claims_table, expected_rows, markdown, measured, stage_table
 from mossrepro.training.runs import run_folder, size_name
 from mossrepro.utils.errors import visible
-from mossrepro.utils.io import write_atomic
+from mossrepro.utils.io import write_atomic, write_text
 
 
 def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to: Path | None = None) -> int:
@@ -23,13 +23,13 @@ def write(folder: str | Path, size: str, claims: Path | None = None, markdown_to
     from mossrepro.report import page  # matplotlib, only when a page is made
 
     run = read_run(Path(folder), size, read_claims(claims or CLAIMS))
-    target, rendered = run.folder / "report.html", page.render(run).encode()
-    write_atomic(target, lambda file: file.write(rendered))  # also where a link stands: it is replaced, not followed
+    target, rendered = run.folder / "report.html", page.render(run)
+    write_text(target, rendered)  # also where a link stands: it is replaced, not followed
     figure = figures.pairings(run)
     if figure:
         write_atomic(run.folder / "pairings.png", lambda file: figure.savefig(file, format="png", dpi=150))
     if markdown_to:
-        markdown_to.write_text(markdown(run), encoding="utf-8")
+        write_text(markdown_to, markdown(run))
     console = Console(soft_wrap=False, markup=False, emoji=False)
     console.print(claims_table(run, console.width))
     more = sum(row.fact is not None for row in run.rows) - sum(row.fact is not None for row in expected_rows(run))

@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mossrepro.utils.errors import CheckpointError, Interrupted
-from mossrepro.utils.io import read_lines, write_atomic
+from mossrepro.utils.io import AppendFile, read_lines, write_atomic, write_json, write_text
 from mossrepro.utils.private_apis import batches_taken, checkpoint_io, inside_a_step, set_checkpoint_io, validate_now
 
 
@@ -167,8 +167,7 @@ class Export(Callback):
         pl_module.save_pretrained(self.folder)
         facts = {"steps": trainer.global_step, "seconds": round(time.monotonic() - self._start, 1)}
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        text = json.dumps({**facts, "metrics": metrics}, indent=2) + "\n"
-        write_atomic(self.folder / "done.json", lambda file: file.write(text.encode()))
+        write_json(self.folder / "done.json", {**facts, "metrics": metrics}, indent=2)
         (self.folder / "ckpt" / "last.ckpt").unlink(missing_ok=True)
 
 
@@ -202,7 +201,7 @@ class ProgressFile(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [_row(line) for line in (read_lines(self.path) if self.path.exists() else [])]
         kept = [r for r in rows if r and (r["step"] < step or r["step"] == step and (by_clock or not _validated(r)))]
-        write_atomic(self.path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._last, self._start = step, time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
 
     @rank_zero_only
@@ -222,8 +221,8 @@ class ProgressFile(Callback):
         found = trainer.callback_metrics.items()  # Lightning keeps the last value of each, however old
         numbers = {key: round(float(value), 6) for key, value in found if key.startswith("val") == validated}
         row = {"step": step, "seconds": round(time.monotonic() - self._start, 1), **numbers}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        with AppendFile(self.path) as file:
+            file.append((json.dumps(row) + "\n").encode())
         self._last = step
 
 

@@ -38,7 +38,7 @@ from mossrepro.training.finite import FiniteCheck
 from mossrepro.training.sizes import Size
 from mossrepro.utils.devices import best_device, training_precision
 from mossrepro.utils.errors import CheckpointError, ConfigError, MossError, missing_package
-from mossrepro.utils.io import exclusive
+from mossrepro.utils.locks import exclusive
 from mossrepro.utils.private_apis import parsed_config
 
 # Without this setting `${...}` keeps the old value when a flag overrides its source.

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mossrepro.utils.errors import DataError
+from mossrepro.utils.io import write_text
 from mossrepro.utils.records import build, is_file_name, read_json, short
 
 
@@ -104,16 +105,12 @@ def _processor() -> str:
 
 def record(run_dir: str | Path, fact: Metric) -> Path:
     """Writes the fact to `run_dir/facts/ID.json` (replacing an older one at once, never half) and returns the path."""
-    folder = Path(run_dir) / "facts"
-    folder.mkdir(parents=True, exist_ok=True)
     plain = asdict(fact)
     plain["command"] = fact.command or command()
     plain["commit"] = fact.commit or commit()
     plain["hardware"] = fact.hardware or hardware()
-    path = folder / f"{fact.id}.json"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+    path = Path(run_dir) / "facts" / f"{fact.id}.json"
+    write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     return path
 
 

@@ -1,6 +1,5 @@
 """What a fit may be continued with: the settings that change its weights are those that it was started with."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from mossrepro.training.callbacks import checkpoint_step, read_checkpoint
 from mossrepro.utils.errors import CheckpointError, ConfigError
-from mossrepro.utils.io import write_atomic
+from mossrepro.utils.io import write_json
 from mossrepro.utils.private_apis import run_hooks_at_the_end
 from mossrepro.utils.records import misfit, read_json
 
@@ -69,7 +68,7 @@ def check_settings(path: Path, now: dict[str, Any]) -> None:
 
 def write_settings(path: Path, now: dict[str, Any]) -> None:
     """Write `fit.json`."""
-    write_atomic(path, lambda file: file.write((json.dumps(now, indent=2) + "\n").encode()))
+    write_json(path, now, indent=2)
 
 
 def check_step(trainer: Trainer, checkpoint: Path) -> None:

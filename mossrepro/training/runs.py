@@ -1,13 +1,21 @@
-"""The folder of a run: runs/NAME, where NAME follows from the size and its changes."""
+"""The folder of a run: runs/NAME, where NAME follows from the size and its changes, its parts, and what made it."""
 
 import argparse
+import contextlib
 import os
+import platform
+import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import mossrepro
+from mossrepro.training import metrics
 from mossrepro.training.config import find_size, read_config
 from mossrepro.utils import cache, old_names
-from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
+from mossrepro.utils.io import write_json
 from mossrepro.utils.old_names import renamed
 from mossrepro.utils.records import is_file_name, misfit, read_json, short
 
@@ -24,6 +32,7 @@ PARTS = (
     "vocoder",
     "backbone",
 )  # of a finished run
+RECORD = "run.json"
 _LONGEST_PATH = 1_000  # bytes
 
 
@@ -45,7 +54,9 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 
 def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]:
-    """The parts of a finished run by name: folders of the cache, or "smollm2" (its parts.json).
+    """The parts of a finished run by name: their folders, or "smollm2" (its parts.json).
+
+    A folder is of the cache, also where the cache has been moved since, or of the run itself (`mossrepro run pack`).
 
     Raises:
         CheckpointError: there is no such file, it holds something else, or one of `needed` is not in it.
@@ -61,7 +72,46 @@ def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]
     if missing or odd:
         what = f"{odd[0]} is no folder" if odd else f"names no {missing[0]}"
         raise CheckpointError(f"{path}: {what}; run `mossrepro reproduce` again")
-    return parts
+    return {name: _place(Path(run), folder) for name, folder in parts.items()}
+
+
+def _place(run: Path, folder: str) -> str:
+    """Where the folder of a part is now; as it was said, where it is nowhere."""
+    path = Path(folder)
+    if len(path.parts) < 2 or path.is_absolute() and os.path.isdir(path):
+        return folder
+    places = [run / path]
+    with contextlib.suppress(ConfigError):  # no home folder, so no cache
+        places.append(cache.home().joinpath(*path.parts[-2:]))
+    return next((str(place.absolute()) for place in places if os.path.isdir(place)), folder)
+
+
+def write_record(run: str | Path, size: str) -> None:
+    """Write run.json: when the run was finished, and with which code, packages and machine."""
+    packages = ("torch", "lightning", "numpy", "tokenizers", "safetensors", "onnxruntime")
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    about = {"finished": round(time.time(), 3), "size": size, "version": mossrepro.__version__}
+    about |= {"commit": metrics.commit(), "command": metrics.command(), "hardware": metrics.hardware()}
+    about |= {"python": platform.python_version(), "system": platform.platform(), "packages": found}
+    write_json(Path(run) / RECORD, about)
+
+
+def read_record(run: str | Path) -> dict[str, Any]:
+    """What run.json says; empty where there is none (runs of earlier versions), or nobody can read it."""
+    try:
+        about = read_json(Path(run) / RECORD)
+    except DataError:
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def finished(run: str | Path) -> float:
+    """When a run was finished, in seconds since 1970: as it says itself, for a copy has another time on the disk."""
+    said = read_record(run).get("finished")
+    return float(said) if misfit(said, float) == "" else (Path(run) / "parts.json").stat().st_mtime
 
 
 def size_name(size: str | Path) -> str:

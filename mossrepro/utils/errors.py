@@ -31,6 +31,10 @@ class CheckpointError(MossError):
     """Weights on disk that do not fit the model they are loaded into."""
 
 
+class DiskError(MossError):
+    """A file that cannot be written: the disk is full, or the folder refuses it. The old one is untouched."""
+
+
 class TrainingError(MossError):
     """A fit that cannot go on: its loss or its weights are no longer finite."""
 

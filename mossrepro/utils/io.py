@@ -1,59 +1,272 @@
-"""Atomic writing of files, and folders that only one process at a time writes to."""
+"""Writing and reading of files: whatever is written is complete, or is not there.
+
+Everything that the package writes goes through `write_atomic`, `replacing` or `AppendFile` (a test looks for others):
+a full disk or a kill leaves the last good version, and the same command goes on afterwards.
+"""
 
 import contextlib
 import errno
+import json
 import os
-import sys
-import time
-from collections.abc import Iterator
+import re
+import shutil
+import stat
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from mossrepro.utils.errors import DataError, DiskError, MossError
 
-from mossrepro.utils.errors import CheckpointError, DataError, MossError
+_STREAMS = ("/dev", "/dev/fd", "/proc/self/fd")  # folders of /dev/stdout and the like
 
 
-def write_atomic(path: str | Path, write: Any) -> None:
-    """Calls `write(file)` on a temporary binary file beside `path`, flushes it to the disk and renames it to `path`.
+def write_atomic(path: str | Path, write: Callable[["Sink"], Any], many: bool = False) -> None:
+    """Calls `write(file)` on a temporary file beside `path`, flushes it to the disk and renames it to `path`.
+
+    Args:
+        path: the file; a device or pipe is written to as it is.
+        write: gets an object with `write(bytes)`.
+        many: it is one of thousands in its folder: spare the flush, and the look for what killed processes left.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; the old file at `path` is untouched.
+        DiskError: the disk is full or the folder cannot be written; the old file at `path` is untouched.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.partial"):  # left by a killed process
+    if _is_stream(path):
+        return fill(path, write)
+    with replacing(path, many) as partial:
+        fill(partial, write)
+
+
+def fill(partial: Path, write: Callable[["Sink"], Any]) -> None:
+    """Calls `write(file)` on the file that `replacing` named."""
+    with open(partial, "wb", buffering=0) as file:
+        write(Sink(file))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file as `write_atomic` does."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Write plain data as a JSON file as `write_atomic` does."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file's content as `write_atomic` writes; a folder as the target takes it under the same name."""
+    source, target = Path(source), Path(target)
+    with open(source, "rb") as file:
+        into = target / source.name if target.is_dir() else target
+        write_atomic(into, lambda out: shutil.copyfileobj(file, out, 1 << 20))
+
+
+def copy_files(source: str | Path, target: str | Path) -> None:
+    """Copy all files below a folder into another one, each as `copy_file` does; others there stay."""
+    source, target = Path(source), Path(target)
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copy_file(path, target / path.relative_to(source))
+
+
+def move_in(source: str | Path, target: str | Path) -> None:
+    """Put a file or folder in the place of another one on the same disk, which is removed. Takes no room."""
+    source, target = Path(source), Path(target)
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    with _told(target):
+        if target.is_dir() and not target.is_symlink():
+            os.replace(target, old)
+        os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class Sink:
+    """What a writer is given. What stops it is an OSError that says why.
+
+    It has no file descriptor on purpose: numpy and others would write past it and lose the reason.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        """Write all bytes of an object that has them in one piece."""
+        return _put(self._file, data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _put(file: Any, data: Any) -> int:
+    """Write bytes to an unbuffered file, all of them: the one place that does (tests fill the disk here)."""
+    view, done = memoryview(data), 0
+    if view.nbytes:
+        view = view.cast("B")
+        while done < len(view):
+            done += file.write(view[done:])
+    return done
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, many: bool = False) -> Iterator[Path]:
+    """The name of a temporary file beside `path` for the caller to write; then it is flushed and renamed to `path`.
+
+    Args:
+        path: the file that is to be.
+        many: as of `write_atomic`.
+
+    Raises:
+        DiskError: as `write_atomic`.
+    """
+    path = Path(path)
+    # A name of its own: that of the file may be as long as names can be, and hold any character.
+    name = f".{zlib.crc32(os.fsencode(path.name)):08x}"
+    partial = path.with_name(f"{name}.{os.getpid()}.partial")
+    with _told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not many:
+                _sweep(path.parent, name)
+            yield partial
+            if not many:
+                flush(partial)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes left of a file; another living process may just be writing it, too."""
+    for stale in folder.glob(f"{name}.*.partial"):
+        number = stale.name.split(".")[2]
+        if number.isdecimal() and not _lives(int(number)):
             stale.unlink(missing_ok=True)
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write into RuntimeError
-        partial.unlink(missing_ok=True)
+
+
+def _lives(number: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk: a power cut must not leave a done.json beside weights that are not there."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe, or a name for one of this process's own files."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode) or str(path.absolute().parent) in _STREAMS
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """DiskError, which names the file, for an error of the system in writing it."""
+    try:
+        yield
+    except MossError:
+        raise
+    except Exception as error:  # torch wraps a failed write into RuntimeError, safetensors has an error of its own
         cause = _os_error(error)
         if cause is None:
             raise
-        reason = "the disk is full" if cause.errno == errno.ENOSPC else cause.strerror
-        kept = "; the last good one is kept" if path.exists() else ""
-        raise CheckpointError(f"could not write {path}: {reason}{kept}") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        raise DiskError(_refusal(path, cause)) from error
+
+
+def _refusal(path: Path, error: OSError) -> str:
+    """One line: which file, why, what is left and what to do."""
+    full = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up"}.get(error.errno)
+    reason = full or error.strerror or str(error)
+    kept = "; the last good one is kept" if path.is_file() else ""
+    mend = "; make room and give the same command again" if full else ""
+    return f"could not write {path}: {reason}{kept}{mend}"
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The OSError behind an exception, if there is one."""
+    """The OSError behind an exception, if there is one; libraries written in Rust have it as text."""
     while error is not None:
         if isinstance(error, OSError):
             return error
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
         error = error.__cause__ or error.__context__
     return None
+
+
+class AppendFile:
+    """A file that grows by whole records: what a refused write left of one is cut off.
+
+    Args:
+        path: the file; made where there is none.
+        file: the same, open for appending and unbuffered, where the caller has locked it.
+        rows: it has a JSON value a line: on opening, a last line that its writer did not finish is cut off, and one
+            that is whole but has no end gets it.
+    """
+
+    def __init__(self, path: str | Path, file: Any = None, rows: bool = False) -> None:
+        self.path = Path(path)
+        with _told(self.path):
+            self._file = file or open(self.path, "ab", buffering=0)
+            if rows:
+                self._repair()
+
+    def _repair(self) -> None:
+        data = self.path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if data[end:] and not is_row(data[end:]):
+            self._file.truncate(end)
+        elif data[end:]:
+            self.append(b"\n")
+
+    def append(self, data: bytes) -> None:
+        """Write a record. DiskError if it does not fit; the file is then as before."""
+        end = os.fstat(self._file.fileno()).st_size
+        with _told(self.path):
+            try:
+                _put(self._file, data)
+            except BaseException:
+                self._file.truncate(end)
+                raise
+
+    def truncate(self, size: int) -> None:
+        """Cut the file off after `size` bytes."""
+        self._file.truncate(size)
+
+    def close(self, flush: bool = False) -> None:
+        """Close the file and end its lock; `flush` waits until it is on the disk."""
+        if flush:
+            with _told(self.path):
+                os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> "AppendFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_row(line: bytes | str) -> bool:
+    """Whether a line is a JSON value, and not the beginning of one."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_lines(path: str | Path, whole: bool = False) -> list[str]:
@@ -64,7 +277,7 @@ def read_lines(path: str | Path, whole: bool = False) -> list[str]:
 
     Args:
         path: the file.
-        whole: drop a last line that has no end: its writer was killed.
+        whole: its lines are JSON values: drop a last one that has no end and is none, its writer was killed.
 
     Raises:
         DataError: the file is not UTF-8.
@@ -73,60 +286,4 @@ def read_lines(path: str | Path, whole: bool = False) -> list[str]:
         *lines, rest = Path(path).read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; convert it, for example with iconv -t utf-8") from error
-    return lines if whole or not rest else [*lines, rest]
-
-
-@contextlib.contextmanager
-def exclusive(folder: str | Path, seconds: float = 120.0) -> Iterator[None]:
-    """Holds `folder/.lock` so that two processes never write to one folder; waits up to `seconds` for another one.
-
-    Raises:
-        CheckpointError: another process still holds it after `seconds`.
-    """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    busy = CheckpointError(f"{folder}: another process is writing to it")
-    with hold_lock(Path(folder) / ".lock", seconds, busy):
-        yield
-
-
-def hold_lock(path: str | Path, seconds: float, busy: MossError) -> BinaryIO:
-    """Locks a file and returns it, open for appending; the lock is gone when it is closed or the process ends.
-
-    Args:
-        path: the file; made where there is none.
-        seconds: how long another process is waited for.
-        busy: raised when it still holds the lock then.
-    """
-    deadline, announced = time.monotonic() + seconds, False
-    while True:
-        file = open(path, "ab")
-        if _try_lock(file) and _is_at(file, path):
-            return file
-        file.close()  # another process has it, or had it and put a new file in its place
-        if time.monotonic() > deadline:
-            raise busy
-        if not announced:
-            print(f"mossrepro: waiting up to {seconds:.0f} s; {busy}", file=sys.stderr)
-            announced = True
-        time.sleep(0.1)
-
-
-def _is_at(file: BinaryIO, path: str | Path) -> bool:
-    """Whether an open file is the one of that name: another process may have removed or replaced it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _try_lock(file: Any) -> bool:
-    """An exclusive lock that the system drops when the process ends, however it ends."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
+    return lines if not rest or whole and not is_row(rest) else [*lines, rest]

@@ -1,9 +1,9 @@
 """Safetensors folders in the hub's layout, one file or several with an index: read lazily, written atomically."""
 
+import contextlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.io import fill, flush, replacing
 
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # types of the header that weights can be read from
@@ -157,45 +158,51 @@ def _open(file: Path) -> safe_open:
         raise CheckpointError(f"{file}: not a safetensors file ({error}); fetch it again") from error
 
 
-def save_whole(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write model.safetensors and config.json, each atomically and flushed to the disk."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "model.safetensors", lambda path: _save(state, path))
-    _put(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+def save_whole(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any], tokenizer: str = "") -> None:
+    """Write model.safetensors, config.json and, where it is given, tokenizer.json: all of them or none."""
+    texts = {"config.json": json.dumps(config, indent=1) + "\n", "tokenizer.json": tokenizer}
+    _save(Path(folder), {"model.safetensors": state}, texts)
 
 
-def _save(state: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {"format": "pt"})
+def _save(folder: Path, states: dict[str, dict[str, Tensor]], texts: dict[str, str]) -> None:
+    """Write files of weights and of text (none for an empty one): none gets its name before all are on the disk."""
+    with contextlib.ExitStack() as files:  # renames them in reverse: weights come last
+        for name, state in states.items():
+            path = files.enter_context(replacing(folder / name))
+            save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, {"format": "pt"})
+            flush(path)
+        for name, text in texts.items():
+            if text:
+                path = files.enter_context(replacing(folder / name))
+                fill(path, lambda file, text=text: file.write(text.encode()))
+                flush(path)
 
 
-def _put(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())  # a power cut must not leave a done.json beside weights that are not there
-    os.replace(partial, path)
-
-
-def write(state: dict[str, Tensor], folder: str | Path, shard: str = "5GB") -> None:
+def write(
+    state: dict[str, Tensor],
+    folder: str | Path,
+    shard: str = "5GB",
+    config: dict[str, Any] | None = None,
+    tokenizer: str = "",
+) -> None:
     """Write tensors in files of at most `shard` ("5GB", "200MB"), with an index if there are several.
 
-    The old weights stay until every new file is complete. ConfigError for a malformed size.
+    config, tokenizer: contents of config.json and tokenizer.json; no such file where they are empty.
+
+    The old files stay until every new one is complete. ConfigError for a malformed size.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         split = split_torch_state_dict_into_shards(state, max_shard_size=shard)
     except ValueError as error:
         raise ConfigError(f"shard {shard!r} is no size; for instance 5GB or 200MB") from error
-    for file, names in split.filename_to_tensors.items():
-        _save({name: state[name] for name in names}, folder / f".{file}.partial")
-    for file in split.filename_to_tensors:
-        os.replace(folder / f".{file}.partial", folder / file)
+    texts = {"config.json": json.dumps(config, indent=2) + "\n" if config else "", "tokenizer.json": tokenizer}
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        _put(folder / INDEX, lambda path: path.write_text(json.dumps(index, indent=2) + "\n"))
-    else:
+        texts[INDEX] = json.dumps(index, indent=2) + "\n"
+    states = {file: {name: state[name] for name in names} for file, names in split.filename_to_tensors.items()}
+    _save(folder, states, texts)
+    if not split.is_sharded:
         (folder / INDEX).unlink(missing_ok=True)
     for old in folder.glob("*.safetensors"):
         if old.name not in split.filename_to_tensors:

@@ -82,7 +82,7 @@ def test_an_orphan_and_its_successor_never_write_one_shard(tmp_path):
 def test_a_killed_writer_leaves_no_lock(tmp_path):
     with TokenWriter(tmp_path, 64):
         pass
-    code = "import sys; from mossrepro.utils.io import hold_lock; file = hold_lock(sys.argv[1], 0, OSError())\n"
+    code = "import sys; from mossrepro.utils.locks import hold_lock; file = hold_lock(sys.argv[1], 0, OSError())\n"
     code += "print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path / "codes.u16")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

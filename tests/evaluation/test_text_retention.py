@@ -1,5 +1,7 @@
 """The meter of the freeze promise shows 0 for kept bits and more for a single weight that moved."""
 
+import hashlib
+
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -10,7 +12,11 @@ from mossrepro.evaluation.text_retention import measure_text_retention, perplexi
 from mossrepro.lm.checkpoint import save_pretrained
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.lm.tokenizer import gguf_tokenizer
 from mossrepro.training import metrics
+from mossrepro.utils import assets
+
+TEXT_SHA256 = "df97af195712d27603c59969fa534b0267213346e35d29cf1f723be5fb478109"
 
 
 @pytest.mark.parametrize("moved", ["", "trunk.0.mlp.up_proj.weight", "text_tail.0.input_layernorm.weight"])
@@ -55,7 +61,7 @@ def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:
     shape = {"dim": 32, "layers": 2, "tail_layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_dim": 48}
     model = LayerSplitLM(LMConfig(**shape, text_vocab=size, codes=40, modality_pad=Grid(tokenizer, 40).ids.pad))
     monkeypatch.setattr(text_retention, "WINDOWS", 1)
-    ids = tokenizer.encode(text_retention.topics["objects"], add_special_tokens=False).ids[: text_retention.WINDOW]
+    ids = tokenizer.encode(text_retention.fixed_text(), add_special_tokens=False).ids[: text_retention.WINDOW]
     with torch.no_grad():
         logits = model.text_head(model(torch.tensor([[[id, 0] for id in ids]])).text[0])
         told = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
@@ -64,3 +70,13 @@ def test_perplexity_is_that_of_the_next_piece(folder, monkeypatch) -> None:
     monkeypatch.undo()
     value, count = perplexity(model, tokenizer)
     assert value == pytest.approx(size, rel=1e-4) and count == 6 * 511
+
+
+def test_the_text_is_the_same_with_every_python(monkeypatch) -> None:
+    """Its numbers can be compared between machines only while nobody changes it; it fills all windows of SmolLM2."""
+    text = text_retention.fixed_text()
+    assert hashlib.sha256(text.encode()).hexdigest() == TEXT_SHA256, "another text: raise VERSIONS['evaluation']"
+    ids = gguf_tokenizer(assets.get("smollm2")).encode(text, add_special_tokens=False).ids
+    assert len(ids) >= text_retention.WINDOW * text_retention.WINDOWS
+    monkeypatch.setattr(text_retention, "PROSE", None)  # the numbers of earlier versions
+    assert "Objects" in text_retention.fixed_text()

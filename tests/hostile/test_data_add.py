@@ -13,7 +13,8 @@ from hostile_sounds import RATE, WAVE, pcm, sparse, wav
 from mossrepro import cli
 from mossrepro.data import ingest
 from mossrepro.data.corpus import MANIFEST, CorpusWriter, load_clip, read_manifest
-from mossrepro.utils import io
+from mossrepro.utils import locks
+from mossrepro.utils.errors import DataError
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_two_at_once_give_one_whole_corpus(tmp_path):
 
 def test_a_lock_that_is_taken_away_is_made_again(tmp_path, monkeypatch):
     """Another process removes the file between its opening and the look at it."""
-    path, try_lock, calls = tmp_path / "lock", io._try_lock, []
+    path, try_lock, calls = tmp_path / "lock", locks._try_lock, []
 
     def gone(file):
         calls.append(file)
@@ -196,8 +197,8 @@ def test_a_lock_that_is_taken_away_is_made_again(tmp_path, monkeypatch):
             path.unlink()
         return try_lock(file)
 
-    monkeypatch.setattr(io, "_try_lock", gone)
-    with io.hold_lock(path, 5, io.DataError("busy")):
+    monkeypatch.setattr(locks, "_try_lock", gone)
+    with locks.hold_lock(path, 5, DataError("busy")):
         assert path.is_file() and len(calls) == 2
 
 
@@ -212,6 +213,6 @@ def test_a_message_shows_what_a_name_holds(add, tmp_path):
 def test_an_id_never_leaves_the_corpus(tmp_path):
     with CorpusWriter(tmp_path / "out") as writer:
         for id in ("../x", "/x", "a/b", "..", ""):
-            with pytest.raises(io.DataError, match="no name for a file"):
+            with pytest.raises(DataError, match="no name for a file"):
                 writer.add(id, WAVE, RATE, "x", "me", "train")
     assert json.dumps([path.name for path in tmp_path.rglob("*.flac")]) == "[]"

