@@ -42,6 +42,7 @@ def flags(stage, corpus, script, start="smollm2"):
         },
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
+        "adversarial": {"model.vocoder": corpus / "vocoder", "data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
         "style": {**later, "data.prose": script / "prose.jsonl"},
     }.get(stage, later)
