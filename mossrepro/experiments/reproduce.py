@@ -17,8 +17,8 @@ from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import MEASURING, require
 from mossrepro.utils.threads import set_threads
 
-# Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`.
-BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
+# Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`, `eval vocoder`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_", "voice_")
 
 
 def main(args: argparse.Namespace) -> int:
