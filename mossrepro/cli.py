@@ -125,9 +125,15 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     text = "measure only our codec, without training the baselines"
     baselines.add_argument("--alone", action="store_true", help=text)
     baselines.set_defaults(run_verb=_codec_baselines)
+    voice = kinds.add_parser(
+        "vocoder", help="measure a finished run's voice: where quality is lost, what speaking costs"
+    )
+    text = "also this vocoder, under that name (repeatable): the folder of a finished fit of it"
+    voice.add_argument("--vocoder", action="append", metavar="NAME=FOLDER", help=text)
+    voice.set_defaults(run_verb=_voice)
     measures = {"lm": "the four pairings", "text": "what every stage leaves of the text model"}
     measures |= {"words": "what judges make of single words", "mouth": "what is said right after Stage 1"}
-    measures |= {"open": "questions of no table, heard", "vocoder": "what comes back from codes", "all": "everything"}
+    measures |= {"open": "questions of no table, heard", "all": "everything"}
     for name, text in measures.items():
         part = kinds.add_parser(name, help=f"measure a finished run again: {text}")
         part.set_defaults(run_verb=_eval)
@@ -275,6 +281,12 @@ def _eval(args: argparse.Namespace) -> int:
     from mossrepro.experiments import reproduce
 
     return reproduce.evaluate(args)
+
+
+def _voice(args: argparse.Namespace) -> int:
+    from mossrepro.experiments import voice
+
+    return voice.main(args)
 
 
 def _codec_baselines(args: argparse.Namespace) -> int:

@@ -43,6 +43,7 @@ def flags(stage, corpus, script, start="smollm2"):
         "text_to_code": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
+        "adversarial": {"model.vocoder": corpus / "vocoder", "data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
         "style": {**later, "data.prose": script / "prose.jsonl"},
         "ears": {**later, "data.prose": script / "prose.jsonl"},

@@ -31,6 +31,7 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.adversarial_task import AdversarialTask
 from mossrepro.vocoder.data import FlowDataModule, VocoderDataModule
 from mossrepro.vocoder.task import FlowTask, VocoderTask
 
@@ -39,6 +40,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 NETWORK = replace(TINY, recogniser_dropout=0.0)
 BACKBONE = {"codes": 64, "tail_layers": 1, "layers": 2, "dim": 32, "ffn_dim": 64, "heads": 2}
 HALF = {"quantise_after": 0.5, "lr": 2e-4}
+VOCODER = {"dim": 32, "layers": 1, "fine_layers": 1, "pitch_dim": 16, "lr": 2e-4}
 
 
 class Teacher(torch.nn.Module):
@@ -50,7 +52,7 @@ class Teacher(torch.nn.Module):
 
 
 def write_chain_folder(folder: Path) -> Path:
-    """corpus/ with phones beside it and codes in corpus/tokens, codec/, script/ and backbone/."""
+    """corpus/ with phones beside it and codes in corpus/tokens, codec/, vocoder/, script/ and backbone/."""
     corpus, random = folder / "corpus", rng(0, "clips")
     with CorpusWriter(corpus) as writer, TokenWriter(corpus / "tokens", CODES) as tokens:
         for i in range(CLIPS):
@@ -66,6 +68,7 @@ def write_chain_folder(folder: Path) -> Path:
     codec.quantiser.codebook.normal_()
     codec.quantiser.started.fill_(True)
     codec.save_pretrained(folder / "codec")
+    VocoderTask(**VOCODER).save_pretrained(folder / "vocoder")
     (folder / "script").mkdir()
     write_script_folder(folder / "script")
     MiniBackboneTask(str(folder / "script" / "tokenizer.json"), **BACKBONE).save_pretrained(folder / "backbone")
@@ -130,7 +133,11 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),
     ),
     "vocoder": lambda folder: (
-        VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-4),
+        VocoderTask(**VOCODER),
+        VocoderDataModule(str(folder / "corpus"), batch=5, frames=8),
+    ),
+    "adversarial": lambda folder: (
+        AdversarialTask(str(folder / "vocoder"), width=0.06, lr=1e-4, ema=0.9),
         VocoderDataModule(str(folder / "corpus"), batch=5, frames=8),
     ),
     "backbone": _backbone,
@@ -144,8 +151,9 @@ def fit(name: str, folder: Path, steps: int = 4, **options) -> dict[str, torch.T
     """The weights after a few steps of a stage, and the norm of its last gradient; `options` are the trainer's."""
     torch.manual_seed(0)
     task, data = STAGES[name](folder)
+    clip = 1.0 if task.automatic_optimization else None  # under manual optimisation a task clips itself
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=-1, max_steps=steps, gradient_clip_val=1.0, use_distributed_sampler=False,
+        accelerator="cpu", max_epochs=-1, max_steps=steps, gradient_clip_val=clip, use_distributed_sampler=False,
         num_sanity_val_steps=0, limit_val_batches=0, **QUIET, **options,
     )  # fmt: skip
     trainer.fit(task, data)

@@ -46,7 +46,7 @@ VERBS = {  # a command line: the function of the package that does its work
     "eval codec": "experiments.codec_baselines.main",
     "eval lm": "experiments.reproduce.evaluate",
     "eval text": "experiments.reproduce.evaluate",
-    "eval vocoder": "experiments.reproduce.evaluate",
+    "eval vocoder": "experiments.voice.main",
     "eval all": "experiments.reproduce.evaluate",
     "talk question.wav": "pipeline.talk",
     "reproduce": "experiments.reproduce.main",

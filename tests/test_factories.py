@@ -20,7 +20,7 @@ ALLOWED = {  # file: {function: why it may make tensors on the CPU}
                          "_first_average": "initial values, made by the constructor"},
     "codec/model.py": {"EncoderSession.push": "samples come from NumPy; they are checked before they are sent"},
     "codec/tokenise.py": {"_Waves.__getitem__": "a batch of a loader; Lightning sends it"},
-    "evaluation/codec.py": {"_stoi": "a measure of NumPy arrays, computed on the CPU",
+    "evaluation/codec.py": {"stoi_scores": "a measure of NumPy arrays, computed on the CPU",
                             "prosody_left": "`SpeechCodec.frames` sends it"},
     "evaluation/tokenizers.py": {"semantic": "`SpeechCodec.encode` sends it", "encodec": "sent one by one",
                                  "acoustic": "`AcousticCodec.decode` sends it",

@@ -57,6 +57,7 @@ STAGES = (
     "counterfactual",
     "flow",
     "vocoder",
+    "adversarial",
 )
 SAYINGS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
@@ -90,6 +91,8 @@ class Chain:
             return {"data.corpus": self("corpus")}
         if stage == "flow":
             return {"data.corpus": self("corpus"), "data.tokens": self("tokens")}
+        if stage == "adversarial":
+            return {"data.corpus": self("corpus"), "model.vocoder": self("vocoder")}
         if stage == "adapt_codec":
             return {"model.codec": self("codec"), "data.own": self("corpus"), "data.corpus": self("corpus")}
         if stage == "adapt":

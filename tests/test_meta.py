@@ -33,6 +33,7 @@ from mossrepro.training.task import Task
 from mossrepro.utils import audio, devices, layers, spectral
 from mossrepro.utils.random import rng
 from mossrepro.vocoder import generator, losses, pitch
+from mossrepro.vocoder.adversarial_task import AdversarialTask
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.task import FlowTask, VocoderTask
@@ -231,6 +232,16 @@ def vocoder_step():
     return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16), StepDataModule, sound_batch()
 
 
+def adversarial_step(tmp_path):
+    """By manual optimisation: its training step takes the gradients itself; the optimisers here do nothing."""
+    VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16).save_pretrained(tmp_path / "vocoder")
+    task = AdversarialTask(tmp_path / "vocoder", width=0.06)
+    idle = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
+    task.optimizers, task.lr_schedulers = lambda use_pl_optimizer=True: [idle, idle], lambda: [idle, idle]
+    task.manual_backward = lambda loss: loss.backward()
+    return task, StepDataModule, sound_batch()
+
+
 def backbone(folder) -> MiniBackboneTask:
     return MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
 
@@ -263,6 +274,7 @@ STEPS = {
     "sft": lambda folder, tmp_path: language_step(folder, tmp_path, "all", S2S=1.0),
     "flow": lambda folder, tmp_path: flow_step(),
     "vocoder": lambda folder, tmp_path: vocoder_step(),
+    "adversarial": lambda folder, tmp_path: adversarial_step(tmp_path),
 }
 
 
@@ -287,7 +299,10 @@ def step(task: Task, data: type | StepDataModule, batch: dict[str, Tensor], monk
     with guard:
         loss = task.training_step(moved, 0)
         assert loss.device == META
-        if guard.double:  # else a part of the way back leads through main memory, which meta tensors cannot reach
+        own = not task.automatic_optimization  # it has gone the way back itself
+        if (
+            guard.double and not own
+        ):  # else a part of the way back leads through main memory, which meta tensors cannot reach
             loss.backward()
     assert logged and all(isinstance(value, Tensor) for value in logged.values())  # a number is copied to the device
 

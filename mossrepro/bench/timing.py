@@ -39,7 +39,7 @@ class SpeedReport:
     table: Table
     unit: str
 
-    def note(self, id: str, title: str, times: dict[str, list[float]], count: int) -> None:
+    def note(self, id: str, title: str, times: dict[str, list[float]], count: float) -> None:
         """`times`: seconds for `count` units of "mine" and of "theirs", by rounds."""
         ratios = sorted(b / a for a, b in zip(times["mine"], times["theirs"], strict=True))
         speeds = {who: count / statistics.median(values) for who, values in times.items()}

@@ -1,5 +1,7 @@
 """`mossrepro bench voice`: what it costs to speak while codes arrive, and what fewer steps of the flow save.
 
+Other vocoders of as many parameters run beside ours.
+
 The voice is a run's, or one of size `small` with random weights, whose speed is the same.
 """
 
@@ -15,6 +17,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mossrepro.bench.timing import race
+from mossrepro.bench.vocoders import race_vocoders
 from mossrepro.data.token_store import TokenStore
 from mossrepro.training.metrics import Metric, record
 from mossrepro.training.runs import read_parts
@@ -61,6 +64,7 @@ def bench_voice(out: Path, rounds: int = 7, run: Path | None = None, chunks: int
         table.add_row(str(sampling.chunk), *(f"{value:.3g} {unit}" for value, unit, *_ in shown))
     Console().print(table)
     Console().print(_solvers(decoder, codes[:CODES], out, rounds, trained=run is not None))
+    Console().print(race_vocoders(decoder.vocoder, out, rounds))
 
 
 def _of_small() -> tuple[FlowDecoder, Vocoder]:

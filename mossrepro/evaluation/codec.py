@@ -258,8 +258,8 @@ def sound(
     found = [("back_wer", "word error rate by Whisper", heard, "%", len(back))]
     for key, what, values in (
         ("similarity", "speaker similarity", similarity(benchmark.speaker, *zip(*pairs, strict=True))),
-        ("stoi", "STOI", _stoi(pairs)),
-        ("pesq", "PESQ (wide band)", _pesq(pairs)),
+        ("stoi", "STOI", stoi_scores(pairs)),
+        ("pesq", "PESQ (wide band)", pesq_scores(pairs)),
         ("mos", "predicted MOS (DistillMOS)", predicted_mos(back[:RATED], benchmark.device)),
     ):
         if values:
@@ -268,13 +268,14 @@ def sound(
         benchmark.record(tokenizer, f"{key}_{name}", f"after resynthesis, {name}: {what}", value, unit, n=n)
 
 
-def _stoi(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+def stoi_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """STOI (0 to 1) of pairs (recording, what came back), 16 kHz samples (n,) each."""
     from torchmetrics.functional.audio import short_time_objective_intelligibility as stoi
 
     return [float(stoi(torch.from_numpy(new.copy()), torch.from_numpy(old.copy()), SAMPLE_RATE)) for old, new in pairs]
 
 
-def _pesq(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+def pesq_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
     """PESQ of every pair that it can rate; none where the package is missing (`pip install mossrepro[pesq]`)."""
     try:
         import pesq

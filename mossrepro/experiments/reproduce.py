@@ -19,8 +19,8 @@ from mossrepro.utils.io import copy_file, copy_files, move_in, write_json
 from mossrepro.utils.locks import exclusive
 from mossrepro.utils.threads import set_threads
 
-# Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`.
-BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_")
+# Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`, `eval vocoder`.
+BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_", "voice_")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -90,9 +90,10 @@ class FiniteCheck(Callback):
         told = culprits(self._batch) if culprits and kind == 0 and self._at_once and self._batch is not None else ""
         where = f"at step {steps[kind]}" + (f", {told}" if told else "")
         kept = f"; {self.checkpoint}, of an earlier step, is kept" if self._has_checkpoint() else ""
+        flag = getattr(module, "clipping_flag", "--trainer.gradient_clip_val")
         raise TrainingError(
             f"the {_KINDS[kind]} no longer finite {where}: start again with a lower learning rate or with "
-            f"--trainer.gradient_clip_val 1, or look at the data of that step{kept}"
+            f"{flag} 1, or look at the data of that step{kept}"
         )
 
     def _has_checkpoint(self) -> bool:

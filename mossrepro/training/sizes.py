@@ -103,6 +103,13 @@ class Vocoder(Stage):
 
 
 @dataclass
+class Adversarial(Stage):
+    """The vocoder with discriminators beside it, after the plain training."""
+
+    width: float  # share of the discriminators' usual channels
+
+
+@dataclass
 class Data:
     """What is spoken for the language model."""
 
@@ -142,6 +149,7 @@ class Size:
     lm: LM
     flow: Flow
     vocoder: Vocoder
+    adversarial: Adversarial
     data: Data
     control: Control
     sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty

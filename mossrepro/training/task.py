@@ -23,10 +23,12 @@ def warm_cosine(step: int, warmup_steps: int, total: int, last: float = 0.02) ->
 class Task(LightningModule):
     """Base of the training tasks: schedule and clipping; a subclass adds its losses and its optimiser.
 
-    `gradient_norm` is that of the last optimiser step before clipping, () on its device; None without clipping.
+    `gradient_norm` is that of the last optimiser step before clipping, () on its device, or one of each optimiser;
+    None without clipping. `clipping_flag` is what a user sets it with.
     """
 
     gradient_norm: Tensor | None = None
+    clipping_flag = "--trainer.gradient_clip_val"
 
     def scheduled(self, optimiser: torch.optim.Optimizer, warmup_steps: int, last: float = 0.02) -> dict[str, Any]:
         """What `configure_optimizers` returns. The factor depends on the step and on trainer.max_steps alone."""

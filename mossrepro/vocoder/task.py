@@ -1,8 +1,11 @@
-"""Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave)."""
+"""Training of the two sound models: `FlowTask` (codes to mel) and `VocoderTask` (mel to wave).
+
+An adversarial stage of the vocoder may follow: `adversarial_task`.
+"""
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from mossrepro.utils.spectral import spectral_loss
 from mossrepro.vocoder.batches import FlowBatch, HasMelStatistics, VocoderBatch
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
-from mossrepro.vocoder.generator import Vocoder, per_sample
+from mossrepro.vocoder.generator import Pitch, Vocoder, per_sample
 from mossrepro.vocoder.losses import mel_loss, phase_loss, pitch_loss
 from mossrepro.vocoder.pitch import follow_pulses
 from mossrepro.vocoder.sampling import Context
@@ -56,23 +59,27 @@ class SoundTask(Task):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The optimiser's step, then the average's."""
         super().optimizer_step(*args, **kwargs)
-        self.update_average()
+        self.update_average(self.global_step)
 
     @torch.no_grad()
-    def update_average(self) -> None:
-        """Move the average by (1 - decay) of its distance to the weights.
+    def update_average(self, steps: int) -> None:
+        """Move the average by (1 - decay) of its distance to the weights, after `steps` steps and one more.
 
         The decay rises from 0.1 to `ema` with the steps, so that the first weights are soon forgotten.
         """
         if self.average is None:
             return
-        decay = min(self.ema, (1 + self.global_step) / (10 + self.global_step))
+        decay = min(self.ema, (1 + steps) / (10 + steps))
         for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(weight, 1 - decay)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
+        return self.optimiser_of(self.model)
+
+    def optimiser_of(self, model: nn.Module) -> dict[str, Any]:
+        """AdamW over a model's parameters, with its schedule."""
         optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
+            model.parameters(), lr=self.lr, betas=(0.8, 0.99), weight_decay=self.weight_decay, fused=True
         )
         return self.scheduled(optimiser, self.warmup_steps)
 
@@ -176,10 +183,61 @@ class FlowTask(SoundTask):
         self.log_dict({"val/flow": flow, "val/coarse_mel": coarse_mel}, batch_size=len(batch["mel"]), sync_dist=True)
 
 
-class VocoderTask(SoundTask):
-    """Mel to wave: spectral losses on the wave, pitch against the measured one.
+class Generated(NamedTuple):
+    """A vocoder's answer to a batch: wave (B, N), the voiced part of its spectrum (B, bins, K), pitch (B, F)."""
+
+    wave: Tensor
+    voiced: Tensor
+    pitch: Pitch
+
+
+class WaveTask(SoundTask):
+    """What trainings of a vocoder share: how a batch is spoken, and its distances from the recordings.
 
     A batch: mel (B, 80, F), wave (B, F * 480), pitch (B, F) in Hz, seed.
+    """
+
+    model: Vocoder
+    mel_weight: float
+    phase_weight: float
+
+    def generate(self, model: Vocoder, batch: VocoderBatch) -> Generated:
+        """The sound of a batch, from the measured pitch and with the recordings' phases."""
+        mel, f0 = batch["mel"], batch["pitch"]
+        frames, share = mel.shape[-1] * model.upsample, Share.of_batch(batch, len(mel))
+        noise = torch.randn(share.total, model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
+        noise = noise[share.slice]
+        with without_autocast(mel.device):
+            turns = follow_pulses(batch["wave"], per_sample(f0, model.hop), model.rate)
+        voiced, noisy = model.parts(mel, f0, send(noise, mel.device), turns)
+        pitch = model.pitch(mel)
+        with without_autocast(mel.device):
+            return Generated(model.spectrum.synthesise(voiced + noisy), voiced, pitch)
+
+    def distances(self, made: Generated, batch: VocoderBatch) -> dict[str, Tensor]:
+        """The losses of what was made, () each: spectral, mel, phase, pitch."""
+        wave = batch["wave"]
+        with without_autocast(wave.device):  # the losses need float32
+            return {
+                "spectral": spectral_loss(made.wave, wave),
+                "mel": mel_loss(made.wave, wave),
+                "phase": phase_loss(made.voiced, self.model.spectrum.analyse(wave)),
+                "pitch": pitch_loss(*made.pitch, batch["pitch"]),
+            }
+
+    def weighted(self, parts: dict[str, Tensor]) -> Tensor:
+        """The sum of losses, each times its weight."""
+        weights = {"mel": self.mel_weight, "phase": self.phase_weight}
+        return sum(weights.get(name, 1.0) * part for name, part in parts.items())
+
+    def validation_step(self, batch: VocoderBatch, index: int) -> None:
+        parts = self.distances(self.generate(self.final, batch), batch)
+        named = {f"val/{name}": value for name, value in {"loss": self.weighted(parts), **parts}.items()}
+        self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)
+
+
+class VocoderTask(WaveTask):
+    """Mel to wave: spectral losses on the wave, pitch against the measured one.
 
     Args:
         dim: channels of the network.
@@ -224,32 +282,8 @@ class VocoderTask(SoundTask):
         self.save_hyperparameters()
         self.mel_weight, self.phase_weight = mel_weight, phase_weight
 
-    def _losses(self, model: Vocoder, batch: VocoderBatch) -> dict[str, Tensor]:
-        mel, wave, f0 = batch["mel"], batch["wave"], batch["pitch"]
-        frames, share = mel.shape[-1] * model.upsample, Share.of_batch(batch, len(mel))
-        noise = torch.randn(share.total, model.bins, frames, dtype=torch.complex64, generator=seeded(batch))
-        noise = noise[share.slice]
-        with without_autocast(mel.device):
-            turns = follow_pulses(wave, per_sample(f0, model.hop), model.rate)
-        voiced, noisy = model.parts(mel, f0, send(noise, mel.device), turns)
-        octaves, sure = model.pitch(mel)
-        with without_autocast(mel.device):  # the losses need float32
-            spectrum = model.spectrum
-            made = spectrum.synthesise(voiced + noisy)
-            parts = {
-                "spectral": spectral_loss(made, wave),
-                "mel": mel_loss(made, wave),
-                "phase": phase_loss(voiced, spectrum.analyse(wave)),
-                "pitch": pitch_loss(octaves, sure, f0),
-            }
-        weights = {"mel": self.mel_weight, "phase": self.phase_weight}
-        return {"loss": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
-
     def training_step(self, batch: VocoderBatch, index: int) -> Tensor:
-        losses = self._losses(self.model, batch)
-        self.log_dict(losses, prog_bar=True)
-        return losses["loss"]
-
-    def validation_step(self, batch: VocoderBatch, index: int) -> None:
-        named = {f"val/{name}": value for name, value in self._losses(self.final, batch).items()}
-        self.log_dict(named, batch_size=len(batch["mel"]), sync_dist=True)
+        parts = self.distances(self.generate(self.model, batch), batch)
+        loss = self.weighted(parts)
+        self.log_dict({"loss": loss, **parts}, prog_bar=True)
+        return loss

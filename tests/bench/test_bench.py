@@ -5,12 +5,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from codec_toys import TINY
 from lightning.pytorch import LightningModule
 from lm_toys import small_model
 
 from mossrepro import cli
-from mossrepro.bench import codec, decode, timing, train, voice
+from mossrepro.bench import codec, decode, timing, train, vocoders, voice
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.lm.decode import generate
 from mossrepro.lm.task import LayerSplitTask
@@ -129,13 +130,27 @@ def test_streams_and_solvers_are_timed(tmp_path, small_voice, capsys) -> None:
     assert cli.main(["bench", "voice", "--rounds", "2", "-o", str(tmp_path)]) == 0
     found = metrics.read_metrics(tmp_path)
     names = ("growth", "real_time", "first_p50", "first_p95", "first_codes", "flops")
-    assert set(found) == {f"bench_voice_{chunk}_{name}" for chunk in (2, 5) for name in names} | SOLVED
+    others = {f"bench_voice_{name}{who}" for name in ("hifigan", "vocos") for who in ("", "_mine", "_theirs")}
+    assert set(found) == {f"bench_voice_{chunk}_{name}" for chunk in (2, 5) for name in names} | SOLVED | others
     assert all(fact.value > 0 for fact in found.values())
     # 3 codes of look-ahead; 7 convolutions and the inverse STFT hold 11 or more of a chunk's 8 or 20 frames back
     assert found["bench_voice_5_first_codes"].value == 8 and found["bench_voice_2_first_codes"].value == 7
     assert found["bench_voice_5_first_p50"].value <= found["bench_voice_5_first_p95"].value
     assert 0.9 < found["bench_voice_5_flops"].value < 1.2
-    assert "midpoint, 5 steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "midpoint, 5 steps" in said and "HiFi-GAN" in said and "Vocos" in said
+
+
+def test_other_vocoders_have_our_length_and_nearly_our_parameters() -> None:
+    ours = vocoders.parameters(Vocoder())
+    for kind, step in ((vocoders.HiFiGAN, vocoders.HALVINGS), (vocoders.Vocos, 8)):
+        model = vocoders.as_large(kind, step, ours)
+        assert abs(vocoders.parameters(model) / ours - 1) < 0.1
+        with torch.inference_mode():
+            wave = model(torch.randn(2, 80, 5))
+        assert wave.shape == (2, 2400) and wave.isfinite().all()
+    whole = vocoders.HiFiGAN(512)  # as in the paper, but for the rates: 13.9 M at 22 kHz
+    assert 13e6 < vocoders.parameters(whole) < 15e6
 
 
 def test_the_voice_of_a_run_is_measured_with_its_codes(tmp_path, small_voice, capsys) -> None:

@@ -11,13 +11,15 @@ from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.speech import voices
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.task import VocoderTask
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Eight sentences of the assistant, random codes of them in a token store, and a codec that knows nothing."""
+    """Eight sentences of the assistant, random codes of them in a token store, an untrained codec and vocoder."""
     folder = tmp_path_factory.mktemp("corpus")
     SpeechCodec(replace(TINY, codes=64)).save_pretrained(folder / "codec")
+    VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16).save_pretrained(folder / "vocoder")
     codes = []
     with CorpusWriter(folder / "clips") as clips:
         for i, word in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight"]):

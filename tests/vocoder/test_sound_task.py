@@ -5,42 +5,11 @@ import pytest
 import torch
 from codec_toys import Continues
 from lightning.pytorch import Trainer
+from sound_toys import Hum, flow, vocoder
 
-from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.errors import ConfigError
-from mossrepro.utils.random import rng
 from mossrepro.vocoder.flow import FlowDecoder
-from mossrepro.vocoder.generator import pulse_train
-from mossrepro.vocoder.task import FlowTask, VocoderTask
-
-
-class Hum(StepDataModule):
-    """Pulse trains whose mel is a constant picture of their pitch, and codes that name it."""
-
-    def train_batch(self, step, rank, world):
-        which = torch.from_numpy(rng(self.seed, step).integers(2, size=4))
-        f0 = (150.0 + 100.0 * which)[:, None].expand(4, 8)
-        mel = torch.full((4, 80, 8), -8.0)
-        mel[torch.arange(4), 4 + 3 * which] = 0.0
-        wave = 0.02 * pulse_train(f0.repeat_interleave(480, -1), 24000)
-        codes = which[:, None].expand(4, 2)
-        return {"codes": codes, "mel": mel, "wave": wave, "pitch": f0, "valid": torch.ones(4, 2, dtype=torch.bool)}
-
-    def val_batches(self):
-        return [self.train_batch(0, 0, 1)]
-
-    def mel_statistics(self):
-        return -7.9, 0.9
-
-
-def flow(**changes):
-    torch.manual_seed(0)
-    return FlowTask(codes=2, dim=64, code_layers=1, layers=1, lr=2e-3, warmup_steps=2, **changes)
-
-
-def vocoder(**changes):
-    torch.manual_seed(0)
-    return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-3, warmup_steps=2, **changes)
+from mossrepro.vocoder.task import FlowTask
 
 
 def averaged_flow():
