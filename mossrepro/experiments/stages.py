@@ -46,6 +46,7 @@ STAGES = (
     "sft",
     "flow",
     "vocoder",
+    "adversarial",
     "evaluation",
 )
 # A maker's version, raised by hand when its code begins to give another result, so that old folders are not reused.
@@ -53,8 +54,15 @@ STAGES = (
 VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 9, "recogniser": 4}
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "stage2", "sft"), 5)
-VERSIONS |= dict.fromkeys(("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "drawn"), 1)
-_SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder")  # parts of a size that another one may borrow
+VERSIONS |= dict.fromkeys(("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "drawn", "adversarial"), 1)
+_SOUND = (
+    "codec",
+    "acoustic",
+    "recogniser",
+    "flow",
+    "vocoder",
+    "adversarial",
+)  # parts of a size that another one may borrow
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
@@ -297,4 +305,8 @@ class Stages:
         return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens)
 
     def vocoder(self) -> Path:
-        return self.sound.fit("vocoder", data__corpus=self.sound.script())
+        """The vocoder, trained beside discriminators at its end if the size has steps for that."""
+        plain = self.sound.fit("vocoder", data__corpus=self.sound.script())
+        if not self.sound.size.adversarial.steps:
+            return plain
+        return self.sound.fit("adversarial", data__corpus=self.sound.script(), model__vocoder=plain)

@@ -54,6 +54,7 @@ MAKERS = {
     "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],
     "flow": [*SOUND, "vocoder/flow.py", "vocoder/flow_layers.py"],
     "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],
+    "adversarial": [*SOUND, "vocoder/generator.py", "vocoder/adversarial.py", "vocoder/adversarial_task.py"],
     "evaluation": [
         *(f"evaluation/{name}.py" for name in ("measure", "spoken_qa", "text_retention", "artifacts")),
         *("evaluation/one_word.py", "evaluation/open_answers.py"),
