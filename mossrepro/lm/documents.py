@@ -42,7 +42,9 @@ LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
-EITHER = ("style", "asr", "S2T")  # of the form "word" under either system turn, so that they serve spoken answers too
+# Written replies, of the form "word" under either system turn; under that for speech they follow SOSP, so that the
+# trunk has the word ready where speech begins: the speech tail can only say what it finds there.
+EITHER = ("style", "asr", "S2T")
 WRITTEN = ("text", "repeat_text", "style", "prose", "T2T")  # documents in which nothing is spoken; `facts` beside them
 _PRACTISED = {"S2S": 0.3, "T2S": 0.5, "S2T": 0.3}  # share of the dialogues that are about practice facts
 
@@ -145,13 +147,13 @@ class Documents:
             raise ConfigError(f"unknown kind of document {kind!r}")
         if kind not in CONVERSATIONS:
             return self._exchange(kind, random, "").positions
-        either = self.one_word and kind in EITHER
-        parts, words = [self.grid.system(bool(random.integers(2)) if either else kind in SPOKEN)], ""
+        either = self.one_word and kind in EITHER and bool(random.integers(2))
+        parts, words = [self.grid.system(either or kind in SPOKEN)], ""
         while True:
             more = self._exchange(kind, random, words)
             if len(parts) > 1 and (not more or sum(map(len, (*parts, more.positions))) > self.max_conversation_len):
                 return self.grid.join(*parts)
-            parts.append(more.positions)
+            parts.append(self.grid.after_sosp(more.positions) if either else more.positions)
             words += f" {more.words}"
 
     def _exchange(self, kind: str, random: np.random.Generator, before: str) -> Exchange | None:

@@ -176,6 +176,15 @@ class Grid:
         parts += [self.text("<|im_end|>", supervise), self.text("\n")]
         return self.join(*parts)
 
+    def after_sosp(self, turns: Positions) -> Positions:
+        """The same turns with SOSP, which is no target, before the first position that is one."""
+        first = int(np.argmax(turns.supervise))
+        parts = (turns.text[:first], [self.ids.sosp], turns.text[first:])
+        speech = np.concatenate((turns.speech[:first], [self.ids.speech_pad], turns.speech[first:]))
+        flags = np.concatenate((turns.supervise[:first], [False], turns.supervise[first:]))
+        monologue = np.concatenate((turns.monologue[:first], [-1], turns.monologue[first:]))
+        return Positions(np.concatenate(parts), speech, flags, monologue)
+
     def reply_prefix(self, spoken: bool) -> Positions:
         """The start of the assistant's turn, which ends a prompt; a spoken answer starts right after SOSP."""
         head = self.text("<|im_start|>assistant\n")
