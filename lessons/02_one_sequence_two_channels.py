@@ -5,8 +5,8 @@
 # what exactly is guessed? This lesson lays a conversation out by hand, row by row, shows what counts in the loss, and
 # draws every kind of document that the model is trained on.
 #
-# - **Reading** 20 minutes · **computing** half a minute on one CPU core, 1 GB of memory · no GPU, no network
-# - **You need** lessons 00 and 01, and to know what a token is
+# - **Reading** 35 minutes · **computing** half a minute on one CPU core, 1 GB of memory · no GPU, no network
+# - **You need** PyTorch, lessons 00 and 01, and to know what a token is
 
 # %%
 import inspect
@@ -112,9 +112,26 @@ print("the package embeds as we do, and looks at no filler")
 # the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
 #
 # Our Stage 2 and SFT ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked,
-# at every spoken row, for the piece of text that is being said (`monologue`). This "monologue" is never written and no
-# row is
-# added; it only pulls the trunk towards having the word ready when the mouth opens. `Grid.spoken` lays it out.
+# at every spoken row, for the piece of text that is being said. This **inner monologue** (Moshi's word, arXiv
+# 2410.00037) is never written and no row is added; it only pulls the trunk towards having the word ready when the mouth
+# opens. Where nobody knows when a word is said, all letters count as equally long:
+
+
+# %%
+def naive_monologue(text, n):
+    """A text and how many codes say it -> the piece of text that is being said at each of the n codes."""
+    said = grid.tokens(text)
+    letters = [len(tokenizer.decode([piece])) for piece in said]
+    begins = [n * sum(letters[:i]) / sum(letters) for i in range(len(said))]
+    return [said[sum(begin <= at + 1e-6 for begin in begins) - 1] for at in range(len(codes))]
+
+
+laid = grid.spoken(codes, supervise=True, monologue=sentence)
+assert laid.monologue[: len(codes)].tolist() == naive_monologue(sentence, len(codes))
+print([tokenizer.decode([piece]) for piece in naive_monologue(sentence, len(codes))])
+
+# %% [markdown]
+# Now the targets of the two channels themselves:
 
 
 # %%
@@ -195,7 +212,7 @@ for kind in ("asr", "tts", "text"):
     print(f"--- {kind}\n{written}")
 
 # %% [markdown]
-# `recognise` teaches the ears, `say` the mouth, `echo` both at once; `text` replays what must not be forgotten. The
+# `asr` teaches the ears, `tts` the mouth, `repeat` both at once; `text` replays what must not be forgotten. The
 # dialogues ask for knowledge. In `interleaved`, all counts but the row that starts speech.
 #
 # ## 5. Interleaving: one sentence, two scripts

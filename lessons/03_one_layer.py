@@ -147,6 +147,7 @@ for axes, head in zip(panels, (0, 3, 8), strict=True):
     axes.imshow(maps[head], cmap="Blues", vmin=0, vmax=1)
     axes.set(title=f"head {head}", yticks=range(len(x)), yticklabels=[t.replace("Ġ", "") for t in tokens])
     axes.set_xticks(range(len(x)), [t.replace("Ġ", "") for t in tokens], rotation=90)
+figure.tight_layout()
 plt.show()
 
 # %% [markdown]

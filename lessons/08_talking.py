@@ -4,8 +4,8 @@
 # The language model has two heads at every row, one for text and one for speech, and only one mouth. This lesson writes
 # the loop that decides which head is heard, first naively, then with a cache, and shows that both say the same.
 #
-# - **Reading** 20 minutes · **computing** two minutes on two CPU cores, 2 GB of memory · no GPU, no network
-# - **You need** lesson 00 (the map) and to know what attention is
+# - **Reading** 40 minutes · **computing** two minutes on two CPU cores, 2 GB of memory · no GPU, no network
+# - **You need** PyTorch, lessons 00 (the map) and 03 (attention)
 # - **A finished run is welcome, not needed** (`make reproduce`): with one, the last section asks it a question out loud
 
 # %%
@@ -207,7 +207,33 @@ for pairing in ("T2T",) if SMOKE else ("T2T", "S2S"):
 # ## 5. The cache
 #
 # Attention is causal: a new row never changes the rows before it. So the naive loop computes the same keys and values
-# again and again. Keep them, and a new row costs one row.
+# again and again. Keep them, and a new row costs one row. A **cache** is no more than two lists, of the keys and of the
+# values of all rows so far; the new row's query looks at the lists. In one layer (lesson 03):
+
+
+# %%
+def naive_cached(attention, row, table, keys, values):
+    """One new row (1, 1, D) and its rotary table; the lists grow by one. -> what it hears, (1, 1, D)."""
+    q, k, v = attention.heads(row, table)  # (1, heads, 1, E), rotated
+    keys.append(k)
+    values.append(v)
+    shared = q.shape[1] // k.shape[1]  # query heads to a head of keys
+    k, v = (torch.cat(kept, 2).repeat_interleave(shared, 1) for kept in (keys, values))  # (1, H, rows, E)
+    weights = (q @ k.transpose(2, 3) / attention.head_dim**0.5).softmax(-1)
+    return attention.o_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+attention, keys, values = model.trunk[0].self_attn, [], []
+normed = model.trunk[0].input_layernorm(model.text_embed(torch.tensor([tokenizer.encode(question).ids])))
+with torch.inference_mode():
+    at_once = attention(normed, model.rotary(torch.arange(normed.shape[1])[None]))
+    for i in range(normed.shape[1]):
+        now = naive_cached(attention, normed[:, i : i + 1], model.rotary(torch.tensor([[i]])), keys, values)
+        assert torch.allclose(now, at_once[:, i : i + 1], atol=1e-4)
+print(f"{len(keys)} rows, one by one, hear what they hear together")
+
+# %% [markdown]
+# And the whole model, with the package's cache:
 
 # %%
 prompt = question_prompt(grid, "S2S", question, question_codes)
@@ -280,12 +306,38 @@ speed = {name: lengths[-1] / taken[-1] for name, taken in seconds.items()}
 print(", ".join(f"{name}: {rate:.1f} rows/s = {rate / 12.5:.1f} x real time" for name, rate in speed.items()))
 
 # %% [markdown]
-# Below the dashed line the model speaks faster than it is listened to. On a quiet machine the naive curve bends
-# upwards, for each row is dearer than the one before.
+# ### The timeline of an answer
 #
-# This is the package's loop; `Reader` holds the cache and the idle tail's rows, `Automaton` the modes. Beside that it
-# answers several questions at once: prompts of different lengths are padded on the left, and padding is hidden from
-# attention.
+# What a listener waits for: all of the question (the codec keeps up with it), then the prompt in one pass, then the
+# first codes, then a chunk of mel and wave. Everything after that is hidden behind what is already heard. With the
+# speed measured above (flow and vocoder are guessed at 0.15 s a chunk here; `mossrepro bench voice` measures them):
+
+# %%
+with torch.inference_mode():
+    started = time.perf_counter()
+    model(rows)
+    prefill = time.perf_counter() - started
+a_code, chunk = seconds["cached"][-1] / lengths[-1], 0.15
+parts = {"read the prompt": prefill, "first 8 codes": 8 * a_code, "flow and vocoder": chunk}
+figure, axes = plt.subplots(figsize=(9, 1.4))
+axes.barh(0, 1, left=-1, color="#dddddd", label="end of the question")
+left = 0.0
+for name, took in parts.items():
+    axes.barh(0, took, left=left, label=name)
+    left += took
+axes.barh(0, 0.4, left=left, color="#54a24b", label="first sound, 0.4 s of it")
+axes.set(yticks=[], xlabel="seconds after the last word of the question")
+axes.legend(ncol=5, fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+plt.show()
+print(f"first sound {left:.2f} s after the question")
+
+# %% [markdown]
+# Below the dashed line of the curves the model speaks faster than it is listened to. On a quiet machine the naive curve
+# bends upwards, for each row is dearer than the one before.
+#
+# This is the package's loop; `IncrementalDecoder` holds the cache and the idle tail's rows, `DecodingState` the modes.
+# Beside that it answers several questions at once: prompts of different lengths are padded on the left, and padding is
+# hidden from attention.
 
 # %%
 display(Code(inspect.getsource(decode.generate), language="python"))
