@@ -123,7 +123,7 @@ def naive_monologue(text, n):
     said = grid.tokens(text)
     letters = [len(tokenizer.decode([piece])) for piece in said]
     begins = [n * sum(letters[:i]) / sum(letters) for i in range(len(said))]
-    return [said[sum(begin <= at + 1e-6 for begin in begins) - 1] for at in range(len(codes))]
+    return [said[sum(begin <= at + 1e-6 for begin in begins) - 1] for at in range(n)]
 
 
 laid = grid.spoken(codes, supervise=True, monologue=sentence)

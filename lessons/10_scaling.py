@@ -233,7 +233,8 @@ assert held["fsdp2"].total < 80 * 2**30 < held["ddp"].total
 #
 # ## 6. By a flag
 #
-# A mini text model, three times: one process, two by DDP, two by FSDP2. The strategy is the only difference.
+# First a mini text model for ten steps, then ten steps of Stage 1 on it, three times: one process, two by DDP, two by
+# FSDP2. The strategy is the only difference.
 
 # %%
 WORK = Path(tempfile.mkdtemp(prefix="lesson-10-"))
@@ -242,22 +243,25 @@ WORK = Path(tempfile.mkdtemp(prefix="lesson-10-"))
 small.save(str(WORK / "tokenizer.json"))
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where pip has put mossrepro
 os.environ |= {"WORK": str(WORK), "SIZE": "configs/smoke.yaml" if SMOKE else "configs/size/tiny.yaml"}
-(WORK / "text.yaml").write_text(f"""
-model: {{init_args: {{tokenizer: {WORK}/tokenizer.json}}}}
-data: {{init_args: {{script: {WORK}, tokenizer: {WORK}/tokenizer.json}}}}
-trainer: {{max_steps: 10, enable_progress_bar: false}}
+SCRIPT = f"script: {WORK}, tokenizer: {WORK}/tokenizer.json, tokens: oracle"
+for name, model_of in (("text", f"tokenizer: {WORK}/tokenizer.json"), ("speech", f"init_from: {WORK}/text")):
+    (WORK / f"{name}.yaml").write_text(f"""
+model: {{init_args: {{{model_of}}}}}
+data: {{init_args: {{{SCRIPT}}}}}
+trainer: {{max_steps: 10, precision: 32-true, accelerator: cpu, enable_progress_bar: false}}
 """)
 
 # %% language="bash" tags=["processes"]
-# mossrepro fit -c configs/backbone.yaml -c $SIZE -c $WORK/text.yaml --output $WORK/one
+# mossrepro fit -c configs/backbone.yaml -c $SIZE -c $WORK/text.yaml --output $WORK/text
+# mossrepro fit -c configs/stage1.yaml -c $SIZE -c $WORK/speech.yaml --output $WORK/one
 
 # %% language="bash" tags=["processes"]
-# mossrepro fit -c configs/backbone.yaml -c $SIZE -c $WORK/text.yaml --output $WORK/ddp \
-#     --trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp
+# mossrepro fit -c configs/stage1.yaml -c $SIZE -c $WORK/speech.yaml --output $WORK/ddp \
+#     --trainer.devices 2 --trainer.strategy ddp
 
 # %% language="bash" tags=["processes"]
-# mossrepro fit -c configs/backbone.yaml -c $SIZE -c $WORK/text.yaml --output $WORK/fsdp2 \
-#     --trainer.accelerator cpu --trainer.devices 2 -c configs/strategy/fsdp2.yaml
+# mossrepro fit -c configs/stage1.yaml -c $SIZE -c $WORK/speech.yaml --output $WORK/fsdp2 \
+#     --trainer.devices 2 -c configs/strategy/fsdp2.yaml
 
 # %% tags=["processes"]
 one, ddp, fsdp2 = (checkpoint.from_pretrained(WORK / name)[0].state_dict() for name in ("one", "ddp", "fsdp2"))
