@@ -85,7 +85,7 @@ print("root mean square of the rows as they come:", [f"{float(row.square().mean(
 # cat" would be the same as "The cat saw the dog". **Rotary position embedding** (RoPE, arXiv 2104.09864) writes the
 # place into the *direction* of a vector. Its numbers are taken in pairs, each pair is a point in the plane, and the
 # point is turned by an angle that grows with the position. Pair 0 turns by one radian a row, each later pair more
-# slowly, the last one by about 1/100,000: hands of a clock, for near and for far.
+# slowly, the last one by about 1/70,000: hands of a clock, for near and for far.
 #
 # The dot product of two turned vectors depends only on the *difference* of their angles. So what the model sees is not
 # "I am row 7", but "you are 3 rows before me".

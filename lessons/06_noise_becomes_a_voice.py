@@ -122,8 +122,9 @@ for axes, i in zip(panels, (0, 8, 14, 20), strict=True):
 plt.show()
 
 # %% [markdown]
-# Grey: all pronunciations. Red: 400 walkers that started as noise. Each ends in one cloud, none in the middle: what a
-# regression blurred, the walk decides. The start decides *which* one; the same noise always gives the same voice.
+# Grey: all pronunciations. Red: 400 walkers that started as noise. Each ends in or near one cloud, none in the middle:
+# what a regression blurred, the walk decides. The start decides *which* one; the same noise always gives the same
+# voice.
 #
 # ## 3. The package's flow, by hand
 #
