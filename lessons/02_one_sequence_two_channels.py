@@ -238,7 +238,33 @@ for i, span in enumerate(spans):
 assert [word for span in spans for word, *_ in span] == sentence.split()
 
 # %% [markdown]
-# The package's version, with spans of one to four words:
+# By hand, with spans of one to four words. The codes of a span begin one code late: a causal codec knows a sound only
+# when it is over.
+
+
+# %%
+def naive_interleaved(words, codes, random):
+    """Word times [(word, start, end), ...] and codes of a line -> rows, spans of words spoken and written in turn."""
+    rows, spoken, i = [], bool(random.integers(2)), 0
+    while i < len(words):
+        n = min(int(random.integers(1, 5)), len(words) - max(i, 1))  # leaves a word for the second span
+        span = words[i : i + n]
+        first, last = (round(12.5 * at) + 1 for at in (span[0][1], span[-1][2]))
+        text = grid.tokens(" " + " ".join(word for word, *_ in span))
+        said = naive_spoken(codes[first : max(last, first + 1)])
+        rows += said if spoken else [(piece, ids.speech_pad) for piece in text]
+        spoken, i = not spoken, i + n
+    return rows
+
+
+random = rng(2, "lesson", "interleaved")
+random.integers(1)  # the package first draws which line; there is one
+by_hand, doc = naive_interleaved(times[told.id], store[told.id], random), drawn["interleaved"]
+assert by_hand == [*zip(doc.text.tolist(), doc.speech.tolist(), strict=True)][:-1]  # but for <|im_end|>
+print(f"{len(by_hand)} rows, as the package lays them")
+
+# %% [markdown]
+# The package's version:
 
 # %%
 display(Code(inspect.getsource(Documents._interleaved), language="python"))
