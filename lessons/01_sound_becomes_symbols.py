@@ -541,7 +541,7 @@ print(f"{sum(p.numel() for p in full.encoder.parameters()) / 1e6:.0f} M paramete
 # mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml --devices 8 --tflops 300
 
 # %% [markdown]
-# | this lesson's trainings | two CPU cores | T4 | A100 |
+# | this lesson's trainings | two CPU cores, estimated | T4 | A100 |
 # |---|---|---|---|
 # | (c) 250 steps of 12 s of sound | two to four minutes | not measured | not measured |
 # | (d), (e) ten steps, starting up included | 20 s, 30 s | not measured | not measured |

@@ -356,7 +356,7 @@ assert apart < 1e-6
 # mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml --devices 8 --tflops 300
 
 # %% [markdown]
-# | this lesson's trainings | two CPU cores | T4 | A100 |
+# | this lesson's trainings | two CPU cores, estimated | T4 | A100 |
 # |---|---|---|---|
 # | (c) 400 steps of 16 documents | a minute | not measured | not measured |
 # | (d), (e) ten steps, starting up included | 10 s, 15 s | not measured | not measured |

@@ -360,7 +360,7 @@ assert apart < 1e-6
 # mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml --devices 8 --tflops 300
 
 # %% [markdown]
-# | this lesson's trainings | two CPU cores | T4 | A100 |
+# | this lesson's trainings | two CPU cores, estimated | T4 | A100 |
 # |---|---|---|---|
 # | section 4, `tiny` | ten minutes | not measured | not measured |
 # | (c) 150 steps of 4 documents, `tiny` | a minute | not measured | not measured |

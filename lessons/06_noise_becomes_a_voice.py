@@ -371,7 +371,7 @@ for name in ("tiny", "small"):
 # mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml --devices 8 --tflops 300
 
 # %% [markdown]
-# | this lesson's trainings | two CPU cores | T4 | A100 |
+# | this lesson's trainings | two CPU cores, estimated | T4 | A100 |
 # |---|---|---|---|
 # | (c) 500 steps of 8 rows | three minutes | not measured | not measured |
 # | (d), (e) ten steps, starting up included | 15 s, 20 s | not measured | not measured |

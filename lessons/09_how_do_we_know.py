@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 · How do we know?
 #
-# "The model answers spoken questions, 31 % of them rightly." Is that much? It depends on what a parrot would get, on
+# "The model answers spoken questions, 30 % of them rightly." Is that much? It depends on what a parrot would get, on
 # how many questions were asked, on whether forty questions about ten facts are forty or ten, and on who decided what
 # "right" is. This lesson builds the four tools with which every number in `docs/RESULTS.md` was made: chance, an
 # interval, a comparison, and a judge that is judged itself.
@@ -59,10 +59,10 @@ print(f"{len(lines)} test questions on set A; a parrot gets {naive_chance(lines,
 # %% [markdown]
 # ## 2. How far off could it be by luck?
 #
-# 31 % of 40 questions. Another 40 questions would have given another number. An **interval** says which true shares are
-# compatible with what was seen. The textbook's share ± 1.96 standard errors fails where we need it: 0 right of 20 gives
-# "0 % ± 0", as if we were certain. E. B. Wilson (1927) asked the other way round: for *which true share* would this
-# result be just not surprising? That is a quadratic equation, and it never leaves 0 to 1.
+# 12 of 40 questions, 30 %. Another 40 questions would have given another number. An **interval** says which true shares
+# are compatible with what was seen. The textbook's share ± 1.96 standard errors fails where we need it: 0 right of 20
+# gives "0 % ± 0", as if we were certain. E. B. Wilson (1927) asked the other way round: for *which true share* would
+# this result be just not surprising? That is a quadratic equation, and it never leaves 0 to 1.
 
 
 # %%
