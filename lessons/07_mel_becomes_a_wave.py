@@ -392,17 +392,14 @@ for number, mine in {1: None, 2: None, 3: None, 4: None, 5: None}.items():
     compute(number, mine, ANSWERS[number])
 
 # %% [markdown]
-# 6. **Predict, then run.** The vocoder is given a pitch of 240 Hz everywhere instead of 120 Hz, and the same mel. What
-#    does the *measured* pitch of the wave do: it "doubles", it "stays" (the mel decides), or "neither"?
+# 6. **Predict, then run.** A voice rises from 120 Hz to 240 Hz. The pulses of its train now come twice as often. Are
+#    they "half", "the same" or "twice" as high? (At the moment of a pulse all cosines are 1.)
 
 # %%
-expected = None  # "doubles", "stays" or "neither"
-with torch.no_grad():
-    low, high = (trained(mel[None], torch.full((1, mel.shape[1]), hertz)) for hertz in (120.0, 240.0))
-pitches = [measure_pitch(sound) for sound in (low, high)]
-middle = [float(p[p > 0].median()) for p in pitches]
-ratio = middle[1] / middle[0]
-predict(6, expected, "doubles" if 1.9 < ratio < 2.1 else "stays" if 0.9 < ratio < 1.1 else "neither")
+expected = None  # "half", "the same" or "twice"
+heights = [float(naive_pulse_train(torch.full((24_000,), hertz)).max()) for hertz in (120.0, 240.0)]
+ratio = heights[1] / heights[0]
+predict(6, expected, "half" if ratio < 0.6 else "twice" if ratio > 1.6 else "the same")
 
 # %% [markdown]
 # 7. **Write it.** `my_window_sum(window, hop, count)`: what the squares of `count` windows add up to, each `hop`

@@ -15,7 +15,7 @@ for number, mine in solved.items():
     compute(number, mine, ANSWERS[number])
 
 # %%
-predict(6, "doubles", "doubles" if 1.9 < ratio < 2.1 else "stays" if 0.9 < ratio < 1.1 else "neither")  # the source
+predict(6, "half", "half" if ratio < 0.6 else "twice" if ratio > 1.6 else "the same")  # half as many fit below 11 kHz
 
 
 # %%
