@@ -1,6 +1,8 @@
 """Lessons to notebooks: the percent files in this folder are the single source, notebooks/ is made from them.
 
-python lessons/build.py              write notebooks/NN_name.ipynb, byte for byte the same whenever the lesson is
+solutions/ has cells of the same names, to be run below those of their lesson.
+
+python lessons/build.py              write notebooks/NN_name.ipynb where a lesson's cells are others now
 python lessons/build.py --check      write nothing; exit 1 if a notebook is not what its lesson says
 python lessons/build.py --execute    run every lesson in full and keep the results in runs/lessons/NN_name.ipynb
 python lessons/build.py --execute 07 only the lessons whose names start so
@@ -8,6 +10,7 @@ python lessons/build.py --execute 07 only the lessons whose names start so
 
 import argparse
 import hashlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -31,8 +34,13 @@ def target(lesson: Path) -> Path:
     return ROOT / "notebooks" / f"{lesson.stem}.ipynb"
 
 
-def notebook(lesson: Path) -> nbformat.NotebookNode:
-    """A lesson as a notebook without outputs.
+def solution(lesson: Path) -> Path:
+    """Where the solutions of a lesson's exercises stand."""
+    return lesson.parent / "solutions" / lesson.name
+
+
+def notebook(lesson: Path, without: str | None = None) -> nbformat.NotebookNode:
+    """A lesson as a notebook without outputs and, for a quick run, without the cells of one tag.
 
     Cell ids are hashes of the cells' places and the metadata holds no versions, so that nothing but the lesson's own
     text can change a byte.
@@ -47,9 +55,27 @@ def notebook(lesson: Path) -> nbformat.NotebookNode:
     )
     made.nbformat_minor = 5
     for index, cell in enumerate(read.cells):
+        if without is not None and without in cell.metadata.get("tags", []):
+            continue
         new = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         made.cells.append(new(cell.source, id=hashlib.sha256(str(index).encode()).hexdigest()[:8]))
     return made
+
+
+def _code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    read = jupytext.reads(path.read_text("utf-8"), fmt="py:percent")
+    return [cell for cell in read.cells if cell.cell_type == "code"]
+
+
+def is_stale(lesson: Path) -> bool:
+    """Whether a lesson's notebook is missing or has other cells than the lesson; outputs are not compared."""
+    if not target(lesson).is_file():
+        return True
+    return _sources(json.loads(target(lesson).read_text("utf-8"))) != _sources(json.loads(render(lesson)))
+
+
+def _sources(made: dict) -> list[tuple[str, str, str]]:
+    return [(cell["id"], cell["cell_type"], "".join(cell["source"])) for cell in made["cells"]]
 
 
 def render(lesson: Path) -> str:
@@ -57,9 +83,14 @@ def render(lesson: Path) -> str:
     return nbformat.writes(notebook(lesson)).rstrip("\n") + "\n"
 
 
-def execute(lesson: Path, folder: Path) -> nbformat.NotebookNode:
-    """Run a lesson with `folder` as its working directory; its notebook with outputs, or CellExecutionError."""
-    done = notebook(lesson)
+def execute(lesson: Path, folder: Path, without: str | None = None, solved: bool = False) -> nbformat.NotebookNode:
+    """Run a lesson with `folder` as its working directory; its notebook with outputs, or CellExecutionError.
+
+    without: a tag whose cells are left out. solved: run the cells of its solutions after it, too.
+    """
+    done = notebook(lesson, without)
+    if solved:
+        done.cells += [nbformat.v4.new_code_cell(cell.source) for cell in _code_cells(solution(lesson))]
     client = NotebookClient(
         done,
         timeout=CELL_SECONDS,
@@ -103,12 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.execute:
         return _execute_all(chosen)
     if args.check:
-        stale = [x for x in chosen if not target(x).is_file() or target(x).read_bytes() != render(x).encode()]
+        stale = [lesson for lesson in chosen if is_stale(lesson)]
         for lesson in stale:
             print(f"{target(lesson).name} is not what lessons/{lesson.name} says; run make notebooks", file=sys.stderr)
         return min(len(stale), 1)
     target(chosen[0]).parent.mkdir(exist_ok=True)
-    for lesson in chosen:
+    for lesson in filter(is_stale, chosen):  # the others keep their outputs
         target(lesson).write_bytes(render(lesson).encode())
     return 0
 
