@@ -62,6 +62,29 @@ def test_what_is_heard_is_recognised_under_either_system_turn(documents):
             assert any(words in text for text in texts), f"{kind}: ears must serve spoken and written answers"
 
 
+@pytest.mark.parametrize("kind", ["style", "asr", "S2T"])
+def test_under_the_system_turn_for_speech_a_written_word_follows_sosp(documents, kind):
+    """So the trunk has the word ready where speech begins; SOSP itself is no target."""
+    ids, seen = documents.grid.ids, set()
+    for i in range(20):
+        document = documents.draw(kind, rng(i, kind))
+        first = np.flatnonzero(document.supervise & ~np.append(False, document.supervise[:-1]))
+        before = {bool(document.text[at - 1] == ids.sosp) for at in first}
+        spoken = SYSTEM_TURNS["word"][0] in read(documents, document)
+        assert before == {spoken} and not document.supervise[document.text == ids.sosp].any()
+        assert (document.monologue == -1).all() and len(document.speech) == len(document.text)
+        seen.add(spoken)
+    assert seen == {True, False}
+
+
+def test_most_words_are_answers(documents):
+    """What is never asked need not be said well."""
+    answers = {word for fact in documents.facts.values() for word in plain(fact.answer).split()}
+    said = [read(documents, documents.draw("words", rng(i, "w"))).split("Repeat: ")[1] for i in range(60)]
+    only = [answers.issuperset(plain(text.split("<")[0]).split()) for text in said]
+    assert 0.6 < np.mean(only) < 1
+
+
 def test_sentences_of_other_people_are_recognised_too(script):
     facts, lines, tokenizer = script
     store = OracleStore({line.id: line.text for line in lines}, CODES)
