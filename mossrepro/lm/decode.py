@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mossrepro.lm.grid import Positions
-from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.model import LayerSplitLM, reply_starts
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.utils.random import seed_for
 
@@ -190,9 +190,17 @@ class IncrementalDecoder:
         self.real = (self.place[None] >= padding[:, None]) if padding.any() else None
         self.used = dict.fromkeys(("trunk", *CHANNELS), 0)
         self.missed: dict[str, list[Tensor]] = {channel: [] for channel in CHANNELS}
+        self.starts = None  # where the speech began that each position is of, if the speech tail sees nothing else
+        if model.config.speech_from is not None:
+            self.starts = torch.full((len(padding), capacity), -1, device=padding.device)
 
     def read(self, grid: Tensor) -> None:
         """Run the trunk on the next positions, grid (B, n, 2), and keep its outputs for the tails."""
+        if self.starts is not None:
+            first, sosp = self.used["trunk"], self.model.config.speech_from
+            before = self.starts[:, first - 1] if first else None
+            found = reply_starts(grid[..., 0], sosp, first, before)
+            self.starts[:, first : first + found.shape[1]] = found
         x = self._run("trunk", self.model.embed(grid))
         for waiting in self.missed.values():
             waiting.append(x)
@@ -213,17 +221,23 @@ class IncrementalDecoder:
         self.used[part] = end
         table = self.table[0][:, :, start:end], self.table[1][:, :, start:end]
         run = self.model.run if part == "trunk" else self.model.channel
-        return run(part, x, table, self._mask(start, end), self.cache)
+        return run(part, x, table, self._mask(start, end, part), self.cache)
 
-    def _mask(self, start: int, end: int) -> Tensor | None:
+    def _mask(self, start: int, end: int, part: str) -> Tensor | None:
         """The attention mask of positions start..end, (B, 1, n, end); None without padding, which is plain causal.
 
         Padding attends to itself, so that its softmax is defined.
         """
-        if self.real is None:
+        alone = self.starts is not None and part == "speech"
+        if self.real is None and not alone:
             return None
         keys, queries = self.place[:end], self.place[start:end, None]
-        return ((keys <= queries) & (self.real[:, None, :end] | (keys == queries)))[:, None]
+        seen = (keys <= queries)[None]
+        if self.real is not None:
+            seen = seen & (self.real[:, None, :end] | (keys == queries))
+        if alone:
+            seen = seen & (keys >= self.starts[:, start:end, None])
+        return seen[:, None]
 
 
 @torch.inference_mode()

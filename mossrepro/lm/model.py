@@ -42,7 +42,8 @@ class LMConfig:
     base of the rotary positions. modality_pad: text id of positions that are embedded by their speech id (16 is
     SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
     context of the backbone, where that is known; nothing here depends on it. ears: rank of gated ears (`ears.py`), 0
-    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them.
+    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them. speech_from: the text id,
+    SOSP, from which on the speech tail sees a sequence (`reply_mask`); None: it sees everything.
     """
 
     dim: int = 576
@@ -66,6 +67,7 @@ class LMConfig:
     max_positions: int | None = None
     ears: int = 0
     user_turn: list[int] | None = None
+    speech_from: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "ffn_dim", "text_vocab", "codes"):
@@ -209,7 +211,7 @@ class LayerSplitLM(nn.Module):
         if "text" in tails:
             text = self.text_norm(self.channel("text", x, table, mask, cache))
         if "speech" in tails or "spoken_text" in tails:
-            said = self.channel("speech", x, table, mask, cache)
+            said = self.channel("speech", x, table, self._speech_mask(grid, mask, cache), cache)
             speech = self.speech_norm(said) if "speech" in tails else None
             spoken_text = self.text_norm(said) if "spoken_text" in tails else None
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None, spoken_text)
@@ -222,6 +224,14 @@ class LayerSplitLM(nn.Module):
             for block in self.frozen_trunk:
                 out = block(out, table, mask, None)
         return out.to(x.dtype)
+
+    def _speech_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor | Packing | None:
+        """The mask of the speech tail in a forward pass over whole sequences."""
+        if self.config.speech_from is None:
+            return mask
+        if mask is not None or cache is not None:
+            raise ConfigError("a speech tail that sees its reply alone takes no packed batches: pack=false")
+        return reply_mask(reply_starts(grid[..., 0], self.config.speech_from))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary table of positions (B, L), for `run`."""
@@ -308,3 +318,24 @@ class LayerSplitLM(nn.Module):
         for name, parameter in self.named_parameters():
             wanted = name in learns or ".lora_" in name or (part == "ears" and ".ear." in name)
             parameter.requires_grad_(wanted or name.startswith(prefixes))
+
+
+def reply_starts(text: Tensor, sosp: int, first: int = 0, before: Tensor | None = None) -> Tensor:
+    """Where the speech began that each position is of: text ids (B, L) -> (B, L) int64, -1 before the first SOSP.
+
+    Of sequences that come in pieces, `first` is the place of the first position here, and `before` (B,) what was found
+    for the one before it.
+    """
+    places = torch.arange(first, first + text.shape[1], device=text.device)
+    found = torch.where(text == sosp, places, -1).cummax(1).values
+    return found if before is None else torch.maximum(found, before[:, None])
+
+
+def reply_mask(starts: Tensor) -> Tensor:
+    """Which positions the speech tail sees: those of its own reply, from SOSP on: starts (B, L) -> (B, 1, L, L) bool.
+
+    What it says can then not be copied from the prompt; it has to be found in what the trunk says at SOSP. A deviation
+    from the paper, whose tail sees everything.
+    """
+    places = torch.arange(starts.shape[1], device=starts.device)
+    return ((places <= places[:, None]) & (places >= starts[..., None]))[:, None]

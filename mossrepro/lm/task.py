@@ -18,6 +18,7 @@ from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
+from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import ConfigError
@@ -69,6 +70,8 @@ class LayerSplitTask(Task):
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. It is merged into the weights when the
             stage is done.
+        tail_sees: "all", as in the paper, or "reply": the speech tail sees its own reply alone, from SOSP on, and so
+            cannot copy what it says from the prompt; None: as in `init_from`.
         embed_steps: steps after which the speech embedding is frozen; None: never. Where the trunk is frozen too, no
             gradient has to pass it from then on, and it runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
@@ -104,6 +107,7 @@ class LayerSplitTask(Task):
         lora: int = 0,
         head_from_words: bool = False,
         code_phone_probs: str | None = None,
+        tail_sees: str | None = None,
         embed_steps: int | None = None,
         checkpointed: bool = False,
         compiled: bool = False,
@@ -119,6 +123,11 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
+        if tail_sees not in (None, "all", "reply"):
+            raise ConfigError(f"tail_sees={tail_sees!r}: choose all or reply")
+        if tail_sees is not None:
+            sosp = SpecialIds.of(self.tokenizer, codes).sosp if tail_sees == "reply" else None
+            self.model.config = replace(self.model.config, speech_from=sosp)
         if ears:
             start_ears(self.model, self.tokenizer, ears, seed)
         if lora:
