@@ -174,14 +174,14 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     _run_options(parser)
     text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
     parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
-    parser.set_defaults(run_verb=_lazy("experiments.reproduce"))
+    parser.set_defaults(run_verb=_reproduce)
 
 
 def _add_ablate(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("ablate", help="train variants of the language model beside the recipe and ask them")
     parser.add_argument("variant", nargs="*", help="names in configs/experiment (default: all), or length_20, facts_25")
     _run_options(parser)
-    parser.set_defaults(run_verb=_lazy("experiments.ablate"))
+    parser.set_defaults(run_verb=_ablate)
 
 
 def _add_adapt(verbs: argparse._SubParsersAction) -> None:
@@ -192,7 +192,7 @@ def _add_adapt(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--codec", action="store_true", help=text)
     _run_options(parser)
     _device_option(parser)
-    parser.set_defaults(run_verb=_lazy("experiments.adapt"))
+    parser.set_defaults(run_verb=_adapt)
 
 
 def _add_plan(verbs: argparse._SubParsersAction) -> None:
@@ -204,7 +204,7 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--tflops", type=float, default=0.2, help="TFLOP/s that a device sustains (default: 0.2, two CPU cores)"
     )
-    parser.set_defaults(run_verb=_lazy("lm.plan"))
+    parser.set_defaults(run_verb=_plan)
 
 
 def _add_bench(verbs: argparse._SubParsersAction) -> None:
@@ -224,13 +224,13 @@ def _add_convert(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--codes", type=int, default=16_384, help="a text LLM's new codebook (default: 16384)")
     parser.add_argument("--tail-layers", type=int, default=4, help="depth of a text LLM's split (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of a text LLM's new speech embedding and head")
-    parser.set_defaults(run_verb=_lazy("convert", "bring_in"))
+    parser.set_defaults(run_verb=_import)
     parser = verbs.add_parser("export", help="write a finished stage or a plain codec in the released layout")
     parser.add_argument("folder", type=Path, help="folder of a finished stage or codec")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the exported model")
     parser.add_argument("--shard", default="5GB", help="size of a file of weights, at most (default: 5GB)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
-    parser.set_defaults(run_verb=_lazy("convert", "take_out"))
+    parser.set_defaults(run_verb=_export)
 
 
 def _add_report(verbs: argparse._SubParsersAction) -> None:
@@ -239,7 +239,7 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--run", type=Path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--claims", type=Path, help="default: configs/claims.yaml")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table as Markdown")
-    parser.set_defaults(run_verb=_lazy("report.verb"))
+    parser.set_defaults(run_verb=_report)
 
 
 def _add_run(verbs: argparse._SubParsersAction) -> None:
@@ -250,7 +250,7 @@ def _add_run(verbs: argparse._SubParsersAction) -> None:
     pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
     check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
     check.add_argument("folder", type=Path, help="the packed run")
-    parser.set_defaults(run_verb=_lazy("experiments.pack"))
+    parser.set_defaults(run_verb=_packed)
 
 
 def _fit(argv: list[str]) -> int:
@@ -316,3 +316,13 @@ def _talk(args: argparse.Namespace) -> int:
     if (args.question is None) == (args.say is None):
         raise MossError("talk needs either a recording or --say TEXT")
     return pipeline.talk(args)
+
+
+_reproduce = _lazy("experiments.reproduce")
+_ablate = _lazy("experiments.ablate")
+_adapt = _lazy("experiments.adapt")
+_plan = _lazy("lm.plan")
+_import = _lazy("convert", "bring_in")
+_export = _lazy("convert", "take_out")
+_report = _lazy("report.verb")
+_packed = _lazy("experiments.pack")

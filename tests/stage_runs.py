@@ -15,6 +15,9 @@ from mossrepro.lm.tokenizer import mini_tokenizer
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
 
+# Stages that start from a text model or from another of these.
+LANGUAGE = ("style", "stage1", "stage1_word", "stage2", "ears", "edit", "sft", "counterfactual")
+
 
 def flags(stage, corpus, script, start="smollm2"):
     """What a stage's YAML asks to be given on the command line."""

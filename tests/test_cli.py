@@ -46,6 +46,9 @@ VERBS = {  # a command line: the function of the package that does its work
     "eval codec": "experiments.codec_baselines.main",
     "eval lm": "experiments.reproduce.evaluate",
     "eval text": "experiments.reproduce.evaluate",
+    "eval words": "experiments.reproduce.evaluate",
+    "eval mouth": "experiments.reproduce.evaluate",
+    "eval open": "experiments.reproduce.evaluate",
     "eval vocoder": "experiments.voice.main",
     "eval all": "experiments.reproduce.evaluate",
     "talk question.wav": "pipeline.talk",
@@ -55,6 +58,8 @@ VERBS = {  # a command line: the function of the package that does its work
     "bench codec": "bench.main.main",
     "plan -c x.yaml": "lm.plan.main",
     "report": "report.verb.main",
+    "run pack folder -o out": "experiments.pack.main",
+    "run check folder": "experiments.pack.main",
     "import folder -o out": "convert.bring_in",
     "export folder -o out": "convert.take_out",
 }
@@ -79,7 +84,7 @@ def test_no_verb_is_forgotten():
     for name, parser in verbs.choices.items():
         inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
         found |= {f"{name} {kind}" for kind in inner[0].choices} if inner else {name}
-    assert found == {" ".join(line.split()[: 1 + (line.split()[0] in ("data", "eval"))]) for line in VERBS}
+    assert found == {" ".join(line.split()[: 1 + (line.split()[0] in ("data", "eval", "run"))]) for line in VERBS}
 
 
 def test_an_error_of_the_user_is_one_line_and_exit_code_2(monkeypatch, capsys):

@@ -74,19 +74,19 @@ class TextToCode(nn.Module):
     @torch.inference_mode()
     def sample(self, phones: Sequence[np.ndarray], speakers: Sequence[int], seed: int) -> list[np.ndarray]:
         """Draw the codes of several sentences: phones (4 T,) of each -> its codes (T,) int64."""
-        lengths = [len(row) // STEPS for row in phones]
-        rows = nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in phones], batch_first=True)
-        wanted = self.context(rows, torch.tensor(speakers))
-        generator = torch.Generator().manual_seed(seed)
-        code = torch.full((len(rows), 1), self.config.codes)
+        lengths, device = [len(row) // STEPS for row in phones], self.head.weight.device
+        rows = nn.utils.rnn.pad_sequence([torch.from_numpy(row).to(device) for row in phones], batch_first=True)
+        wanted = self.context(rows, torch.tensor(speakers, device=device))
+        generator = torch.Generator().manual_seed(seed)  # in main memory: the same sentences on every device
+        code = torch.full((len(rows), 1), self.config.codes, device=device)
         state, out = None, []
         for t in range(wanted.shape[1]):
             now = wanted[:, t : t + 1]
             drawn, state = self.recurrent(now + self.previous(code), state)
-            chance = self.head(torch.cat((now, drawn), -1))[:, 0].float().softmax(-1)
-            code = torch.multinomial(chance, 1, generator=generator)
+            chance = self.head(torch.cat((now, drawn), -1))[:, 0].float().softmax(-1).cpu()
+            code = torch.multinomial(chance, 1, generator=generator).to(device)
             out.append(code)
-        found = torch.cat(out, 1).numpy()
+        found = torch.cat(out, 1).cpu().numpy()
         return [row[:length] for row, length in zip(found, lengths, strict=True)]
 
     def frames(self, text: str, speaker: int, random: np.random.Generator) -> np.ndarray:

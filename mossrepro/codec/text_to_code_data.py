@@ -1,7 +1,7 @@
 """Codes with the phones that are spoken in them and who speaks, to learn how people sound."""
 
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from mossrepro.codec.recogniser import LABELS, STEPS, labels
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.corpus import Clip, read_manifest
 from mossrepro.data.token_store import TokenStore
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import Share, StepDataModule
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import Memo, rng
@@ -29,6 +29,7 @@ class TextToCodeBatch(TypedDict):
     codes: Tensor  # (B, T) int64, IGNORE past the end
     speakers: Tensor  # (B,) int64
     count: Tensor  # () float32, codes of the step on all ranks, for each rank
+    share: NotRequired[Tensor]  # (3,) int64
 
 
 class _Row(NamedTuple):
@@ -49,7 +50,7 @@ class TextToCodeDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
-    on_host = ("seed", "count")
+    on_host = ("seed", "share", "count")
 
     def __init__(self, corpus: str, tokens: str, batch: int = 64, seed: int = 0, num_workers: int = 0) -> None:
         super().__init__(seed, num_workers)
@@ -75,14 +76,14 @@ class TextToCodeDataModule(StepDataModule):
         return [found[i] for i in random.permutation(len(found))]
 
     def train_batch(self, step: int, rank: int, world: int) -> TextToCodeBatch:
-        """A rank's clips of a step."""
+        """A rank's clips of a step, as long as the longest of all ranks."""
         number, index = divmod(step, -(-len(self.train) // self.batch))
         rows = [self.train[i] for i in self._order(number)[index]]
-        mine = rows[rank::world]
-        batch = collate(mine or rows[:1])
-        if not mine:  # fewer clips than ranks: another's, that counts for nothing
-            batch["codes"][:] = IGNORE
-        return batch | {"count": torch.tensor(sum(len(row.codes) for row in rows) / world)}
+        share = Share.of_rank(len(rows), rank, world)
+        batch = {key: value[share.slice] for key, value in collate(rows).items()}
+        if not share.rows:  # fewer clips than ranks: another's, that counts for nothing
+            batch["codes"] = torch.full_like(batch["codes"], IGNORE)
+        return batch | {"count": torch.tensor(sum(len(row.codes) for row in rows) / world), "share": share.tensor()}
 
     def val_batches(self) -> list[TextToCodeBatch]:
         parts = [self.valid[i : i + self.batch] for i in range(0, len(self.valid), self.batch)]

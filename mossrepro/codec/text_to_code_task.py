@@ -50,7 +50,7 @@ class TextToCodeTask(Task):
             raise ConfigError(f"data.tokens are of a codebook of {data.codebook}, model.codes={config.codes}")
         if len(data.speakers) > config.speakers:
             raise ConfigError(f"model.speakers={config.speakers}, but the corpus has {len(data.speakers)}")
-        self.model.durations.copy_(torch.from_numpy(data.durations))
+        self.model.durations.copy_(torch.from_numpy(data.durations).to(self.model.durations))
         self.model.pace[: len(data.pace)] = torch.from_numpy(data.pace).to(self.model.pace)
         self.model.trained[: len(data.pace)] = True
 

@@ -194,7 +194,9 @@ class _Files:
 def _leads_out(path: Path, root: Path) -> bool:
     """`leads_out`, which looks at the folders of a path once, and at the path itself only if it is a link."""
     try:
-        return _folder_leads_out(path.parent, root) or (os.path.islink(path) and leads_out(path, root))
+        return _folder_leads_out(path.parent, root) or (
+            (path.name == ".." or os.path.islink(path)) and leads_out(path, root)
+        )
     except ValueError:  # a text that was never a path: no such file
         return False
 

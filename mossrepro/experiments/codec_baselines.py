@@ -27,7 +27,7 @@ from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.experiments.adapt import AdaptGraph, changed_codes
-from mossrepro.experiments.graph import read_cost
+from mossrepro.experiments.stages import read_cost
 from mossrepro.report.codec_tables import LEGEND, draw_robustness, robustness_table, tables
 from mossrepro.training import metrics
 from mossrepro.utils.audio import SAMPLE_RATE

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mossrepro
-from mossrepro.experiments.graph import read_cost
+from mossrepro.experiments.stages import read_cost
 from mossrepro.training import metrics
 from mossrepro.training.runs import RECORD, read_parts, read_record
 from mossrepro.utils import assets

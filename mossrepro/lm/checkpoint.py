@@ -50,7 +50,7 @@ def build_config(plain: dict[str, Any], where: Path, tensors: int) -> LMConfig:
         (not config.head_dim or config.head_dim % 2, f"head_dim={config.head_dim}"),
         (config.theta <= 0, f"theta={config.theta}"),
         (config.eps < 0, f"eps={config.eps}"),
-        (config.ears < 0 or (config.ears and len(config.user_turn or ()) != 2), f"user_turn={config.user_turn}"),
+        (config.ears < 0 or (config.ears and len(config.user_turn or ()) < 2), f"user_turn={config.user_turn}"),
         (config.modality_pad >= config.text_vocab, f"modality_pad={config.modality_pad} of {config.text_vocab} tokens"),
         (_is_odd(config.rope_scaling), f"rope_scaling={config.rope_scaling}"),
     ):

@@ -8,6 +8,8 @@ Codes also have a second embedding that is added where they are heard. Not in th
 together in Stage 2. A and B are those of low-rank adaptation (arXiv 2106.09685), which has no gate.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,7 +60,7 @@ def add_ears(blocks: nn.ModuleList, rank: int) -> Gate:
     return gate
 
 
-def heard_positions(text: Tensor, pad: int, opens: int, user: int) -> Tensor | None:
+def heard_positions(text: Tensor, pad: int, turn: Sequence[int]) -> Tensor | None:
     """The spoken positions of users' turns: text ids (B, L) -> (B, L, 1) bool, None where there are none.
 
     A turn is that of the speaker whose name follows the token that opens it. Positions that continue a sequence, as in
@@ -67,13 +69,15 @@ def heard_positions(text: Tensor, pad: int, opens: int, user: int) -> Tensor | N
     Args:
         text: text channel of a grid, from the beginning of the sequences or of a packed row of them.
         pad: text id of spoken positions.
-        opens: text id of <|im_start|>.
-        user: text id of the word "user".
+        turn: text ids that open a user's turn: <|im_start|>, then those of the word "user".
     """
     if text.shape[1] == 1:
         return None
     spoken, places = text == pad, torch.arange(text.shape[1], device=text.device)
-    opened = torch.where(text == opens, places, -1).cummax(1).values  # where the turn of each position began, -1: none
-    speaker = text.gather(1, (opened + 1).clamp(0, text.shape[1] - 1))
-    heard = spoken & (opened >= 0) & (speaker == user)
+    opened = (
+        torch.where(text == turn[0], places, -1).cummax(1).values
+    )  # where the turn of each position began, -1: none
+    heard = spoken & (opened >= 0)
+    for i, id in enumerate(turn[1:], 1):
+        heard = heard & (text.gather(1, (opened + i).clamp(0, text.shape[1] - 1)) == id)
     return heard[..., None] if text.device.type != "cpu" or heard.any() else None

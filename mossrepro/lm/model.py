@@ -180,7 +180,7 @@ class LayerSplitLM(nn.Module):
         codes = torch.where(spoken, speech, 0)
         of_speech = self.speech_embed(codes)
         if self.gate is not None:
-            self.gate.heard = heard_positions(text, self.config.modality_pad, *self.config.user_turn)
+            self.gate.heard = heard_positions(text, self.config.modality_pad, self.config.user_turn)
             if self.gate.heard is not None:
                 of_speech = of_speech + self.gate.heard.to(of_speech.dtype) * self.heard_embed(codes)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))

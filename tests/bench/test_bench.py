@@ -81,6 +81,7 @@ def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path
         pad = SpecialIds.of(tokenizer, 64).pad
         task.model, task.tokenizer = small_model(codes=64, tied=True, text_vocab=vocab, modality_pad=pad), tokenizer
         task.model.train_only(train)
+        task.train_part = train
         task.monologue_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
         return task
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from stage_runs import CONFIGS, STAGES, flags, train
+from stage_runs import CONFIGS, LANGUAGE, STAGES, flags, train
 
 from mossrepro.codec import released
 from mossrepro.codec.model import CodecConfig, SpeechCodec
@@ -24,9 +24,7 @@ OVERLAYS = [*sorted((CONFIGS / "size").glob("*.yaml")), CONFIGS / "smoke.yaml"]
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_validates_and_exports(stage, corpus, script, tmp_path, request):
     out = tmp_path / stage
-    backbone = (
-        request.getfixturevalue("backbone") if stage in ("style", "stage1", "stage2", "sft", "counterfactual") else ""
-    )
+    backbone = request.getfixturevalue("backbone") if stage in LANGUAGE else ""
     assert train(stage, out, *flags(stage, corpus, script, backbone)) == 0
     assert json.loads((out / "done.json").read_text())["steps"] == 2
     assert (out / "model.safetensors").stat().st_size > 1000 and json.loads((out / "config.json").read_text())

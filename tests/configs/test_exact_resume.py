@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from stage_runs import CONFIGS, STAGES, flags, run_apart
+from stage_runs import CONFIGS, LANGUAGE, STAGES, flags, run_apart
 from toy_stage import curve
 
 STEPS, INTERVAL = 4, 2  # a validation after steps 2 and 4; a checkpoint after every step
@@ -25,7 +25,7 @@ def runs(corpus, script, backbone, tmp_path_factory):
         if kill is None and fit in whole:
             return whole[fit]
         folder = tmp_path_factory.mktemp(fit.replace(" ", "-"))
-        start = backbone if stage in ("style", "stage1", "stage2", "sft", "counterfactual") else ""
+        start = backbone if stage in LANGUAGE else ""
         command = ["fit", "-c", str(CONFIGS / f"{stage}.yaml"), "-c", str(CONFIGS / "smoke.yaml")]
         command += ["-c", str(CONFIGS / "experiment" / f"{overlay}.yaml")] if overlay else []
         command += ["--trainer.max_steps", str(STEPS), "--trainer.val_check_interval", str(INTERVAL)]

@@ -5,15 +5,13 @@ import importlib
 import pytest
 import torch
 import yaml
-from stage_runs import CONFIGS, STAGES, flags, train
+from stage_runs import CONFIGS, LANGUAGE, STAGES, flags, train
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_loss_that_is_no_number_ends_the_fit(stage, corpus, script, tmp_path, request, monkeypatch, capsys) -> None:
     """A weight is spoilt before the second of two steps, so that the loss itself has to tell."""
-    backbone = (
-        request.getfixturevalue("backbone") if stage in ("style", "stage1", "stage2", "sft", "counterfactual") else ""
-    )
+    backbone = request.getfixturevalue("backbone") if stage in LANGUAGE else ""
     module, _, name = yaml.safe_load((CONFIGS / f"{stage}.yaml").read_text())["model"]["class_path"].rpartition(".")
     kind = getattr(importlib.import_module(module), name)
     step = kind.training_step

@@ -8,7 +8,7 @@ import pytest
 from mossrepro import cli
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.corpus import CorpusWriter
-from mossrepro.experiments import graph as chain_module
+from mossrepro.experiments import stages as chain_module
 from mossrepro.experiments.content import content_name
 from mossrepro.speech import voices
 

@@ -303,12 +303,14 @@ def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monk
         monkeypatch.setattr(StageGraph, "cached", cached)
         monkeypatch.setattr(StageGraph, "known", lambda self: all_facts()[: 10 + self.size.data.recall])
         monkeypatch.setattr("mossrepro.experiments.stages.phone_times", lambda *_, **__: None)
+        monkeypatch.setattr("mossrepro.experiments.stages.read_facts", lambda _: all_facts()[:10])
+        monkeypatch.setattr("mossrepro.experiments.graph.read_prose", lambda _: [("What?", "This.")])
         chain = StageGraph(size)
         folders = {**chain.parts(), "corpus": chain.codec_corpus()}
         assert {"data", "tokens", "flow", "vocoder", "sft"} <= set(chain.costs)
         made.append(folders)
     same = {name for name in made[0] if made[0][name] == made[1][name]}
-    assert same == {"codec", "recogniser", "flow", "vocoder", "backbone", "corpus"}
+    assert same == {"codec", "recogniser", "flow", "vocoder", "backbone", "prose", "corpus"}
     small, long = (StageGraph(size).size for size in ("small", "long"))
     assert long.data.assistant_speech > small.data.assistant_speech and long.data.recall
     assert replace(long, lm=small.lm, data=small.data, name="small", sound="") == small

@@ -14,7 +14,7 @@ from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, read_manifest
 from mossrepro.data.facts import read_facts
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore, TokenWriter, code_table, held
-from mossrepro.evaluation import measure
+from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.utils.errors import ConfigError, DataError
 
 GOOD = {
@@ -134,7 +134,7 @@ def test_a_table_that_is_none_is_one_line_without_its_memory(data, tmp_path):
 def test_a_codec_that_does_not_say_its_corpus_is_named(text, tmp_path):
     (tmp_path / "spec.json").write_text(text)
     with pytest.raises(DataError, match="spec.json"):
-        measure.codec(SimpleNamespace(parts={"codec": tmp_path}))
+        RunArtifacts({"backbone": "smollm2", "codec": str(tmp_path)}, tmp_path).codec_corpus  # noqa: B018
 
 
 @pytest.mark.parametrize(

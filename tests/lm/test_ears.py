@@ -46,11 +46,11 @@ def test_only_the_codes_of_users_are_heard():
     _, _, grid = hearing_model()
     both = grid.join(spoken(grid), grid.spoken(torch.tensor([7, 8]).numpy()), grid.text("<|im_end|>\n"), spoken(grid))
     text = torch.from_numpy(both.text)[None]
-    heard = heard_positions(text, grid.ids.pad, *hearing_model()[0].config.user_turn)[0, :, 0]
+    heard = heard_positions(text, grid.ids.pad, hearing_model()[0].config.user_turn)[0, :, 0]
     codes = torch.from_numpy(both.speech)[heard].tolist()
     assert codes == [3, 4, 5, grid.ids.eosp, 3, 4, 5, grid.ids.eosp]  # not 7 and 8, which the assistant says
     written = torch.from_numpy(grid.turn("user", text="the cat").text)[None]
-    assert heard_positions(written, grid.ids.pad, IDS.im_start, 3) is None
+    assert heard_positions(written, grid.ids.pad, [IDS.im_start, 3]) is None
 
 
 @torch.no_grad()

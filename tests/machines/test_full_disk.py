@@ -21,7 +21,7 @@ from toy_stage import STAGE, Task, curve
 from mossrepro import cli
 from mossrepro.data import alignment, corpus
 from mossrepro.data.token_store import TokenStore, TokenWriter
-from mossrepro.experiments import graph, reproduce
+from mossrepro.experiments import graph, reproduce, stages
 from mossrepro.lm import checkpoint
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.report import verb
@@ -185,7 +185,7 @@ def what_a_stage_took(folder, version):
     chain = graph.StageGraph.__new__(graph.StageGraph)
     chain.costs, chain._counted = {}, set()
     made = chain.cached("codec", "toys", {"version": version}, lambda out: io.write_text(out / "a", str(version)))
-    return lambda: ((made / "a").read_text(), sorted(graph.read_cost(made)), len(list(made.iterdir())))
+    return lambda: ((made / "a").read_text(), sorted(stages.read_cost(made)), len(list(made.iterdir())))
 
 
 @place

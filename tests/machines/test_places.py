@@ -15,7 +15,7 @@ from toy_run import write_toy_run
 
 from mossrepro import cli
 from mossrepro.data import alignment, corpus
-from mossrepro.experiments import graph, reproduce
+from mossrepro.experiments import graph, reproduce, stages
 from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.training import lightning_cli, metrics, runs
 from mossrepro.utils import cache, io, locks
@@ -277,7 +277,7 @@ def test_costs_that_nobody_can_read_cost_nothing(text, empty_home):
     partial.mkdir(parents=True)
     (partial / "cost.json").write_text(text)
     made = chain.cached("codec", "toys", {}, lambda folder: None)
-    assert graph.read_cost(made)["seconds"] >= 0 and chain.costs["codec"]["minutes"] >= 0
+    assert stages.read_cost(made)["seconds"] >= 0 and chain.costs["codec"]["minutes"] >= 0
 
 
 def test_a_read_only_run_and_cache_answer(tmp_path, monkeypatch):
