@@ -49,6 +49,7 @@ def flags(stage, corpus, script, start="smollm2"):
         "adversarial": {"model.vocoder": corpus / "vocoder", "data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
         "style": {**later, "data.prose": script / "prose.jsonl"},
+        "stage1_word": {**later, "model.head_from_words": "false"},  # oracle codes have no times of words
         "ears": {**later, "data.prose": script / "prose.jsonl"},
     }.get(stage, later)
     return [word for key, value in given.items() for word in ("--" + key.replace(".", ".init_args."), str(value))]
@@ -131,10 +132,8 @@ def write_lines(folder: Path) -> Path:
         user_speech=8, assistant_speech=8, question=1, kokoro=0, tests=1, test_facts=1, words=200
     )  # fmt: skip
     lines, answers = write_script(known, recipe), {fact.key: fact.answer for fact in known}
-    held = [
-        line for line in lines if line.role == "test" and line.set == "V"
-    ]  # their answers are said, for one-word forms
-    lines += [Line(f"word-{x.id}", "assistant_speech", answers[x.fact], "assistant", "train") for x in held]
+    # Every answer is said by itself too, for the form "word".
+    lines += [Line(f"word-{key}", "assistant_speech", answer, "assistant", "train") for key, answer in answers.items()]
     lines.append(Line("open-0", "open_question", "What is moss?", "kokoro-alpha", "train"))
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(known))

@@ -86,6 +86,8 @@ class StageGraph(Stages):
         }
         if tokens != "oracle":
             inputs["model__code_phone_probs"] = tokens
+        else:  # which have no times of words
+            inputs["model__head_from_words"] = "false"
         return self.fit("stage1", "stage1_word", model__init_from=self.style(), **inputs)
 
     def _ears(self) -> Path:

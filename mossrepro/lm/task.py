@@ -123,9 +123,9 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
-        if tail_sees not in (None, "all", "reply"):
-            raise ConfigError(f"tail_sees={tail_sees!r}: choose all or reply")
         if tail_sees is not None:
+            if tail_sees not in ("all", "reply"):
+                raise ConfigError(f"tail_sees={tail_sees!r}: choose all or reply")
             sosp = SpecialIds.of(self.tokenizer, codes).sosp if tail_sees == "reply" else None
             self.model.config = replace(self.model.config, speech_from=sosp)
         if ears:
@@ -184,8 +184,7 @@ class LayerSplitTask(Task):
                 self.model.frozen_trunk = frozen_trunk(self.model)
 
     def on_train_end(self) -> None:
-        """What is exported is the trunk itself."""
-        self.model.frozen_trunk = None
+        self.model.frozen_trunk = None  # what is exported is the trunk itself
 
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
@@ -224,6 +223,8 @@ class LayerSplitTask(Task):
             out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
         if "text" not in places:
             out["text"] = out["text"] + self._idle("text_tail", "text_norm", "text_head")
+        ears = (p for name, p in model.named_parameters() if ".ear." in name or name.startswith("heard_"))
+        out["text"] = out["text"] + sum(p.sum() * 0 for p in ears if p.requires_grad)  # a batch may hear nothing
         return out
 
     def _is_idle(self, kind: str) -> bool:

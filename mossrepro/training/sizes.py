@@ -135,6 +135,7 @@ class Control(Stage):
     share: float  # of the language model's steps in every stage
     edit_steps: int = 0  # of teaching the text half other answers under a finished mouth (form "word")
     edit_lr: float = 0.0  # peak learning rate of it
+    edit_train: str = ""  # what of it is trained, an expression that names of parameters match
 
 
 @dataclass

@@ -144,6 +144,7 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path):
         monkeypatch.setattr(graph, name, lambda name=name: tmp_path / name)
     monkeypatch.setattr(graph, "prose", lambda: tmp_path / "prose.jsonl")
     monkeypatch.setattr(graph, "tokenise", lambda corpus, codec: tmp_path / "wide")
+    monkeypatch.setattr(graph, "drawn", lambda: tmp_path / "drawn")
 
     def cached(stage, kind, spec, build):
         build(tmp_path / kind)
@@ -157,6 +158,7 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path):
     assert [Path(commands[stage][2]).name for stage in folders] == ["style.yaml", "stage1_word.yaml", "ears.yaml"]
     assert f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]
     assert f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]
+    assert f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]
 
 
 def test_a_form_that_is_none_or_lacks_its_numbers_is_refused():

@@ -10,7 +10,7 @@ import torch
 from mossrepro import cli
 from mossrepro.evaluation import tokenizers
 from mossrepro.experiments import codec_baselines
-from mossrepro.experiments import graph as chain_module
+from mossrepro.experiments import stages as chain_module
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 
 NO_CONDITION = ("strangers", "assistant", "worst")

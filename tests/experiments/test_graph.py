@@ -307,7 +307,7 @@ def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monk
         monkeypatch.setattr("mossrepro.experiments.graph.read_prose", lambda _: [("What?", "This.")])
         chain = StageGraph(size)
         folders = {**chain.parts(), "corpus": chain.codec_corpus()}
-        assert {"data", "tokens", "flow", "vocoder", "sft"} <= set(chain.costs)
+        assert {"data", "tokens", "flow", "vocoder", "stage2"} <= set(chain.costs)
         made.append(folders)
     same = {name for name in made[0] if made[0][name] == made[1][name]}
     assert same == {"codec", "recogniser", "flow", "vocoder", "backbone", "prose", "corpus"}

@@ -168,3 +168,12 @@ def test_a_frozen_trunk_runs_as_it_answers_and_takes_no_gradient(split_at):
     quick.sum().backward()
     assert all(p.grad is not None for p in model.speech_tail.parameters())
     assert model.speech_embed.weight.grad is None and all(p.grad is None for p in model.trunk.parameters())
+
+
+def test_a_batch_in_which_nothing_is_heard_can_be_stepped(folder):
+    task = LayerSplitTask(str(_backbone(folder)), codes=64, train="ears", ears=2)
+    data = module(folder, mix={"text": 1.0})
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=2, limit_val_batches=0, num_sanity_val_steps=0, **QUIET)
+    before = task.model.state_dict()["trunk.0.mlp.up_proj.weight"].clone()
+    trainer.fit(task, data)
+    assert torch.equal(task.model.state_dict()["trunk.0.mlp.up_proj.weight"], before)

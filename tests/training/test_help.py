@@ -18,7 +18,13 @@ CLASSES = {
     for one in vars(importlib.import_module(name)).values()
     if inspect.isclass(one) and issubclass(one, LightningModule | LightningDataModule) and one.__module__ == name
 }
-BASES = {"Task", "SoundTask", "StepDataModule", "BackboneTask"}  # never named in a configuration, or documented above
+BASES = {
+    "Task",
+    "SoundTask",
+    "WaveTask",
+    "StepDataModule",
+    "BackboneTask",
+}  # never named in a configuration, or documented above
 
 
 NAMED = sorted((one for one in CLASSES if one.__name__ not in BASES), key=lambda one: one.__name__)
