@@ -300,8 +300,8 @@ def test_long_is_small_with_another_course_for_the_language_model(tmp_path, monk
             self.costs.setdefault(stage, {})
             return tmp_path / kind / cache.digest([kind, spec])
 
-        monkeypatch.setattr(StageGraph, "cached", cached)
-        monkeypatch.setattr(StageGraph, "known", lambda self: all_facts()[: 10 + self.size.data.recall])
+        monkeypatch.setattr(chain_module.Stages, "cached", cached)
+        monkeypatch.setattr(chain_module.Stages, "known", lambda self: all_facts()[: 10 + self.size.data.recall])
         monkeypatch.setattr("mossrepro.experiments.stages.phone_times", lambda *_, **__: None)
         monkeypatch.setattr("mossrepro.experiments.stages.read_facts", lambda _: all_facts()[:10])
         monkeypatch.setattr("mossrepro.experiments.graph.read_prose", lambda _: [("What?", "This.")])
