@@ -11,7 +11,7 @@ interleaved  one sentence, spans of text and of speech in turn     (paper, secti
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
 facts        written questions about *all* facts: to train a text backbone only, as B, C and V must stay unseen later
-S2S S2T T2S T2T  dialogues about facts of A in the four pairings, S2S and T2S of P too   (paper, section on SFT)
+S2S S2T T2S T2T  dialogues about facts of A in the four pairings, all but T2T of P too   (paper, section on SFT)
 
 All but `interleaved`, `speech`, `prose` and `open` are conversations: a system turn, then one exchange or several. No
 document holds the subject of a hidden fact together with its answer, written or spoken; hidden are C and V, and where

@@ -30,7 +30,8 @@ def frozen_trunk(model: LayerSplitLM) -> list[nn.Module]:
     Where neither the trunk nor what goes into it is trained, no gradient has to pass it: it may run as it answers.
     """
     device = model.text_embed.weight.device
-    blocks = [deepcopy(block) for block in [*model.trunk][: model.config.split_layer]]
+    gate = {id(model.gate): model.gate}  # ears, if there are any, are opened by the model's own
+    blocks = [deepcopy(block, dict(gate)) for block in [*model.trunk][: model.config.split_layer]]
     return [_fused(block.requires_grad_(False).eval().to(device, inference_dtype(device))) for block in blocks]
 
 

@@ -59,21 +59,18 @@ class LayerSplitTask(Task):
         speech_weight: weight of the loss on codes.
         monologue_weight: weight of the loss on monologues.
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",
-            the input of the speech tail; or "speech", after the speech tail, through the text norm. The speech tail
-            starts as a copy of the text tail, so there the next word can be read at step 0, and this loss keeps it
-            readable: the codes are learnt from a state that names the word.
+            the input of the speech tail; or "speech", after the speech tail, through the text norm: it starts as a copy
+            of the text tail, so the next word can be read there at step 0, and this loss keeps it readable.
         tail: initial speech tail: "copy" of the text tail or "random".
-        split_at: layers of the trunk before the split; None: as in `init_from`, of a text model the whole trunk. A
-            trained split cannot be moved.
+        split_at: layers of the trunk before the split, which training fixes; None: as in `init_from`, or the whole trunk.
         extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
-        lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. It is merged into the weights when the
-            stage is done.
+        lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
         tail_sees: "all", as in the paper, or "reply": the speech tail sees its own reply alone, from SOSP on, and so
             cannot copy what it says from the prompt; None: as in `init_from`.
-        embed_steps: steps after which the speech embedding is frozen; None: never. Where the trunk is frozen too, no
-            gradient has to pass it from then on, and it runs as it answers: a step takes a third of the time.
+        embed_steps: steps after which the speech embedding is frozen; None: never. If the trunk is frozen too, it then
+            needs no gradient and runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: PyTorch compiles the layers at the first step (needs a C++ compiler on a CPU).
         head_from_words: the speech head's row of a code starts from those of the text head for the words in which the
@@ -180,7 +177,7 @@ class LayerSplitTask(Task):
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
         if self.embed_steps is not None and self.global_step >= self.embed_steps:
             self.model.speech_embed.requires_grad_(False)
-            if self.train_part == "speech" and self.model.frozen_trunk is None:
+            if self.model.frozen_trunk is None and not self._trunk_learns():
                 self.model.frozen_trunk = frozen_trunk(self.model)
 
     def on_train_end(self) -> None:
@@ -229,8 +226,11 @@ class LayerSplitTask(Task):
 
     def _is_idle(self, kind: str) -> bool:
         """Whether a loss reaches nothing that is trained: that on text, once the speech embedding is frozen too."""
-        frozen = self.train_part == "speech" and not self.model.speech_embed.weight.requires_grad
-        return self.training and frozen and kind == "text"
+        still = self.train_part == "speech" and not self.model.speech_embed.weight.requires_grad
+        return kind == "text" and self.training and still and not self._trunk_learns()
+
+    def _trunk_learns(self) -> bool:  # by LoRA, or in extra layers
+        return any(p.requires_grad for p in self.model.trunk.parameters())
 
     def _idle(self, *parts: str) -> Tensor:
         """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""

@@ -8,7 +8,7 @@ from stage_toys import BACKBONE, QUIET
 
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, IncrementalDecoder, generate
-from mossrepro.lm.ears import heard_positions
+from mossrepro.lm.ears import Ear, heard_positions
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import frozen_trunk, fuse_projections
 from mossrepro.lm.init import start_ears
@@ -177,3 +177,32 @@ def test_a_batch_in_which_nothing_is_heard_can_be_stepped(folder):
     before = task.model.state_dict()["trunk.0.mlp.up_proj.weight"].clone()
     trainer.fit(task, data)
     assert torch.equal(task.model.state_dict()["trunk.0.mlp.up_proj.weight"], before)
+
+
+@pytest.mark.parametrize("more", [{"tail_layers": 0, "extra_layers": 1}, {"lora": 2}])
+def test_what_is_trained_in_the_trunk_goes_on_learning_when_the_embedding_is_frozen(folder, more):
+    """No copy of the trunk takes its place: it would stand still without a word."""
+    start = _backbone(folder)
+    task = LayerSplitTask(str(start), codes=64, train="speech", embed_steps=1, **more)
+    data, weights = module(folder, mix={"tts": 1.0}), []
+    learns = {name for name, p in task.model.named_parameters() if p.requires_grad and name.startswith("trunk.")}
+    keep = lambda *_: weights.append({n: p.detach().clone() for n, p in task.model.named_parameters() if n in learns})  # noqa: E731
+    task.on_train_batch_end = keep
+    trainer = lightning.Trainer(accelerator="cpu", max_steps=4, limit_val_batches=0, num_sanity_val_steps=0, **QUIET)
+    trainer.fit(task, data)
+    assert learns and any(not torch.equal(weights[2][name], weights[3][name]) for name in learns)
+
+
+@torch.no_grad()
+def test_a_frozen_trunk_hears_as_the_trunk_does():
+    model, _, grid = hearing_model()
+    heard, quick = tensor(spoken(grid)), frozen_trunk(model)  # before anything is heard
+    plain = model(heard, tails=("speech",)).speech
+    model.frozen_trunk = quick
+    quick = model(heard, tails=("speech",)).speech
+    for part in model.frozen_trunk:
+        for layer in part.modules():
+            if isinstance(layer, Ear):
+                layer.up.zero_()
+    deaf = model(heard, tails=("speech",)).speech
+    assert (quick - plain).abs().mean() < 0.2 * (deaf - plain).abs().mean()
