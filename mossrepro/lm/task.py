@@ -62,7 +62,7 @@ class LayerSplitTask(Task):
             the input of the speech tail; or "speech", after the speech tail, through the text norm: it starts as a copy
             of the text tail, so the next word can be read there at step 0, and this loss keeps it readable.
         tail: initial speech tail: "copy" of the text tail or "random".
-        split_at: layers of the trunk before the split, which training fixes; None: as in `init_from`, or the whole trunk.
+        split_at: layers of the trunk before the split, fixed once trained; None: as in `init_from`, or the whole trunk.
         extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
