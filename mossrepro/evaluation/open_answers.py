@@ -41,7 +41,7 @@ def open_answers(artifacts: RunArtifacts) -> None:
         nats = {name: _nats(model, grid, prompts, replies) for name, prompts in given.items()}
         _record(artifacts, which, nats, lines)
         shown += [
-            {"list": which, "question": line.text, "voice": line.voice, "read": read, "heard": listened}
+            {"test": which, "question": line.text, "voice": line.voice, "read": read, "heard": listened}
             for line, read, listened in zip(lines, replies, heard, strict=True)
         ]
     write_json(artifacts.out / "answers.json", shown)

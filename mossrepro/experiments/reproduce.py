@@ -22,6 +22,8 @@ from mossrepro.utils.threads import set_threads
 # Facts that other commands write and `reproduce` keeps: `--controls`, `eval codec`, `bench`, `ablate`, `eval vocoder`.
 BESIDE = ("control_", "oracle_", "rival_", "adaptation", "bench_", "ablation_", "voice_")
 
+ANSWERS = "answers.json"  # replies to open questions, of the form "word" alone
+
 
 def main(args: argparse.Namespace) -> int:
     """All stages, the measurements and the report; 1 if a claim is outside its range."""
@@ -101,6 +103,8 @@ def _fill(new: Path, parts: dict[str, str], measured: Path, costs: list[dict], s
     copy_files(measured / "wav", new / "wav")
     copy_files(measured / "facts", new / "facts")
     copy_file(measured / "families.json", new / "families.json")
+    if (measured / ANSWERS).is_file():
+        copy_file(measured / ANSWERS, new / ANSWERS)
     for name, folder in parts.items():
         curve = Path(folder) / "metrics.jsonl"
         if curve.is_file():
@@ -121,5 +125,7 @@ def _take(new: Path, run: Path) -> None:
         for path in sorted((new / folder).glob("*")):
             (run / folder).mkdir(exist_ok=True)
             move_in(path, run / folder / path.name)
-    for name in ("wav", "families.json", "stages.json", "run.json", "parts.json"):
-        move_in(new / name, run / name)
+    (run / ANSWERS).unlink(missing_ok=True)  # not every form of answers has one
+    for name in ("wav", "families.json", ANSWERS, "stages.json", "run.json", "parts.json"):
+        if name != ANSWERS or (new / name).is_file():
+            move_in(new / name, run / name)

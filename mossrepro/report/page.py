@@ -27,7 +27,7 @@ from mossrepro.report.figures import (
     label,
     pairings,
 )
-from mossrepro.report.run_data import Row, Run, environment
+from mossrepro.report.run_data import OpenAnswer, Row, Run, environment
 from mossrepro.report.tables import FAMILY_COLUMNS, FAMILY_NOTE, family_rows, measured, number
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import visible
@@ -36,6 +36,7 @@ from mossrepro.utils.sound_file import read_mono
 matplotlib.use("Agg", force=False)
 
 PLAYERS, SPECTROGRAMS = 24, 3  # question-answer pairs with players, and of these with spectrograms
+OPEN_SHOWN = 12  # open questions of each test
 PANELS, DRAWN = 60, 30.0  # curves that are drawn, and seconds of a spectrogram, at most
 
 NOTE = (
@@ -73,7 +74,7 @@ def _shown(text: str) -> str:
 
 def render(run: Run) -> str:
     """The whole page as HTML."""
-    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _families, _curves, _stages, _about)
+    rooms = (_head, _talks, _pairings, _spectrograms, _growth, _claims, _families, _answers, _curves, _stages, _about)
     parts = [room(run) for room in rooms]
     title = f"mossrepro, {_shown(run.folder.name)}"
     return (
@@ -156,6 +157,21 @@ def _families(run: Run) -> str:
     )
     table = f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
     return f"<h2>By family</h2><div class=card>{table}<p class=small>{FAMILY_NOTE}</p></div>"
+
+
+def _answers(run: Run) -> str:
+    """The first open questions of each test with both replies, side by side."""
+    shown = [one for test in dict.fromkeys(one.test for one in run.answers) for one in _first(run.answers, test)]
+    if not shown:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("question, by an English stranger", "reply when read", "when heard"))
+    cells = ((one.question, one.read, one.heard) for one in shown)
+    rows = "".join(f"<tr>{''.join(f'<td>{_shown(text)}</td>' for text in row)}</tr>" for row in cells)
+    return f"<h2>Open questions</h2><div class=card><table><tr>{head}</tr>{rows}</table></div>"
+
+
+def _first(answers: list[OpenAnswer], test: str) -> list[OpenAnswer]:
+    return [one for one in answers if one.test == test][:OPEN_SHOWN]
 
 
 def _gauge(row: Row, size: str) -> str:

@@ -1,9 +1,9 @@
 """What a report is made of: the facts, stages, curves and sounds in the folder of a run.
 
 Inputs in `runs/NAME`: `facts/*.json`, `stages.json` ([{stage, minutes, cached, hardware}]), `metrics/STAGE.jsonl` (or
-.csv), `wav/index.json` ([{question, answer, question_text, reference, heard, set}]) and `families.json` ([{set,
-pairing, family, stem, facts, questions, right}]). Whatever is missing is left out. A claim outside its range is shown
-as failed and makes the exit code 1.
+.csv), `wav/index.json` ([{question, answer, question_text, reference, heard, set}]), `families.json` ([{set, pairing,
+family, stem, facts, questions, right}]) and `answers.json` ([{test, question, voice, read, heard}]). What is missing is
+left out. A claim outside its range is shown as failed and makes the exit code 1.
 """
 
 import csv
@@ -74,6 +74,17 @@ class FamilyScore:
 
 
 @dataclass
+class OpenAnswer:
+    """An entry of answers.json: what a model replies in writing to a question that it reads, and that it hears."""
+
+    test: str
+    question: str
+    voice: str
+    read: str
+    heard: str
+
+
+@dataclass
 class Run:
     """Everything a report is made from."""
 
@@ -84,6 +95,7 @@ class Run:
     curves: dict[str, list[dict[str, float]]]  # by stage: rows with "step" and logged numbers
     talks: list[Talk]
     families: list[FamilyScore]
+    answers: list[OpenAnswer]
 
     @property
     def failed(self) -> list[Row]:
@@ -134,7 +146,8 @@ def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
     files.sort(key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.stem))
     curves = {path.stem: read_curve(path) for path in files}
     talks, families = _entries(Talk, folder / "wav" / "index.json"), _entries(FamilyScore, folder / "families.json")
-    return Run(folder, size, rows, stages, curves, talks, families)
+    answers = _entries(OpenAnswer, folder / "answers.json")
+    return Run(folder, size, rows, stages, curves, talks, families, answers)
 
 
 def _entries(kind: type[Entry], path: Path) -> list[Entry]:

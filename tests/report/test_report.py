@@ -92,6 +92,19 @@ def test_answers_are_shown_by_family(run):
     assert "By family" not in page.render(read) and tables.FAMILY_NOTE not in tables.markdown(read)
 
 
+def test_open_questions_are_shown_with_both_replies_and_as_text(run):
+    rows = [{"test": test, "question": f"Why {i}?", "voice": "v", "read": "It <b>is</b>.", "heard": "It was."}
+            for test in ("heard", "any") for i in range(20)]  # fmt: skip
+    (run / "answers.json").write_text(json.dumps(rows))
+    shown = page.render(run_data.read_run(run, "small", []))
+    assert shown.count("It &lt;b&gt;is&lt;/b&gt;.") == 2 * page.OPEN_SHOWN and "<b>is" not in shown
+    (run / "answers.json").write_text('[{"test": 3}]')
+    with pytest.raises(DataError, match="answers.json: entry 1"):
+        run_data.read_run(run, "small", [])
+    (run / "answers.json").unlink()
+    assert "Open questions" not in page.render(run_data.read_run(run, "small", []))
+
+
 def test_a_failed_claim_shows_and_makes_the_exit_code_1(run, capsys):
     assert render(run) == 1
     out = capsys.readouterr().out
