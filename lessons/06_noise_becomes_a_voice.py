@@ -41,6 +41,7 @@ from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.data import FlowDataModule
 from mossrepro.vocoder.flow import SIGMA, FlowDecoder, cosine_time
+from mossrepro.vocoder.griffin_lim import griffin_lim
 from mossrepro.vocoder.task import FlowTask
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
@@ -295,22 +296,11 @@ plt.show()
 
 # %% [markdown]
 # Now a sentence that it has never met, on its way from noise to voice: before the first step, after two, five and ten.
-# There is no vocoder yet, so Griffin-Lim (lesson 01) makes sound of the paintings: listen to the words, not to the
+# There is no vocoder yet, so Griffin-Lim (lesson 00) makes sound of the paintings: listen to the words, not to the
 # rasp.
 
 
 # %%
-def naive_griffin_lim(mel, rounds=40):
-    """Log-mel (80, F) of `mel24` -> a wave at 24 kHz whose spectrum fits it."""
-    magnitude = (torch.linalg.pinv(audio.mel_filters(24_000, 1_920)) @ mel.exp()).clamp_min(0)  # (961, F)
-    stft = {"n_fft": 1_920, "hop_length": 480, "window": torch.hann_window(1_920)}
-    phase = torch.exp(2j * torch.pi * torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0)))
-    for _ in range(rounds):
-        fitted = torch.istft(magnitude * phase, **stft)
-        phase = torch.exp(1j * torch.stft(fitted, **stft, return_complex=True).angle())
-    return torch.istft(magnitude * phase, **stft).numpy()
-
-
 text, wave = spoken[0]
 codes = codec.encode(heard[0])
 way = naive_decode(flow, codes, torch.randn(1, 80, 4 * codes.shape[1], generator=torch.Generator().manual_seed(1)))
@@ -321,7 +311,7 @@ for axes, (title, mel) in zip(panels, pictures.items(), strict=True):
     axes.imshow(mel, origin="lower", aspect="auto", vmin=-11, vmax=1)
     axes.set_title(title)
     print(title)
-    display(Audio(naive_griffin_lim(mel), rate=24_000))
+    display(Audio(griffin_lim(mel[None])[0].numpy(), rate=24_000))
 plt.show()
 
 # %% [markdown]

@@ -37,6 +37,7 @@ from mossrepro.utils.random import rng
 from mossrepro.utils.spectral import spectral_loss
 from mossrepro.vocoder.data import VocoderDataModule
 from mossrepro.vocoder.generator import HIGHEST_HARMONIC, SpectrumHead, Vocoder, overlap_add, pulse_train
+from mossrepro.vocoder.griffin_lim import griffin_lim
 from mossrepro.vocoder.losses import mel_loss, pitch_loss
 from mossrepro.vocoder.pitch import measure_pitch
 from mossrepro.vocoder.task import VocoderTask
@@ -46,27 +47,16 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 # %% [markdown]
 # ## 1. What is missing
 #
-# **Griffin-Lim** (1984) knows nothing about voices: it starts with random phases and goes back and forth between wave
-# and spectrum until the two fit. The words are there; so is a tin can. It is what we have to beat.
+# **Griffin-Lim** (1984; lesson 00 wrote it) knows nothing about voices: it starts with random phases and goes back and
+# forth between wave and spectrum until the two fit. The words are there; so is a tin can. It is what we have to beat.
 
 
 # %%
-def naive_griffin_lim(mel, rounds=40):
-    """Log-mel (80, F) of `mel24` -> a wave at 24 kHz whose spectrum fits it."""
-    magnitude = (torch.linalg.pinv(audio.mel_filters(24_000, 1_920)) @ mel.exp()).clamp_min(0)  # (961, F)
-    stft = {"n_fft": 1_920, "hop_length": 480, "window": torch.hann_window(1_920)}
-    phase = torch.exp(2j * torch.pi * torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0)))
-    for _ in range(rounds):
-        fitted = torch.istft(magnitude * phase, **stft)
-        phase = torch.exp(1j * torch.stft(fitted, **stft, return_complex=True).angle())
-    return torch.istft(magnitude * phase, **stft).numpy()
-
-
 sentence = "Tell me the capital of Italy."
 wave, rate = voices.say(sentence)
 recording = torch.from_numpy(wave)[None]  # (1, n) at 24 kHz
 mel = audio.mel24(recording)[0]
-tin = naive_griffin_lim(mel)
+tin = griffin_lim(mel[None])[0].numpy()
 print("the recording, and what Griffin-Lim makes of its mel")
 display(Audio(wave, rate=rate), Audio(tin, rate=rate))
 
