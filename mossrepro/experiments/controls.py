@@ -94,6 +94,7 @@ class EditGraph(StageGraph):
         self.true = true
 
     def edited(self) -> Path:
+        """The folder of Stage 1 with its text half taught."""
         known = self.spoken_facts() if self.true else counterfactual(self.spoken_facts())
         taught = [fact._replace(set="A") if fact.set == "C" else fact for fact in known]
         inputs = {"data__script": self.script_with(taught, "counterfactual", "edit-facts")}

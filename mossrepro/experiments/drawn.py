@@ -28,18 +28,21 @@ _LONG = (3, 8)  # words of a random sentence
 def draw_lines(
     model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
 ) -> None:
-    """Write `count` lines into a folder: script.jsonl, and a token store with their codes."""
+    """Write `count` lines into a folder, new or partly filled: script.jsonl, and a token store with their codes."""
     speakers = np.flatnonzero(model.trained.numpy())
     lines = drawn_texts(facts, open_questions, count)
     with TokenWriter(folder, model.config.codes) as writer, progress("drawing codes", count) as advance:
         for start in range(0, count, _BATCH):
             part = lines[start : start + _BATCH]
+            advance(len(part))
+            if writer.done.issuperset(line.id for line in part):
+                continue
             random = rng(0, "drawn codes", start)
             who = speakers[random.integers(len(speakers), size=len(part))].tolist()
             phones = [model.frames(line.text, speaker, random) for line, speaker in zip(part, who, strict=True)]
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
-            writer.add([(line.id, row) for line, row in zip(part, codes, strict=True)])
-            advance(len(part))
+            new = [(line.id, row) for line, row in zip(part, codes, strict=True) if line.id not in writer.done]
+            writer.add(new)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
 

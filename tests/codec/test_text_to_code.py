@@ -104,5 +104,25 @@ def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
     assert json.loads((tmp_path / "store.json").read_text())["codes"] == 40
 
 
+def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
+    facts, asked, drawn = all_facts(families=2), ["What is moss?"], []
+    draw_lines(network, facts, asked, 600, tmp_path / "whole")
+    sample = network.sample
+
+    def stopping(phones, speakers, seed):
+        drawn.append(len(phones))
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return sample(phones, speakers, seed)
+
+    monkeypatch.setattr(network, "sample", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        draw_lines(network, facts, asked, 600, tmp_path / "stopped")
+    draw_lines(network, facts, asked, 600, tmp_path / "stopped")
+    assert sum(drawn[2:]) == 600 - drawn[0]  # nothing is drawn twice
+    whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
+    assert list(whole) == list(stopped) and all(np.array_equal(whole[name], stopped[name]) for name in whole)
+
+
 def test_without_questions_all_lines_are_words():
     assert {line.role for line in drawn_texts([], [], 20)} == {"user_speech"}
