@@ -117,6 +117,7 @@ def memory(model: LayerSplitLM, kept: float, precision: str, strategy: str, devi
     if strategy == "fsdp2":
         share = devices
         layer = width * sum(p.numel() for p in model.trunk[0].parameters())
-        rest = [p for n, p in model.named_parameters() if not n.startswith(("trunk", "text_tail", "speech_tail"))]
+        layered = ("trunk", "text_tail", "speech_tail", "mouth.layers")
+        rest = [p for n, p in model.named_parameters() if not n.startswith(layered)]
         extra = 2 * layer + width * sum(p.numel() for p in rest)
     return Memory(whole / share, trained / share, 2 * trained / share, kept, extra)

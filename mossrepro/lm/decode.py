@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mossrepro.lm.grid import Positions
-from mossrepro.lm.model import LayerSplitLM, reply_starts
+from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.mouth import reply_starts
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.utils.random import seed_for
 
@@ -188,19 +189,19 @@ class IncrementalDecoder:
         self.place = torch.arange(capacity, device=padding.device)
         self.table = model.rotary((self.place[None] - padding[:, None]).clamp(min=0))
         self.real = (self.place[None] >= padding[:, None]) if padding.any() else None
-        self.used = dict.fromkeys(("trunk", *CHANNELS), 0)
+        self.used = dict.fromkeys(("trunk", *CHANNELS, "mouth"), 0)
         self.missed: dict[str, list[Tensor]] = {channel: [] for channel in CHANNELS}
-        self.starts = None  # where the speech began that each position is of, if the speech tail sees nothing else
-        if model.config.speech_from is not None:
-            self.starts = torch.full((len(padding), capacity), -1, device=padding.device)
+        self.unsaid: list[Tensor] = []  # the positions that a mouth has not seen yet
+        self.starts = torch.full((len(padding), capacity), -1, device=padding.device)  # see `reply_starts`
 
     def read(self, grid: Tensor) -> None:
         """Run the trunk on the next positions, grid (B, n, 2), and keep its outputs for the tails."""
-        if self.starts is not None:
+        if self.model.mouth is not None:
             first, sosp = self.used["trunk"], self.model.config.speech_from
             before = self.starts[:, first - 1] if first else None
             found = reply_starts(grid[..., 0], sosp, first, before)
             self.starts[:, first : first + found.shape[1]] = found
+            self.unsaid.append(grid)
         x = self._run("trunk", self.model.embed(grid))
         for waiting in self.missed.values():
             waiting.append(x)
@@ -214,28 +215,33 @@ class IncrementalDecoder:
         norm, head = getattr(model, f"{channel}_norm"), getattr(model, f"{channel}_head")
         x = self._run(channel, torch.cat(self.missed[channel], 1))
         self.missed[channel] = []
+        if channel == "speech" and model.mouth is not None:
+            grid, self.unsaid = torch.cat(self.unsaid, 1), []
+            x = self._run("mouth", x, grid)
         return head(norm(x[:, -1]))
 
-    def _run(self, part: str, x: Tensor) -> Tensor:
+    def _run(self, part: str, x: Tensor, grid: Tensor | None = None) -> Tensor:
         start, end = self.used[part], self.used[part] + x.shape[1]
         self.used[part] = end
         table = self.table[0][:, :, start:end], self.table[1][:, :, start:end]
+        mask = self._mask(start, end, part)
+        if grid is not None:
+            return self.model.say(x, grid, table, mask, self.cache)
         run = self.model.run if part == "trunk" else self.model.channel
-        return run(part, x, table, self._mask(start, end, part), self.cache)
+        return run(part, x, table, mask, self.cache)
 
     def _mask(self, start: int, end: int, part: str) -> Tensor | None:
         """The attention mask of positions start..end, (B, 1, n, end); None without padding, which is plain causal.
 
         Padding attends to itself, so that its softmax is defined.
         """
-        alone = self.starts is not None and part == "speech"
-        if self.real is None and not alone:
+        if self.real is None and part != "mouth":
             return None
         keys, queries = self.place[:end], self.place[start:end, None]
         seen = (keys <= queries)[None]
         if self.real is not None:
             seen = seen & (self.real[:, None, :end] | (keys == queries))
-        if alone:
+        if part == "mouth":
             seen = seen & (keys >= self.starts[:, start:end, None])
         return seen[:, None]
 

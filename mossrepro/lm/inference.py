@@ -41,7 +41,7 @@ def fuse_projections(model: LayerSplitLM) -> LayerSplitLM:
     It can no longer be trained, saved, copied or moved to another device. Layers with LoRA stay as they are. The
     weights of a packed head that is tied to the embedding are in memory twice.
     """
-    for block in (*model.trunk, *model.text_tail, *model.speech_tail):
+    for block in model.blocks():
         _fused(block)
     for name in ("text_head", "speech_head"):
         head = getattr(model, name)

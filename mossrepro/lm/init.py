@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mossrepro.lm.ears import Ear
 from mossrepro.lm.model import LayerSplitLM
+from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.speech.normalise import PHONES
 from mossrepro.utils.errors import ConfigError
 
@@ -91,6 +92,27 @@ def start_ears(model: LayerSplitLM, tokenizer: Tokenizer, rank: int, seed: int) 
         if isinstance(part, Ear):
             start = torch.randn(part.down.shape, generator=generator) / math.sqrt(part.down.shape[1])
             part.down.copy_(start)
+
+
+@torch.no_grad()
+def start_mouth(model: LayerSplitLM, tokenizer: Tokenizer, layers: int, seed: int) -> None:
+    """Give a model a mouth (`mouth.py`), at random; what is named enters it as it is.
+
+    ConfigError for a model that has one of another depth; one of this depth stays as it is.
+    """
+    if model.config.mouth:
+        if model.config.mouth != layers:
+            raise ConfigError(f"mouth={layers}: the model has one of {model.config.mouth}; start from an earlier stage")
+        return
+    sosp = SpecialIds.of(tokenizer, model.config.codes).sosp
+    model.config = replace(model.config, mouth=layers, speech_from=sosp)
+    model.add_mouth()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.mouth.layers.parameters():
+        if parameter.dim() > 1:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    model.mouth.codes.weight.copy_(torch.randn(model.mouth.codes.weight.shape, generator=generator))
+    model.mouth.named.weight.copy_(torch.eye(model.config.dim))
 
 
 @torch.no_grad()

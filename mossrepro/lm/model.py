@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mossrepro.lm.ears import Gate, add_ears, heard_positions
 from mossrepro.lm.grid import Grid
+from mossrepro.lm.mouth import Mouth, mean_named, reply_mask, reply_starts
 from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
@@ -42,8 +43,8 @@ class LMConfig:
     base of the rotary positions. modality_pad: text id of positions that are embedded by their speech id (16 is
     SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
     context of the backbone, where that is known; nothing here depends on it. ears: rank of gated ears (`ears.py`), 0
-    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them. speech_from: the text id,
-    SOSP, from which on the speech tail sees a sequence (`reply_mask`); None: it sees everything.
+    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them. mouth: layers of a mouth
+    (`mouth.py`), 0 for none; speech_from: the text id, SOSP, from which on it sees a sequence (`reply_mask`).
     """
 
     dim: int = 576
@@ -67,6 +68,7 @@ class LMConfig:
     max_positions: int | None = None
     ears: int = 0
     user_turn: list[int] | None = None
+    mouth: int = 0
     speech_from: int | None = None
 
     def __post_init__(self) -> None:
@@ -127,6 +129,7 @@ class Cache:
     speech_tail: list[LayerCache]
     text_post_split: list[LayerCache]
     speech_post_split: list[LayerCache]
+    mouth: list[LayerCache]
 
     @property
     def used(self) -> int:
@@ -156,11 +159,19 @@ class LayerSplitLM(nn.Module):
         self.gate: Gate | None = None
         if c.ears:
             self.add_ears()
+        self.mouth: Mouth | None = None
+        if c.mouth:
+            self.add_mouth()
 
     def add_ears(self) -> None:
         """Gated ears on the trunk, as the config says, all 0 (`init.start_ears`)."""
         self.gate = add_ears(self.trunk, self.config.ears)
         self.heard_embed = nn.Embedding.from_pretrained(torch.zeros_like(self.speech_embed.weight), freeze=False)
+
+    def add_mouth(self) -> None:
+        """A mouth, as the config says, at random (`init.start_mouth`)."""
+        c = self.config
+        self.mouth = Mouth(c.dim, c.speech_vocab, [self._block() for _ in range(c.mouth)], c.eps)
 
     def grid(self, tokenizer: Tokenizer) -> Grid:
         """A `Grid` for this model, with the system turns that it was trained with."""
@@ -211,9 +222,11 @@ class LayerSplitLM(nn.Module):
         if "text" in tails:
             text = self.text_norm(self.channel("text", x, table, mask, cache))
         if "speech" in tails or "spoken_text" in tails:
-            said = self.channel("speech", x, table, self._speech_mask(grid, mask, cache), cache)
-            speech = self.speech_norm(said) if "speech" in tails else None
+            said = self.channel("speech", x, table, mask, cache)
             spoken_text = self.text_norm(said) if "spoken_text" in tails else None
+            if self.mouth is not None and "speech" in tails:
+                said = self.say(said, grid, table, self._mouth_mask(grid, mask, cache), cache)
+            speech = self.speech_norm(said) if "speech" in tails else None
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None, spoken_text)
 
     @torch.no_grad()
@@ -225,12 +238,27 @@ class LayerSplitLM(nn.Module):
                 out = block(out, table, mask, None)
         return out.to(x.dtype)
 
-    def _speech_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor | Packing | None:
-        """The mask of the speech tail in a forward pass over whole sequences."""
-        if self.config.speech_from is None:
-            return mask
+    def say(
+        self, tail: Tensor, grid: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """What the mouth makes of the speech tail's output: tail (B, L, D), its grid (B, L, 2) -> (B, L, D).
+
+        Codes teach the tail nothing: no gradient passes what it names. That is read where there is speech alone.
+        """
+        text, codes = grid.unbind(-1)
+        spoken = text == self.config.modality_pad
+        with torch.no_grad():
+            at = (spoken | (text == self.config.speech_from)).flatten().nonzero()[:, 0]
+            read = self.text_head(self.text_norm(tail.flatten(0, 1)[at]))
+            named = torch.zeros_like(tail.flatten(0, 1))
+            named[at] = mean_named(read, self.text_embed).to(named.dtype)
+        x = self.mouth.enter(named.view_as(tail), codes, spoken)
+        return self.run("mouth", x, table, mask, cache)
+
+    def _mouth_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor:
+        """The mask of the mouth in a forward pass over whole sequences."""
         if mask is not None or cache is not None:
-            raise ConfigError("a speech tail that sees its reply alone takes no packed batches: pack=false")
+            raise ConfigError("a mouth, which sees its reply alone, takes no packed batches: pack=false")
         return reply_mask(reply_starts(grid[..., 0], self.config.speech_from))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,13 +287,18 @@ class LayerSplitLM(nn.Module):
     def _blocks(self, part: str) -> list[TransformerBlock]:
         if part == "trunk":
             return [*self.trunk][: self.config.split_layer]
+        if part == "mouth":
+            return [] if self.mouth is None else [*self.mouth.layers]
         return [*self.trunk][self.config.split_layer :] if part.endswith("_post_split") else [*getattr(self, part)]
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Let PyTorch compile the layers, one graph for all of them, at their first use (minutes; any lengths)."""
-        for part in (self.trunk, self.text_tail, self.speech_tail):
-            for block in part:
-                block.compile(dynamic=True, backend=backend)
+        for block in self.blocks():
+            block.compile(dynamic=True, backend=backend)
+
+    def blocks(self) -> list[TransformerBlock]:
+        """All layers."""
+        return [*self.trunk, *self.text_tail, *self.speech_tail, *self._blocks("mouth")]
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """A cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB in bf16)."""
@@ -281,7 +314,7 @@ class LayerSplitLM(nn.Module):
         """The parameters that speech adds to the text LLM; Stage 1 trains only these (907.1 M at full size)."""
         c = self.config
         extra_layers = (f"trunk.{i}." for i in range(c.layers - c.extra_layers, c.layers))
-        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", *extra_layers)
+        prefixes = ("speech_embed.", "speech_tail.", "speech_norm.", "speech_head.", "mouth.", *extra_layers)
         return {name: p for name, p in self.named_parameters() if name.startswith(prefixes)}
 
     def _train_named(self, pattern: str) -> None:
@@ -318,24 +351,3 @@ class LayerSplitLM(nn.Module):
         for name, parameter in self.named_parameters():
             wanted = name in learns or ".lora_" in name or (part == "ears" and ".ear." in name)
             parameter.requires_grad_(wanted or name.startswith(prefixes))
-
-
-def reply_starts(text: Tensor, sosp: int, first: int = 0, before: Tensor | None = None) -> Tensor:
-    """Where the speech began that each position is of: text ids (B, L) -> (B, L) int64, -1 before the first SOSP.
-
-    Of sequences that come in pieces, `first` is the place of the first position here, and `before` (B,) what was found
-    for the one before it.
-    """
-    places = torch.arange(first, first + text.shape[1], device=text.device)
-    found = torch.where(text == sosp, places, -1).cummax(1).values
-    return found if before is None else torch.maximum(found, before[:, None])
-
-
-def reply_mask(starts: Tensor) -> Tensor:
-    """Which positions the speech tail sees: those of its own reply, from SOSP on: starts (B, L) -> (B, 1, L, L) bool.
-
-    What it says can then not be copied from the prompt; it has to be found in what the trunk says at SOSP. A deviation
-    from the paper, whose tail sees everything.
-    """
-    places = torch.arange(starts.shape[1], device=starts.device)
-    return ((places <= places[:, None]) & (places >= starts[..., None]))[:, None]

@@ -28,7 +28,7 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
     if mesh.size() == 1 or isinstance(model, FSDPModule):
         return
     along, across = mesh["data_parallel"], mesh["tensor_parallel"]
-    blocks = [block for part in (model.trunk, model.text_tail, model.speech_tail) for block in part]
+    blocks = model.blocks()
     if across.size() > 1:
         _check(model, across.size())
         for block in blocks:

@@ -12,13 +12,12 @@ from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint
 from mossrepro.lm.batches import HasDocuments, LMBatch
 from mossrepro.lm.inference import frozen_trunk
-from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words
+from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words, start_mouth
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
-from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import ConfigError
@@ -50,7 +49,7 @@ class LayerSplitTask(Task):
             the steps); or a regular expression that names of parameters match, as "trunk.[3-9].mlp".
         lr: peak learning rate of the text half.
         speech_lr: peak learning rate of the speech tail and norm, of gated ears and of LoRA.
-        head_lr: peak learning rate of the speech head, which starts untrained and so takes a higher one.
+        head_lr: peak learning rate of the speech head and of a mouth, which start untrained and so take a higher one.
         embed_lr: peak learning rate of the speech embeddings, which start untrained too.
         weight_decay: of AdamW, for all parameters.
         warmup_steps: optimiser steps of linear warm-up; a cosine decay to `final` follows.
@@ -67,8 +66,8 @@ class LayerSplitTask(Task):
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
-        tail_sees: "all", as in the paper, or "reply": the speech tail sees its own reply alone, from SOSP on, and so
-            cannot copy what it says from the prompt; None: as in `init_from`.
+        mouth: layers of a mouth behind the speech tail, which says what the monologue names (`mouth.py`); 0 for none,
+            or for that of `init_from`.
         embed_steps: steps after which the speech embedding is frozen; None: never. If the trunk is frozen too, it then
             needs no gradient and runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
@@ -104,7 +103,7 @@ class LayerSplitTask(Task):
         lora: int = 0,
         head_from_words: bool = False,
         code_phone_probs: str | None = None,
-        tail_sees: str | None = None,
+        mouth: int = 0,
         embed_steps: int | None = None,
         checkpointed: bool = False,
         compiled: bool = False,
@@ -120,11 +119,8 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
-        if tail_sees is not None:
-            if tail_sees not in ("all", "reply"):
-                raise ConfigError(f"tail_sees={tail_sees!r}: choose all or reply")
-            sosp = SpecialIds.of(self.tokenizer, codes).sosp if tail_sees == "reply" else None
-            self.model.config = replace(self.model.config, speech_from=sosp)
+        if mouth:
+            start_mouth(self.model, self.tokenizer, mouth, seed)
         if ears:
             start_ears(self.model, self.tokenizer, ears, seed)
         if lora:
@@ -217,7 +213,9 @@ class LayerSplitTask(Task):
                 out["answer"] = chunked_cross_entropy(head, hidden_at, targets)
                 out["n_answer"] = chosen.sum()
         if "speech" not in places:
-            out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head")
+            out["speech"] = out["speech"] + self._idle("speech_norm", "speech_head", "mouth")
+        if "speech" not in places or model.mouth is not None:  # which passes no gradient on
+            out["speech"] = out["speech"] + self._idle("speech_tail")
         if "text" not in places:
             out["text"] = out["text"] + self._idle("text_tail", "text_norm", "text_head")
         ears = (p for name, p in model.named_parameters() if ".ear." in name or name.startswith("heard_"))
@@ -234,7 +232,8 @@ class LayerSplitTask(Task):
 
     def _idle(self, *parts: str) -> Tensor:
         """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""
-        idle = [p for part in parts for p in getattr(self.model, part).parameters() if p.requires_grad]
+        there = [module for part in parts if (module := getattr(self.model, part)) is not None]
+        idle = [p for module in there for p in module.parameters() if p.requires_grad]
         return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
     def training_step(self, batch: LMBatch, index: int) -> Tensor:
@@ -314,7 +313,8 @@ class LayerSplitTask(Task):
         own = {"speech_embed.weight": "embed", "heard_embed.weight": "embed", "speech_head.weight": "head"}
         for name, parameter in self.model.named_parameters():
             new = name in speech or ".lora_" in name or ".ear." in name
-            groups[own.get(name, "speech" if new else "text")].append(parameter)
+            kind = "head" if name.startswith("mouth.") else "speech" if new else "text"
+            groups[own.get(name, kind)].append(parameter)
         optimiser = torch.optim.AdamW(
             [{"params": parameters, "lr": self.rates[kind]} for kind, parameters in groups.items()],
             betas=(0.9, 0.95),
