@@ -160,6 +160,29 @@ def test_a_script_that_nobody_can_use_is_named(text, tmp_path):
         read_facts(tmp_path)
 
 
+ASKED = {"id": "q0", "role": "question", "text": "x", "voice": "me", "split": "train", "fact": "capital-france"}
+ANSWER = {**ASKED, "id": "answer-capital-france", "role": "answer", "voice": "assistant"}
+UNFIT = {  # lines that do not fit each other or the facts: what is said
+    "a second line 'q0'": [ASKED, ASKED],
+    "about 'capital-x', which is no fact": [ASKED, {**ASKED, "id": "q1", "fact": "capital-x"}],
+    "role answer about ''": [ASKED, {**ANSWER, "fact": ""}],
+    "must be called answer-capital-france": [ASKED, {**ANSWER, "id": "a0"}],
+    "role test about ''": [ASKED, {**ASKED, "id": "q1", "role": "test", "fact": ""}],
+}
+
+
+@pytest.mark.parametrize("said", UNFIT)
+def test_lines_of_a_script_that_do_not_fit_its_facts_are_named(said, tmp_path):
+    (tmp_path / "facts.json").write_text(json.dumps([["capital", "France", "Paris", "A"]]))
+    for lines, place in ((UNFIT[said], 2), ([ASKED, ANSWER], None)):
+        (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if place is None:
+            assert [line.id for line in read_script(tmp_path)] == ["q0", "answer-capital-france"]
+        else:
+            with pytest.raises(DataError, match=rf"script.jsonl:{place}: .*{re.escape(said)}"):
+                read_script(tmp_path)
+
+
 @pytest.mark.parametrize("facts", [[["a", "b"]], [["a", "b", "c", 3]], {"a": 1}, [3], "abcd", [["a"] * 5]])
 def test_facts_that_are_none_are_named(facts, tmp_path):
     (tmp_path / "facts.json").write_text(json.dumps(facts))
