@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.io import read_lines
-from mossrepro.utils.records import short
+from mossrepro.utils.records import misfit, short
 
 # A hub's config.json -> `training.sizes.Backbone`.
 _SHAPE = {
@@ -122,7 +122,7 @@ def read_config(*files: str | Path) -> dict[str, Any]:
 
 def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     """One file on top of its base; `above` are the files that build on it."""
-    if path.resolve() in above:
+    if (real := Path(os.path.realpath(path))) in above:
         raise ConfigError(f"{path}: builds on itself")
     load_yaml(path)  # says what is wrong with it, and that it is not endless
     try:
@@ -142,7 +142,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: {short(base)} is neither a size nor a file")
     beside = path.parent / f"{base}.yaml"
-    return _merged(path, _read(beside if os.path.isfile(beside) else find_size(base), (*above, path.resolve())), config)
+    return _merged(path, _read(beside if os.path.isfile(beside) else find_size(base), (*above, real)), config)
 
 
 def _merged(path: str | Path, *configs: DictConfig | dict[str, Any]) -> DictConfig:
@@ -198,15 +198,23 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     return shape
 
 
+def read_size(size: str | Path) -> dict[str, Any]:
+    """The file of a size, {"size": {"name": ..., ...}}. ConfigError: there is no such size, or it has no name."""
+    settings = read_config(find_size(size))
+    if misfit(settings.get("size"), dict) or misfit(settings["size"].get("name"), str):
+        raise ConfigError(f"{size}: not a size; it needs the one key `size`, with a name (and may have `base`)")
+    return settings
+
+
 def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> dict[str, Any]:
     """The settings of a size, {"size": {...}}, with changes "size.KEY=VALUE" and perhaps a hub folder as its backbone.
 
     Raises:
-        ConfigError: there is no such size, or the folder is no text model.
+        ConfigError: there is no such size, the file is none, or the folder is no text model.
     """
-    settings = read_config(find_size(size))
+    settings = read_size(size)
     if backbone:
-        folder = str(Path(backbone).resolve())
+        folder = str(backbone) if "\0" in str(backbone) else os.path.realpath(backbone)  # read_shape refuses the first
         settings["size"]["backbone"] = {"source": "hub", "shape": folder, "folder": folder, **read_shape(folder)}
     plain = OmegaConf.from_dotlist([change for change in changes if change.startswith("size.")])
     return _container(_merged(size, settings, plain), size)
