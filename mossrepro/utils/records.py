@@ -104,10 +104,9 @@ _NAMES = {bool: "true or false", _NONE: "empty"}
 def _is_number(value: Any, finite: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    try:
-        return math.isfinite(value) or not finite
-    except OverflowError:  # a whole number that no float can be
-        return False
+    if isinstance(value, int):  # beyond these bounds it is no number for NumPy and PyTorch
+        return _WHOLE[0] <= value <= _WHOLE[1]
+    return math.isfinite(value) or not finite
 
 
 def _is_text(value: Any) -> bool:

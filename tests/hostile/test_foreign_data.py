@@ -104,6 +104,14 @@ def test_a_store_that_nobody_can_use_is_named(files, tmp_path):
         TokenStore(store(tmp_path, **files))
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"", b'{"codes": 65}\n'])
+def test_a_store_of_something_else_is_not_written_into(text, tmp_path):
+    store(tmp_path, store_json=text)
+    with pytest.raises(DataError, match="was begun with another codebook size"):
+        TokenWriter(tmp_path, 64)
+    assert (tmp_path / "store.json").read_bytes() == text
+
+
 def test_files_with_names_like_those_of_a_shard_are_no_shards(tmp_path):
     store(tmp_path)
     for name in ("index-x.jsonl", "index--1.jsonl", "index-1 (copy).jsonl", "index-0.jsonl", "index-²..jsonl"):
