@@ -136,6 +136,13 @@ def is_inner(name: str) -> bool:
     return bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
 
 
+def check_inside(path: Path, folder: str | Path, error: type[MossError] = DataError) -> Path:
+    """The path itself. `error` if it leads out of the folder: a run may be somebody else's, a report is sent around."""
+    if leads_out(path, folder):
+        raise error(f"{path}: leads out of {folder}; take the link away")
+    return path
+
+
 def leads_out(path: str | Path, folder: str | Path) -> bool:
     """Whether a path, all links followed, leads to a place that is not below a folder."""
     real, root = os.path.realpath(path), os.path.realpath(folder)
