@@ -237,7 +237,8 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
 def read_table(path: Path) -> np.ndarray:
     """The numbers (rows, columns) in a .npy file. ConfigError names one that is missing, broken or something else."""
     try:
-        table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
+        with np.errstate(over="ignore"):
+            table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
         if table.dtype.kind != "f" or table.ndim != 2 or not 0 < table.nbytes <= _LARGEST_TABLE:
             raise ValueError(f"{table.dtype} of shape {table.shape} is no table of numbers")
         return np.array(table)

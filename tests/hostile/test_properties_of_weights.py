@@ -108,6 +108,14 @@ def test_a_number_that_no_float_can_hold_is_refused_with_its_name(tmp_path):
         path.write_text(json.dumps(good))
 
 
+def test_a_whole_number_does_for_a_float(tmp_path):
+    """As written by hand, or by another language's JSON: 0 for 0.0."""
+    write_toy_run(tmp_path / "run", tmp_path)
+    path = tmp_path / "fit-flow" / "flow" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mel_mean": 0, "mel_std": 1, "temperature": 0}))
+    speak(lambda name: tmp_path / f"fit-{name}" / name)
+
+
 @often
 def test_gguf(examples, tmp_path):
     path = tmp_path / "toy.gguf"
