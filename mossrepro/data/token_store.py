@@ -237,6 +237,8 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
 def read_table(path: Path) -> np.ndarray:
     """The numbers (rows, columns) in a .npy file. ConfigError names one that is missing, broken or something else."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("there is no such file")
         with np.errstate(over="ignore"):
             table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
         if table.dtype.kind != "f" or table.ndim != 2 or not 0 < table.nbytes <= _LARGEST_TABLE:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import SHORT, read_text
 from mossrepro.utils.records import misfit, short
 
 # A hub's config.json -> `training.sizes.Backbone`.
@@ -73,6 +73,9 @@ def find_size(name: str | Path) -> Path:
     raise ConfigError(f"there is no size {str(name)!r}; known: {', '.join(size_names())}, or the path of a YAML file")
 
 
+_LARGEST = 1 << 24  # bytes of a YAML file: its parser takes a minute for as many
+
+
 def load_yaml(path: Path) -> Any:
     """The value of a YAML file, by PyYAML's safe loader.
 
@@ -81,7 +84,7 @@ def load_yaml(path: Path) -> Any:
             be made to mean more than any memory holds).
     """
     try:
-        text = "\n".join(read_lines(path))
+        text = read_text(path, _LARGEST)
         if "*" in text and _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _MOST_NODES:
             raise ConfigError(f"{path}: its aliases make more than {_MOST_NODES} entries of it")
         return yaml.safe_load(text)
@@ -175,11 +178,11 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     named = configs_folder() / "backbone" / f"{source}.json"
     path = named if os.path.isfile(named) else Path(source) / "config.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_text(path, SHORT))
         shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if found.get(theirs) is not None}
         shape["qk_norm"] = found["model_type"] == "qwen3"
         missing = {"layers", "dim", "ffn_dim", "heads", "vocab"} - set(shape)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as error:
         known = ", ".join(sorted(file.stem for file in named.parent.glob("*.json")))
         raise ConfigError(
             f"{path}: no shape of a text model ({error}); give a hub folder, or one of {known}"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mossrepro.utils.errors import DataError, MossError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import SHORT, read_text
 
 Kind = TypeVar("Kind")
 _WHOLE = (-(1 << 63), (1 << 63) - 1)
@@ -28,7 +28,7 @@ def parse_json(text: str, where: str | Path, error: type[MossError] = DataError)
 def read_json(path: str | Path, error: type[MossError] = DataError) -> Any:
     """The value in a JSON file. `error` names the file: it is missing, not UTF-8, or holds no JSON."""
     try:
-        return parse_json("\n".join(read_lines(path)), path, error)
+        return parse_json(read_text(path, SHORT), path, error)
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror})") from reason
     except DataError as reason:
