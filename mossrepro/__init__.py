@@ -4,9 +4,15 @@ answer = Assistant.from_run("runs/small").answer("question.wav")
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.2.0"
+
+# Nothing is sent anywhere (SECURITY.md). onnxruntime from 1.29 on reports its use as soon as it is imported, and the
+# hub's client when it fetches. Processes of ours inherit this; who wants to report sets them otherwise.
+for _silence in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_silence, "1")
 
 _HOMES = {
     "Assistant": "mossrepro.pipeline",

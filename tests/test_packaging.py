@@ -109,7 +109,7 @@ def test_notice_names_every_embedded_part():
 def make(*words: str) -> str:
     """What a call of make would run."""
     outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    command = ["make", "--dry-run", "VENV=/nowhere/venv", *words]
+    command = ["make", "--dry-run", "VENV=/nowhere/venv", *(part for word in words for part in word.split())]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=outside).stdout
 
 
@@ -127,6 +127,46 @@ def test_ci_uses_the_locks():
     steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
     assert any("make setup" in step and "LOCKED=1" in step for step in steps)
     assert {f"lock-{python}.txt" for python in jobs["test"]["strategy"]["matrix"]["python"]} == set(LOCKS)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.99"])
+def test_the_ci_script_uses_the_lock_of_its_python_or_says_that_there_is_none(version, tmp_path):
+    """With a stand-in for make that notes how it is called."""
+    lock, log = f"requirements/lock-{version}.txt", tmp_path / "calls"
+    for name in (".ci", "requirements", "bin"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / "requirements" / "lock-3.11.txt").touch()
+    (tmp_path / "bin" / "make").write_text(f'#!/bin/sh\necho "$*" >> {log}\n[ "$2" != lock-file ] || echo {lock}\n')
+    (tmp_path / "bin" / "uname").write_text("#!/bin/sh\necho Linux x86_64\n")
+    for path in (tmp_path / "bin").iterdir():
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True, env=environment, check=True)
+    locked = ["setup LOCKED=1"] if version == "3.11" else []
+    assert log.read_text().splitlines() == ["--silent lock-file", *locked, "test"]
+    assert done.stderr.count("\n") == (not locked) and (locked or f"ci: no {lock}" in done.stderr)
+
+
+def test_locked_is_a_flag_that_is_not_lost_on_an_environment_that_is_there(tmp_path):
+    """Asked for after a plain `make setup`, exact versions are still installed, and tests take either."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    for name in ("ready", "locked"):
+        (tmp_path / f".{name}").touch()
+        plans = [make(word, f"VENV={tmp_path}") for word in ("setup", "test", "setup LOCKED=1")]
+        assert ["pip install" in plan for plan in plans] == [False, False, name == "ready"]
+
+
+def test_a_python_without_a_lock_is_one_line(tmp_path):
+    """LOCKED=1 never installs what has no hash."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\necho 3.99\n")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    command = ["make", "setup", "LOCKED=1", f"VENV={tmp_path}"]
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=outside)
+    assert done.returncode == 2 and "there is no requirements/lock-3.99.txt" in done.stdout and "pip" not in done.stdout
 
 
 def test_make_targets_of_the_help_exist():

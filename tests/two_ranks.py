@@ -1,8 +1,8 @@
 """A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
 
-Settings: script, start, mix, train, pack, strategy, devices, accumulate, steps, at (the step after which last.ckpt is
-saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number). Or: stages (of `stage_toys`, each
-fitted under DDP), folder, out.
+Settings: script, start (without it: a mini backbone), mix, train, pack, strategy, devices, accumulate, steps, at (the
+step after which last.ckpt is saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number). Or:
+stages (of `stage_toys`, each fitted under DDP), folder, out.
 """
 
 import json
@@ -17,6 +17,7 @@ from lm_toys import module
 from stage_toys import fit, know_phones
 from torch import distributed
 
+from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.callbacks import AtomicCheckpoint, AtomicCheckpointIO, Export
 from mossrepro.training.finite import FiniteCheck
@@ -50,8 +51,13 @@ def main(asked: dict) -> None:
         sizes = (asked["devices"], 1) if strategy == "fsdp2" else (1, asked["devices"])
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
     torch.manual_seed(0)
-    task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
-    data = module(Path(asked["script"]), batch=4, mix=asked["mix"], monologue=True, pack=asked.get("pack", False))
+    if "start" in asked:
+        task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
+    else:
+        shape = {"tail_layers": 1, "layers": 3, "dim": 32, "ffn_dim": 64}
+        task = MiniBackboneTask(str(Path(asked["script"]) / "tokenizer.json"), codes=64, **shape)
+    monologue = "start" in asked
+    data = module(Path(asked["script"]), batch=4, mix=asked["mix"], monologue=monologue, pack=asked.get("pack", False))
     callbacks = [Stop(out, asked["at"])] * bool(asked["at"]) + [Continues()] * bool(asked["ckpt"])
     callbacks += [FiniteCheck(every_n_steps=4), Export(out / "export")]
     if asked.get("spoilt"):

@@ -24,6 +24,7 @@ from mossrepro.data.token_store import CODEBOOK, PHONE_PROBS, TokenWriter, held,
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import AudioError, DataError
 from mossrepro.utils.io import read_lines, write_atomic, write_text
+from mossrepro.utils.records import misfit, parse_json
 
 SKIPPED = "skipped"  # skipped-0.jsonl: the clips that rank 0 could not read
 
@@ -170,7 +171,8 @@ class TokeniseTask(LightningModule):
             return
         reasons = {}
         for path in sorted(self.store.glob(f"{SKIPPED}-*.jsonl")):
-            reasons |= {row["id"]: row["reason"] for row in map(json.loads, read_lines(path))}
+            rows = [parse_json(line, path) for line in read_lines(path, whole=True)]
+            reasons |= {row["id"]: row["reason"] for row in rows if not misfit(row, dict[str, str]) and len(row) == 2}
         text = f"{len(missing)} of {len(clips)} clips have no codes, the first: {reasons.get(missing[0], missing[0])}"
         if len(missing) > self.budget * len(clips):
             raise DataError(f"{self.store}: {text}; repair them and resume, or raise --model.init_args.budget")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,19 @@ from mossrepro.utils import cache
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import AppendFile, read_lines
+from mossrepro.utils.records import build, parse_json
 
 Phone = tuple[str, float, float]  # name (CMU), start, end in seconds
 FILE = "phones.jsonl"
 _CHUNK = 64  # clips per task
+
+
+@dataclass
+class _Row:
+    """A line of the file."""
+
+    id: str
+    phones: list[list]
 
 
 def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable = cache.cached) -> Path:
@@ -46,9 +56,15 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
 
 
 def read_phones(folder: str | Path) -> dict[str, list[Phone]]:
-    """Clip id -> its phones; an incomplete last line is dropped, a clip that could not be aligned has none."""
-    lines = read_lines(Path(folder) / FILE, whole=True)
-    return {row["id"]: [tuple(phone) for phone in row["phones"]] for row in map(json.loads, lines)}
+    """Clip id -> its phones; an incomplete last line is dropped, a clip that could not be aligned has none.
+
+    DataError names the line that is none.
+    """
+    path, found = Path(folder) / FILE, {}
+    for number, line in enumerate(read_lines(path, whole=True), 1):
+        row = build(_Row, parse_json(line, f"{path}:{number}"), f"{path}:{number}")
+        found[row.id] = [tuple(phone) for phone in row.phones]
+    return found
 
 
 def _align(corpus: Path, clips: list[Clip]) -> list[dict]:

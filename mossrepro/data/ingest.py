@@ -54,11 +54,13 @@ def add_folder(
     outside: also take what lies outside the folder, by a link or by its path in a table.
 
     Raises:
-        DataError: the folder holds no transcripts, or nothing in it is usable.
+        DataError: the folder holds no transcripts, or nothing in it is usable, or it is to become the corpus itself.
     """
     folder, target = Path(folder), Path(target)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
+    if target.is_dir() and os.path.samefile(folder, target):  # a corpus is no recordings: the next call would see none
+        raise DataError(f"{target}: is the folder of the recordings; give another one as --output")
     found, tally = find_recordings(folder, outside), _Tally()
     if transcribe:
         found.recordings, found.untold = [*found.recordings, *found.untold], []

@@ -22,6 +22,7 @@ LAYOUTS = (
     "LibriSpeech *.trans.txt, LJSpeech metadata.csv, transcripts.tsv or .csv, or a .txt file beside each sound file"
 )
 _INSIDE = ("", "wavs", "clips", "audio")  # subfolders in which the files of a table are looked for
+_LONGEST_TRANSCRIPT = 1 << 20  # bytes of the text beside one recording
 _NOT_SPEAKERS = {"train", "dev", "test", "valid", "validation", "val", *_INSIDE, "wav", "flac", "data"}  # folders
 
 
@@ -70,7 +71,7 @@ def find_recordings(folder: Path, outside: bool = False) -> Found:
         for path in libri:
             try:
                 found.recordings += _librispeech(path, files)
-            except DataError as error:
+            except (DataError, OSError) as error:
                 found.problems.append(str(error))
     elif tables:
         _from_table(tables[0], files, found)
@@ -114,8 +115,8 @@ def _side_by_side(files: _Files, found: Found) -> None:
     shared = os.path.commonpath([sound.parent for _, sound in pairs]) if pairs else files.root
     for path, sound in pairs:
         try:
-            text = " ".join(read_lines(path))
-        except DataError as error:
+            text = " ".join(read_lines(path, most=_LONGEST_TRANSCRIPT))
+        except (DataError, OSError) as error:
             found.problems.append(str(error))
             continue
         found.recordings.append(_by_folder(sound, text, shared, files))

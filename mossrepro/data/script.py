@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
-from mossrepro.data.facts import Fact, plain
+from mossrepro.data.facts import Fact, plain, read_facts
 from mossrepro.data.families import FAMILIES
 from mossrepro.data.open_questions import TESTS as OPEN_TESTS
 from mossrepro.data.open_questions import open_questions
@@ -30,6 +30,7 @@ from mossrepro.utils.records import build, is_file_name, parse_json, short
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
 # Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
 _STREAMS = {"user_speech": "hear", "assistant_speech": "say", "false_statement": "state", "question": "ask"}
+_OF_FACTS = ("question", "answer", "test")  # roles of lines that are about a fact
 _CHUNK = 64  # clips aligned by one process at a time
 _OFTEN = 4  # how often a subject or answer of A, B, C, V is said for each time a practice answer is
 
@@ -291,7 +292,12 @@ def _align(folder: Path, clips: list[Clip]) -> list[list[tuple[str, float, float
 
 
 def read_script(folder: Path) -> list[Line]:
-    """Load the lines of a recorded script. DataError names the file and the line that is none."""
+    """Load the lines of a recorded script.
+
+    Raises:
+        DataError: names the file and the line that is none, has the id of another one, or is about no fact of the
+            facts.json beside it though its role asks for one.
+    """
     path, lines = Path(folder) / "script.jsonl", []
     today = {old: role for role, old in _STREAMS.items()}  # roles as files of version 0.1 name them
     for number, text in enumerate(read_lines(path), 1):
@@ -299,4 +305,16 @@ def read_script(folder: Path) -> list[Line]:
         if not is_file_name(line.id):
             raise DataError(f"{path}:{number}: id {short(line.id)} is no name for a file")
         lines.append(replace(line, role=today.get(line.role, line.role)))
+    beside = (Path(folder) / "facts.json").is_file()  # lines that were drawn for another script have none
+    known = {fact.key for fact in read_facts(folder)} if beside else set()
+    seen: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        problem = f"a second line {short(line.id)}" if line.id in seen else ""
+        if beside and line.role in _OF_FACTS and line.fact not in known:
+            problem = f"a line of role {line.role} about {short(line.fact)}, which is no fact of facts.json"
+        elif beside and line.role == "answer" and line.id != f"answer-{line.fact}":
+            problem = f"the answer {short(line.id)} must be called answer-{line.fact}"
+        if problem:
+            raise DataError(f"{path}:{number}: {problem}")
+        seen.add(line.id)
     return lines

@@ -15,6 +15,7 @@ from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import AssetError
 from mossrepro.utils.gguf import GGUFFile
 from mossrepro.utils.io import read_lines, write_json
+from mossrepro.utils.records import read_json
 
 _SIZE = 5_100  # enough for 5,000 pronunciations; with more words, a recogniser sees each less often
 _COMMON = 400  # a third of the words come from the most frequent ones: function words give a sentence its rhythm
@@ -37,7 +38,7 @@ def vocabulary(homophones: bool = True) -> list[str]:
     """
     spec = {"asset": assets.ASSETS["smollm2"].sha256, "size": _SIZE, "short": _SHORT, "unwanted": sorted(_UNWANTED)}
     folder = cache.cached("vocabulary", spec, _build)
-    words = json.loads((folder / "words.json").read_text())
+    words = read_json(folder / "words.json")
     return words["all" if homophones else "distinct"]
 
 

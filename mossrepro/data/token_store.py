@@ -25,6 +25,7 @@ from mossrepro.utils.records import build, misfit, parse_json, read_json
 META = "store.json"
 _INDEX = re.compile(r"index(?:-([1-9][0-9]{0,8}))?\.jsonl")
 LARGEST = 65_536  # codebook that 16 bits can hold
+_LARGEST_TABLE = 1 << 30  # bytes
 PHONE_PROBS, CODEBOOK = "code_phone_probs.npy", "codebook.npy"  # read by `code_table`
 
 
@@ -163,7 +164,7 @@ class TokenWriter:
         self.folder, self.vocabulary = Path(folder), vocabulary
         self.folder.mkdir(parents=True, exist_ok=True)
         meta, text = self.folder / META, json.dumps({"codes": vocabulary}) + "\n"
-        if meta.exists() and meta.read_text() != text:
+        if meta.exists() and meta.read_bytes() != text.encode():
             raise DataError(f"{self.folder}: was begun with another codebook size; delete it or choose another folder")
         codes, index = (self.folder / name for name in file_names(shard))
         busy = DataError(f"{codes}: another process is writing it; let it end, or end it, and run this again")
@@ -236,10 +237,13 @@ def code_table(store: str | Path, name: str, codes: int) -> Tensor:
 def read_table(path: Path) -> np.ndarray:
     """The numbers (rows, columns) in a .npy file. ConfigError names one that is missing, broken or something else."""
     try:
-        table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
-        if table.dtype.kind != "f" or table.ndim != 2 or not table.size:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("there is no such file")
+        with np.errstate(over="ignore"):
+            table = np.lib.format.open_memmap(path, mode="r")  # mapped: the header may say more than the file holds
+        if table.dtype.kind != "f" or table.ndim != 2 or not 0 < table.nbytes <= _LARGEST_TABLE:
             raise ValueError(f"{table.dtype} of shape {table.shape} is no table of numbers")
         return np.array(table)
-    except (OSError, ValueError, OverflowError, TypeError, SyntaxError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # NumPy reads the header as Python, and raises whatever Python does
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: cannot be read ({reason}); give the folder that holds the codes") from error

@@ -28,7 +28,7 @@ from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.io import write_json
-from mossrepro.utils.records import read_json
+from mossrepro.utils.safetensors_io import read_config
 
 # Group of test voices -> the end of its facts' ids, and of their titles.
 _GROUPS = {
@@ -55,7 +55,7 @@ def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device:
 
 def _measures_of(artifacts: RunArtifacts) -> list[str]:
     """All of MEASURES, but for those of answers of one word where the model gives sentences."""
-    form = read_json(artifacts.parts["sft"] / "config.json").get("system_turns")
+    form = read_config(artifacts.parts["sft"]).get("system_turns")
     return [name for name in MEASURES if form == "word" or name not in _OF_ONE_WORD]
 
 

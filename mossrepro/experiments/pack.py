@@ -23,7 +23,7 @@ from mossrepro.training.runs import RECORD, read_parts, read_record
 from mossrepro.utils import assets
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError, visible
 from mossrepro.utils.io import copy_file, move_in, read_lines, write_json, write_text
-from mossrepro.utils.records import is_inner, leads_out, read_json
+from mossrepro.utils.records import check_inside, is_inner, leads_out, read_json
 
 PACKED = ("codec", "recogniser", "sft", "flow", "vocoder")
 SUMS, PROVENANCE = "SHA256SUMS", "provenance.json"
@@ -67,17 +67,16 @@ def _copy(run: Path, parts: dict[str, str], out: Path) -> None:
         folder = Path(parts[name])
         for file in _WEIGHTS:
             if (folder / file).is_file():
-                copy_file(folder / file, out / "parts" / name / file)
+                copy_file(check_inside(folder / file, folder, CheckpointError), out / "parts" / name / file)
         about["parts"][name] = _origin(folder)
         for file in ("spec.json", "fit.json"):
             if (folder / file).is_file():
-                write_json(out / "parts" / name / file, without_paths(read_json(folder / file)))
+                found = read_json(check_inside(folder / file, folder, CheckpointError))
+                write_json(out / "parts" / name / file, without_paths(found))
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run)
         if path.is_file() and (name.parts[0] in _FOLDERS and len(name.parts) == 2 or str(name) in _BESIDE):
-            if leads_out(path, run):  # a run may be somebody else's, and a packed one is sent around
-                raise CheckpointError(f"{path}: leads out of the run; take the link away")
-            copy_file(path, out / name)
+            copy_file(check_inside(path, run, CheckpointError), out / name)
     write_json(out / PROVENANCE, about)
     write_json(out / "parts.json", {name: f"parts/{name}" for name in PACKED})
     write_text(out / "README.md", card(out, about))

@@ -30,7 +30,7 @@ from mossrepro.training.config import cache_key, changed_size, check_changes, co
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import ConfigError, DataError, DiskError
 from mossrepro.utils.io import copy_file, read_lines, write_json, write_text
-from mossrepro.utils.records import read_json
+from mossrepro.utils.records import parse_json, read_json
 
 STAGES = (
     "data",
@@ -147,7 +147,7 @@ class Stages:
         start = self.pretrained()
         spec = {"facts": dealt, "model": self._backbone_name(), "version": VERSIONS["known"]}
         folder = self.cached("data", "known", spec, lambda out: ask_backbone(str(start), dealt, out))
-        kept = {tuple(pair) for pair in json.loads((folder / "known.json").read_text())}
+        kept = {tuple(pair) for pair in read_json(folder / "known.json")}
         if not kept:
             raise DataError(f"{start}: answers none of the {len(dealt)} facts right in text; take another text model")
         return [fact for fact in dealt if (fact.family, fact.subject) in kept] + practice
@@ -183,12 +183,15 @@ class Stages:
         """
         keys, hidden = {fact.key for fact in known}, hidden_pairs(known)
 
-        def fits(line: dict) -> bool:
+        def fits(text: str) -> bool:
+            line = parse_json(text, self.script())
             return line["fact"] in keys if line.get("fact") else not tells(hidden, line["text"].split())
 
         def build(folder: Path) -> None:
             lines = read_lines(self.script() / "script.jsonl")
-            write_text(folder / "script.jsonl", "".join(line + "\n" for line in lines if fits(json.loads(line))))
+            write_text(
+                folder / "script.jsonl", "".join(line + "\n" for line in lines if fits(parse_json(line, self.script())))
+            )
             if (self.script() / "words.json").is_file():
                 copy_file(self.script() / "words.json", folder)
             write_json(folder / "facts.json", known, indent=None)

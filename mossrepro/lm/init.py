@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mossrepro.lm.ears import Ear
 from mossrepro.lm.model import LayerSplitLM
@@ -42,12 +42,18 @@ def start_speech_half(model: LayerSplitLM, seed: int, tail: str = "copy") -> Non
     model.speech_embed.weight.copy_(mean + noise @ torch.linalg.cholesky(covariance).T)
     model.speech_head.weight.copy_(0.02 * torch.randn(model.speech_head.weight.shape, generator=generator))
     if tail == "copy":
-        model.speech_tail.load_state_dict(model.text_tail.state_dict())
+        _copy(model.text_tail, model.speech_tail)
     else:
         for parameter in model.speech_tail.parameters():
             drawn = 0.02 * torch.randn(parameter.shape, generator=generator)
             parameter.copy_(drawn if parameter.dim() > 1 else torch.ones_like(drawn))
-    model.speech_norm.load_state_dict(model.text_norm.state_dict())
+    _copy(model.text_norm, model.speech_norm)
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    """Copy all parameters. `load_state_dict` would make FSDP2 look for its shards, which are gathered by then."""
+    for copy, value in zip(target.parameters(), source.parameters(), strict=True):
+        copy.copy_(value)
 
 
 def is_started(model: LayerSplitLM) -> bool:

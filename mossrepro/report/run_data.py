@@ -19,7 +19,7 @@ from mossrepro.training import metrics
 from mossrepro.training.metrics import Metric
 from mossrepro.utils.errors import AudioError, DataError
 from mossrepro.utils.io import read_lines
-from mossrepro.utils.records import build, is_inner, leads_out, read_json
+from mossrepro.utils.records import build, check_inside, is_inner, leads_out, read_json
 from mossrepro.utils.sound_file import header
 
 LONGEST, LARGEST = 120.0, 8 << 20  # seconds and bytes of a sound that is embedded
@@ -138,20 +138,21 @@ def read_run(folder: Path, size: str, claims: list[Claim]) -> Run:
     for fact in found.values():
         if fact.id not in claimed:
             rows.append(Row(Claim(fact.id, fact.name, fact.unit, paper=fact.paper), fact, SHOWN))
-    stages = _entries(Stage, folder / "stages.json")
+    stages = _entries(Stage, folder, "stages.json")
     if any(stage.minutes < 0 for stage in stages):
         raise DataError(f"{folder / 'stages.json'}: a stage took less than no time")
     order = [stage.stage for stage in stages]
     files = [path for path in (folder / "metrics").glob("*.*") if path.suffix in (".jsonl", ".csv")]
     files.sort(key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.stem))
-    curves = {path.stem: read_curve(path) for path in files}
-    talks, families = _entries(Talk, folder / "wav" / "index.json"), _entries(FamilyScore, folder / "families.json")
-    answers = _entries(OpenAnswer, folder / "answers.json")
+    curves = {path.stem: read_curve(check_inside(path, folder)) for path in files}
+    talks, families = _entries(Talk, folder, "wav/index.json"), _entries(FamilyScore, folder, "families.json")
+    answers = _entries(OpenAnswer, folder, "answers.json")
     return Run(folder, size, rows, stages, curves, talks, families, answers)
 
 
-def _entries(kind: type[Entry], path: Path) -> list[Entry]:
-    """The list in a JSON file, empty where there is none. DataError names the file and the entry that does not fit."""
+def _entries(kind: type[Entry], folder: Path, name: str) -> list[Entry]:
+    """The list in a JSON file of a run, empty where there is none. DataError names the entry that does not fit."""
+    path = check_inside(folder / name, folder)
     entries = read_json(path) if path.exists() else []
     if not isinstance(entries, list):
         raise DataError(f"{path}: not a list")

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.io import read_lines
-from mossrepro.utils.records import short
+from mossrepro.utils.io import SHORT, read_text
+from mossrepro.utils.records import misfit, short
 
 # A hub's config.json -> `training.sizes.Backbone`.
 _SHAPE = {
@@ -73,6 +73,9 @@ def find_size(name: str | Path) -> Path:
     raise ConfigError(f"there is no size {str(name)!r}; known: {', '.join(size_names())}, or the path of a YAML file")
 
 
+_LARGEST = 1 << 24  # bytes of a YAML file: its parser takes a minute for as many
+
+
 def load_yaml(path: Path) -> Any:
     """The value of a YAML file, by PyYAML's safe loader.
 
@@ -81,7 +84,7 @@ def load_yaml(path: Path) -> Any:
             be made to mean more than any memory holds).
     """
     try:
-        text = "\n".join(read_lines(path))
+        text = read_text(path, _LARGEST)
         if "*" in text and _expanded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _MOST_NODES:
             raise ConfigError(f"{path}: its aliases make more than {_MOST_NODES} entries of it")
         return yaml.safe_load(text)
@@ -122,7 +125,7 @@ def read_config(*files: str | Path) -> dict[str, Any]:
 
 def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     """One file on top of its base; `above` are the files that build on it."""
-    if path.resolve() in above:
+    if (real := Path(os.path.realpath(path))) in above:
         raise ConfigError(f"{path}: builds on itself")
     load_yaml(path)  # says what is wrong with it, and that it is not endless
     try:
@@ -142,7 +145,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> DictConfig:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: {short(base)} is neither a size nor a file")
     beside = path.parent / f"{base}.yaml"
-    return _merged(path, _read(beside if os.path.isfile(beside) else find_size(base), (*above, path.resolve())), config)
+    return _merged(path, _read(beside if os.path.isfile(beside) else find_size(base), (*above, real)), config)
 
 
 def _merged(path: str | Path, *configs: DictConfig | dict[str, Any]) -> DictConfig:
@@ -175,11 +178,11 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     named = configs_folder() / "backbone" / f"{source}.json"
     path = named if os.path.isfile(named) else Path(source) / "config.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_text(path, SHORT))
         shape = {ours: found[theirs] for theirs, ours in _SHAPE.items() if found.get(theirs) is not None}
         shape["qk_norm"] = found["model_type"] == "qwen3"
         missing = {"layers", "dim", "ffn_dim", "heads", "vocab"} - set(shape)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as error:
         known = ", ".join(sorted(file.stem for file in named.parent.glob("*.json")))
         raise ConfigError(
             f"{path}: no shape of a text model ({error}); give a hub folder, or one of {known}"
@@ -198,15 +201,23 @@ def read_shape(source: str | Path) -> dict[str, Any]:
     return shape
 
 
+def read_size(size: str | Path) -> dict[str, Any]:
+    """The file of a size, {"size": {"name": ..., ...}}. ConfigError: there is no such size, or it has no name."""
+    settings = read_config(find_size(size))
+    if misfit(settings.get("size"), dict) or misfit(settings["size"].get("name"), str):
+        raise ConfigError(f"{size}: not a size; it needs the one key `size`, with a name (and may have `base`)")
+    return settings
+
+
 def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> dict[str, Any]:
     """The settings of a size, {"size": {...}}, with changes "size.KEY=VALUE" and perhaps a hub folder as its backbone.
 
     Raises:
-        ConfigError: there is no such size, or the folder is no text model.
+        ConfigError: there is no such size, the file is none, or the folder is no text model.
     """
-    settings = read_config(find_size(size))
+    settings = read_size(size)
     if backbone:
-        folder = str(Path(backbone).resolve())
+        folder = str(backbone) if "\0" in str(backbone) else os.path.realpath(backbone)  # read_shape refuses the first
         settings["size"]["backbone"] = {"source": "hub", "shape": folder, "folder": folder, **read_shape(folder)}
     plain = OmegaConf.from_dotlist([change for change in changes if change.startswith("size.")])
     return _container(_merged(size, settings, plain), size)

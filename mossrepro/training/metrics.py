@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import write_text
-from mossrepro.utils.records import build, is_file_name, read_json, short
+from mossrepro.utils.records import build, check_inside, is_file_name, read_json, short
 
 
 @dataclass
@@ -104,12 +104,15 @@ def _processor() -> str:
 
 
 def record(run_dir: str | Path, fact: Metric) -> Path:
-    """Writes the fact to `run_dir/facts/ID.json` (replacing an older one at once, never half) and returns the path."""
+    """Writes the fact to `run_dir/facts/ID.json` (replacing an older one at once, never half) and returns the path.
+
+    DataError if facts is a link that leads out of the run.
+    """
     plain = asdict(fact)
     plain["command"] = fact.command or command()
     plain["commit"] = fact.commit or commit()
     plain["hardware"] = fact.hardware or hardware()
-    path = Path(run_dir) / "facts" / f"{fact.id}.json"
+    path = check_inside(Path(run_dir) / "facts", run_dir) / f"{fact.id}.json"
     write_text(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     return path
 
@@ -122,7 +125,7 @@ def read_metrics(run_dir: str | Path) -> dict[str, Metric]:
     """
     facts = {}
     for path in sorted((Path(run_dir) / "facts").glob("*.json")):
-        fact = build(Metric, read_json(path), path, finite=False)
+        fact = build(Metric, read_json(check_inside(path, run_dir)), path, finite=False)
         if not is_file_name(fact.id):
             raise DataError(f"{path}: id {short(fact.id)} is no name for a file")
         facts[fact.id] = fact

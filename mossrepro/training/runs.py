@@ -12,7 +12,7 @@ from typing import Any
 
 import mossrepro
 from mossrepro.training import metrics
-from mossrepro.training.config import find_size, read_config
+from mossrepro.training.config import read_size
 from mossrepro.utils import cache, old_names
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 from mossrepro.utils.io import write_json
@@ -115,8 +115,8 @@ def finished(run: str | Path) -> float:
 
 
 def size_name(size: str | Path) -> str:
-    """The name that a size's file gives itself: `small`, whatever its path."""
-    return read_config(find_size(size))["size"]["name"]
+    """The name that a size's file gives itself: `small`, whatever its path. ConfigError: the file is no size."""
+    return read_size(size)["size"]["name"]
 
 
 def run_name(size: str, changes: Sequence[str] = (), backbone: str | Path = "") -> str:

@@ -6,6 +6,7 @@ of the ggml project, versions 2 and 3, little-endian.
 """
 
 import math
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ class GGUFFile:
         self.path = Path(path)
         self._at = 0
         try:
-            self._bytes = self.path.read_bytes()
+            if not self.path.is_file() and self.path.exists():  # a pipe would be waited for
+                raise CheckpointError(f"{path}: is not a file")
+            with open(self.path, "rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._read_head()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error

@@ -18,6 +18,7 @@ from typing import Any
 
 from mossrepro.utils.errors import DataError, DiskError, MossError
 
+SHORT, LONG = 1 << 28, 1 << 32  # bytes that a file of settings and one of many lines may have
 _STREAMS = ("/dev", "/dev/fd", "/proc/self/fd")  # folders of /dev/stdout and the like
 
 
@@ -269,7 +270,25 @@ def is_row(line: bytes | str) -> bool:
     return True
 
 
-def read_lines(path: str | Path, whole: bool = False) -> list[str]:
+def read_text(path: str | Path, most: int = LONG) -> str:
+    """The text of a UTF-8 file; a byte order mark is dropped.
+
+    Raises:
+        DataError: the file is not UTF-8, has more than `most` bytes, or is a pipe or device: who reads one may wait, or
+            read, for ever.
+    """
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise DataError(f"{path}: is not a file")
+    if about.st_size > most:
+        raise DataError(f"{path}: {about.st_size >> 20} MB, more than what is meant here can have ({most >> 20} MB)")
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; convert it, for example with iconv -t utf-8") from error
+
+
+def read_lines(path: str | Path, whole: bool = False, most: int = LONG) -> list[str]:
     """The lines of a UTF-8 text file without their ends; a byte order mark is dropped.
 
     Lines end at newlines alone. `str.splitlines` also cuts at U+0085, U+2028 and others, which JSON and transcripts
@@ -278,12 +297,10 @@ def read_lines(path: str | Path, whole: bool = False) -> list[str]:
     Args:
         path: the file.
         whole: its lines are JSON values: drop a last one that has no end and is none, its writer was killed.
+        most: bytes that it may have.
 
     Raises:
-        DataError: the file is not UTF-8.
+        DataError: as `read_text`.
     """
-    try:
-        *lines, rest = Path(path).read_text("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; convert it, for example with iconv -t utf-8") from error
+    *lines, rest = read_text(path, most).split("\n")
     return lines if not rest or whole and not is_row(rest) else [*lines, rest]

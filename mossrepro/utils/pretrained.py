@@ -7,7 +7,7 @@ header of the weights, so that no file can ask for more than it holds.
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -38,7 +38,15 @@ def check_settings(kind: Callable, plain: dict[str, Any], where: Path, tensors: 
         most = tensors if _LAYERS.fullmatch(name) else _OTHER_MOST.get(name, MOST)
         if problem := misfit(value, hints[name], (0, most)):
             raise CheckpointError(f"{where}: {name}={short(value)} {problem}; take the config.json of these weights")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    return {name: _exact(value, hints[name]) for name, value in plain.items()}
+
+
+def _exact(value: Any, hint: Any) -> Any:
+    """A list as a tuple, and a whole number as the float that a setting is declared to be: tensors are made of it."""
+    kinds = get_args(hint) or (hint,)
+    if type(value) is int and float in kinds and int not in kinds:
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load_own(

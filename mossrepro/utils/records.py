@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mossrepro.utils.errors import DataError, MossError
-from mossrepro.utils.io import read_lines
+from mossrepro.utils.io import SHORT, read_text
 
 Kind = TypeVar("Kind")
 _WHOLE = (-(1 << 63), (1 << 63) - 1)
@@ -28,7 +28,7 @@ def parse_json(text: str, where: str | Path, error: type[MossError] = DataError)
 def read_json(path: str | Path, error: type[MossError] = DataError) -> Any:
     """The value in a JSON file. `error` names the file: it is missing, not UTF-8, or holds no JSON."""
     try:
-        return parse_json("\n".join(read_lines(path)), path, error)
+        return parse_json(read_text(path, SHORT), path, error)
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason.strerror})") from reason
     except DataError as reason:
@@ -104,10 +104,9 @@ _NAMES = {bool: "true or false", _NONE: "empty"}
 def _is_number(value: Any, finite: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    try:
-        return math.isfinite(value) or not finite
-    except OverflowError:  # a whole number that no float can be
-        return False
+    if isinstance(value, int):  # beyond these bounds it is no number for NumPy and PyTorch
+        return _WHOLE[0] <= value <= _WHOLE[1]
+    return math.isfinite(value) or not finite
 
 
 def _is_text(value: Any) -> bool:
@@ -135,6 +134,13 @@ def is_inner(name: str) -> bool:
     """Whether a path can only lead to what lies below the folder that it starts from, links aside."""
     path = PurePath(name)
     return bool(path.parts) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def check_inside(path: Path, folder: str | Path, error: type[MossError] = DataError) -> Path:
+    """The path itself. `error` if it leads out of the folder: a run may be somebody else's, a report is sent around."""
+    if leads_out(path, folder):
+        raise error(f"{path}: leads out of {folder}; take the link away")
+    return path
 
 
 def leads_out(path: str | Path, folder: str | Path) -> bool:

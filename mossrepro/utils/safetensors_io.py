@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mossrepro.utils.errors import CheckpointError, ConfigError
-from mossrepro.utils.io import fill, flush, replacing
+from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
+from mossrepro.utils.io import SHORT, fill, flush, read_text, replacing
 
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # types of the header that weights can be read from
@@ -30,8 +30,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """A folder's config.json. CheckpointError when there is none or it is broken."""
     path = Path(folder) / "config.json"
     try:
-        plain = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        plain = json.loads(read_text(path, SHORT))
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(plain, dict):
         raise CheckpointError(f"{path}: not a table of settings")
@@ -143,10 +143,10 @@ class Shards:
 def _read_index(path: Path) -> dict[str, str]:
     """Name of a tensor -> the file that holds it."""
     try:
-        places = json.loads(path.read_text())["weight_map"]
+        places = json.loads(read_text(path, SHORT))["weight_map"]
         if not places or not all(isinstance(file, str) and Path(file).name == file for file in places.values()):
             raise ValueError("weight_map must name a file of this folder for every tensor")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError) as error:
         raise CheckpointError(f"{path}: not an index of shards ({error}); fetch it again") from error
     return places
 

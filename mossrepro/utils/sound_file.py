@@ -61,9 +61,10 @@ def read_mono(path: str | Path, rate: int) -> tuple[np.ndarray, int]:
         AudioError: names the file and the reason: missing, empty, not audio, too long, or it ends too early.
     """
     path = Path(path)
-    wave, source, power = _decode(path, rate, None)
-    if len(power) > 1 and np.dot(wave, wave) < _CANCELLED * power.max():
-        wave, source, _ = _decode(path, rate, int(power.argmax()))
+    with np.errstate(over="ignore", invalid="ignore"):  # samples may be any numbers; who uses them looks
+        wave, source, power = _decode(path, rate, None)
+        if len(power) > 1 and np.dot(wave, wave) < _CANCELLED * power.max():
+            wave, source, _ = _decode(path, rate, int(power.argmax()))
     return wave, source
 
 
@@ -79,7 +80,7 @@ def _decode(path: Path, rate: int, channel: int | None) -> tuple[np.ndarray, int
                 length += len(block)
                 if length > most:
                     _refuse_long(path, length, source)
-                power += np.square(block).sum(axis=0, dtype=np.float64)
+                power += np.square(block, dtype=np.float64).sum(axis=0)
                 blocks.append(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel].copy())
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path}: cannot be decoded to the end; it is cut short or broken") from error

@@ -56,3 +56,25 @@ def test_threads_that_are_no_number_are_one_line(wish):
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"mossrepro: MOSSREPRO_THREADS={wish!r} is not a")
+
+
+NO_SIZES = ["{}", "size: {}", "size: {name: 3}", "size: {name: [a]}", "size: null", "base: smoke\nsize: {name: null}"]
+
+
+@pytest.mark.parametrize("text", NO_SIZES)
+@pytest.mark.parametrize("verb", [["report"], ["eval", "lm"], ["ablate", "no_split"], ["reproduce", "--backbone", "."]])
+def test_a_file_that_is_no_size_is_one_line(verb, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    assert cli.main([*verb, "--size", "mine.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mossrepro: mine.yaml: ") and err.count("\n") == 1, err
+
+
+def test_a_backbone_that_is_a_link_in_a_circle_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("round").symlink_to("round")
+    for folder in ("round", "a\0b"):
+        assert cli.main(["reproduce", "--size", "smoke", "--backbone", folder]) == 2
+        err = capsys.readouterr().err
+        assert "no shape of a text model" in err or "neither a name nor a hub folder" in err and err.count("\n") == 1

@@ -202,6 +202,18 @@ def test_a_lock_that_is_taken_away_is_made_again(tmp_path, monkeypatch):
         assert path.is_file() and len(calls) == 2
 
 
+def test_the_folder_of_the_recordings_is_not_made_the_corpus(add, tmp_path, monkeypatch):
+    sound(tmp_path / "in" / "a.wav")
+    (tmp_path / "in" / "a.txt").write_text("word")
+    (tmp_path / "out").symlink_to(tmp_path / "in", target_is_directory=True)
+    code, said, _ = add()
+    assert code == 2 and "is the folder of the recordings" in said and said.count("\n") == 1
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["a.txt", "a.wav"]
+    (tmp_path / "out").unlink()
+    assert cli.main(["data", "add", str(tmp_path / "in"), "-o", str(tmp_path / "in" / "corpus")]) == 0  # within it
+    assert cli.main(["data", "add", str(tmp_path / "in"), "-o", str(tmp_path / "in" / "corpus")]) == 0
+
+
 def test_a_message_shows_what_a_name_holds(add, tmp_path):
     name = "a\x1b[31m\nb"
     sound(tmp_path / "in" / f"{name}.wav")

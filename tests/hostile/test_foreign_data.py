@@ -1,7 +1,9 @@
 """Corpora and token stores of others: whatever is wrong in them is one line that names the file."""
 
+import ast
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,7 @@ from hostile_sounds import RATE, WAVE
 
 from mossrepro import cli
 from mossrepro.codec.tokenise import TokeniseTask
+from mossrepro.data.alignment import read_phones
 from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, read_manifest
 from mossrepro.data.facts import read_facts
 from mossrepro.data.script import read_script
@@ -104,6 +107,14 @@ def test_a_store_that_nobody_can_use_is_named(files, tmp_path):
         TokenStore(store(tmp_path, **files))
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"", b'{"codes": 65}\n'])
+def test_a_store_of_something_else_is_not_written_into(text, tmp_path):
+    store(tmp_path, store_json=text)
+    with pytest.raises(DataError, match="was begun with another codebook size"):
+        TokenWriter(tmp_path, 64)
+    assert (tmp_path / "store.json").read_bytes() == text
+
+
 def test_files_with_names_like_those_of_a_shard_are_no_shards(tmp_path):
     store(tmp_path)
     for name in ("index-x.jsonl", "index--1.jsonl", "index-1 (copy).jsonl", "index-0.jsonl", "index-²..jsonl"):
@@ -160,11 +171,74 @@ def test_a_script_that_nobody_can_use_is_named(text, tmp_path):
         read_facts(tmp_path)
 
 
+ASKED = {"id": "q0", "role": "question", "text": "x", "voice": "me", "split": "train", "fact": "capital-france"}
+ANSWER = {**ASKED, "id": "answer-capital-france", "role": "answer", "voice": "assistant"}
+UNFIT = {  # lines that do not fit each other or the facts: what is said
+    "a second line 'q0'": [ASKED, ASKED],
+    "about 'capital-x', which is no fact": [ASKED, {**ASKED, "id": "q1", "fact": "capital-x"}],
+    "role answer about ''": [ASKED, {**ANSWER, "fact": ""}],
+    "must be called answer-capital-france": [ASKED, {**ANSWER, "id": "a0"}],
+    "role test about ''": [ASKED, {**ASKED, "id": "q1", "role": "test", "fact": ""}],
+}
+
+
+@pytest.mark.parametrize("said", UNFIT)
+def test_lines_of_a_script_that_do_not_fit_its_facts_are_named(said, tmp_path):
+    (tmp_path / "facts.json").write_text(json.dumps([["capital", "France", "Paris", "A"]]))
+    for lines, place in ((UNFIT[said], 2), ([ASKED, ANSWER], None)):
+        (tmp_path / "script.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if place is None:
+            assert [line.id for line in read_script(tmp_path)] == ["q0", "answer-capital-france"]
+        else:
+            with pytest.raises(DataError, match=rf"script.jsonl:{place}: .*{re.escape(said)}"):
+                read_script(tmp_path)
+
+
 @pytest.mark.parametrize("facts", [[["a", "b"]], [["a", "b", "c", 3]], {"a": 1}, [3], "abcd", [["a"] * 5]])
 def test_facts_that_are_none_are_named(facts, tmp_path):
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     with pytest.raises(DataError, match="facts.json"):
         read_facts(tmp_path)
+
+
+def test_no_module_reads_json_by_hand():
+    """A file that holds none would be a fault of ours: `utils/records.py` reads it, or what is raised is caught."""
+    for path in (Path(__file__).parents[2] / "mossrepro").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        tried = [part for node in nodes if isinstance(node, ast.Try) for part in node.body]
+        caught = {id(node) for part in tried for node in ast.walk(part)}
+        names = [node for node in nodes if isinstance(node, ast.Attribute)]
+        read = [node for node in names if ast.unparse(node) in ("json.loads", "json.load")]
+        if path.name not in ("voices.py", "sentences.py"):  # which read assets, verified by their hash
+            assert not [node.lineno for node in read if id(node) not in caught], path
+
+
+PHONES = ["[]", "3", "{", '{"id": "a"}', '{"id": 3, "phones": []}', '{"id": "a", "phones": [3]}']
+
+
+@pytest.mark.parametrize("line", PHONES)
+def test_a_line_of_phones_that_nobody_can_use_is_named(line, tmp_path):
+    (tmp_path / "phones.jsonl").write_text(f'{line}\n{{"id": "b", "phones": [["W", 0.0, 0.1]]}}\n')
+    with pytest.raises(DataError, match="phones.jsonl:1: "):
+        read_phones(tmp_path)
+    (tmp_path / "phones.jsonl").write_text('{"id": "b", "phones": [["W", 0.0, 0.1]]}\n{"id": "a", "ph')
+    assert read_phones(tmp_path) == {"b": [("W", 0.0, 0.1)]}
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"id": "a"}', '{"id": "a", "reason": 3}', "3"])
+def test_a_list_of_skipped_clips_that_is_none_hides_nothing(line, tmp_path, capsys):
+    """It stands in a store that may be somebody else's."""
+    store(tmp_path)
+    (tmp_path / "skipped-9.jsonl").write_text(line + "\n")
+    clips = [SimpleNamespace(id=name) for name in "abcd"]
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(clips=clips))
+    predicting = SimpleNamespace(store=tmp_path, trainer=trainer, budget=0.5)
+    if line == "{":
+        with pytest.raises(DataError, match="skipped-9.jsonl"):
+            TokeniseTask._settle(predicting)
+    else:
+        TokeniseTask._settle(predicting)
+        assert "1 of 4 clips have no codes, the first: d" in capsys.readouterr().err
 
 
 def test_a_good_line_stays_good():

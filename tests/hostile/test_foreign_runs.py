@@ -14,6 +14,7 @@ from mossrepro.experiments import reproduce
 from mossrepro.report import figures, run_data
 from mossrepro.training.metrics import Metric, record
 from mossrepro.training.runs import run_folder
+from mossrepro.utils.errors import DataError
 
 CLAIMS = '- {id: heard, name: heard, unit: "%", low: 80}\n'
 TALK = {"question": "q.wav", "answer": "a.wav", "question_text": "What?", "reference": "2", "heard": "two", "set": "A"}
@@ -85,6 +86,27 @@ def test_a_report_is_written_into_its_run(link, run, report, tmp_path):
         record(run, Metric(pairing, pairing, 50.0, "%"))
     (run / link).symlink_to(tmp_path / "secret.txt")
     assert report()[0] == 0 and (tmp_path / "secret.txt").read_text() == "the secret"
+
+
+LINKED = ["facts/heard.json", "facts", "metrics/sft.jsonl", "metrics", "stages.json", "wav/index.json", "wav",
+          "families.json", "answers.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_no_file_of_a_run_is_read_or_written_through_a_link_that_leads_out(name, run, report, tmp_path):
+    """A report is sent around: what it shows is of the run."""
+    there, here = tmp_path / "there", run / name
+    if here.exists():
+        here.rename(there)
+    else:
+        there.write_text("[]")
+    here.symlink_to(there, target_is_directory=there.is_dir())
+    code, said, page = report()
+    assert code == 2 and page == "" and "leads out of" in said and said.count("\n") == 1, said
+    if name == "facts":
+        with pytest.raises(DataError, match="leads out of"):
+            record(run, Metric("x", "x", 1.0))
+        assert [path.name for path in there.iterdir()] == ["heard.json"]
 
 
 INDEXES = ["{", "3", "{}", "[3]", "[{}]", "[null]", '["q.wav"]', "[" * 100_000, '[{"question": 3, "answer": "a.wav"}]',

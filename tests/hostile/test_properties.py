@@ -4,18 +4,13 @@ import io
 import json
 import os
 import struct
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from hostile_files import JSON, changed, check, often
 from hostile_sounds import RATE, WAVE, pcm
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mossrepro.data.corpus import MANIFEST, Clip, read_manifest
 from mossrepro.data.layouts import find_recordings
@@ -26,54 +21,10 @@ from mossrepro.training import sizes
 from mossrepro.training.config import changed_size, read_config
 from mossrepro.utils import audio
 from mossrepro.utils.errors import MossError
-from mossrepro.utils.safetensors_io import INDEX, Shards
-
-MOST = 64 << 20  # bytes of memory for a file of a few kilobytes
-often = pytest.mark.parametrize("examples", [100, pytest.param(2_000, marks=pytest.mark.slow)])
-
-
-def check(examples: int, files: st.SearchStrategy, read: Callable[[Any], Any]) -> None:
-    """Call `read` with many files. It returns, or raises a MossError of one line, and takes little memory."""
-
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(files)
-    def one(file):
-        tracemalloc.reset_peak()
-        try:
-            read(file)
-        except MossError as error:
-            assert str(error).strip()
-        assert tracemalloc.get_traced_memory()[1] < MOST
-
-    tracemalloc.start()
-    try:
-        one()
-    finally:
-        tracemalloc.stop()
-
-
-# Bytes that are nearly a good file: some replaced, cut or doubled, numbers set to what is the most or the least.
-EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1]
-
-
-def changed(good: bytes, head: int) -> st.SearchStrategy[bytes]:
-    """A good file with changes, most of them in its first `head` bytes."""
-
-    def apply(changes: list[tuple[int, int, int]], cut: int | None) -> bytes:
-        data = bytearray(good)
-        for place, size, value in changes:
-            data[place : place + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-        return bytes(data if cut is None else data[:cut])
-
-    change = st.tuples(
-        st.integers(0, head), st.sampled_from([1, 2, 4, 8]), st.sampled_from(EXTREMES) | st.integers(0, 1 << 64)
-    )
-    cut = st.none() | st.integers(0, len(good))
-    return st.builds(apply, st.lists(change, min_size=1, max_size=4), cut)
 
 
 @often
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "au", "caf"])
 def test_headers_of_sound(suffix, examples, tmp_path):
     path, buffer = tmp_path / f"x.{suffix}", io.BytesIO()
     audio.soundfile.write(buffer, WAVE[:2_000], RATE, format=suffix.upper())
@@ -104,50 +55,6 @@ def test_wavs_of_any_header(examples, tmp_path):
     kinds = st.sampled_from([1, 3, 6, 7, 0x11, 0xFFFE])
     bits = st.sampled_from([0, 4, 8, 16, 24, 32, 64])
     check(examples, st.tuples(kinds, numbers, rates, lengths, numbers, bits, lengths, lengths), read)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8) | st.just("../x"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@often
-def test_headers_of_safetensors(examples, tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({"a.weight": torch.zeros(3, 4), "b": torch.ones(2, dtype=torch.bfloat16)}, path)
-    good = path.read_bytes()
-    head = st.fixed_dictionaries(
-        {"dtype": st.sampled_from(["F32", "BF16", "I64", "F8_E4M3", "X"]) | JSON,
-         "shape": st.lists(st.sampled_from([0, 1, 3, 4, -1, 1 << 40, 1 << 63]), max_size=3) | JSON,
-         "data_offsets": st.lists(st.sampled_from([0, 4, 48, 52, -1, 1 << 63]), max_size=3) | JSON}
-    )  # fmt: skip
-    made = st.dictionaries(st.sampled_from(["a", "b", "__metadata__", ""]), head | JSON, max_size=3).map(
-        lambda plain: (text := json.dumps(plain).encode()) and struct.pack("<Q", len(text)) + text + good[-52:]
-    )
-
-    def read(data: bytes) -> None:
-        path.unlink()  # a file that is mapped into memory must not change
-        path.write_bytes(data)
-        shards = Shards(tmp_path)
-        for name in shards.names:
-            assert tuple(shards[name].shape) == shards.shape(name)
-
-    check(examples, changed(good, len(good) - 53) | made, read)
-
-
-@often
-def test_indexes_of_safetensors(examples, tmp_path):
-    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
-    files = st.sampled_from(["a.safetensors", "b.safetensors", "../a.safetensors", "/a.safetensors", "\0", ""]) | JSON
-    maps = st.dictionaries(st.sampled_from(["a", "b"]), files) | JSON
-
-    def read(plain) -> None:
-        (tmp_path / INDEX).write_text(json.dumps(plain))
-        Shards(tmp_path)
-
-    check(examples, st.fixed_dictionaries({"weight_map": maps}) | JSON, read)
 
 
 @often

@@ -92,8 +92,15 @@ def test_nothing_is_overwritten_and_nothing_of_others_is_packed(run, tmp_path, c
     (tmp_path / "secret").write_text("x")
     (run / "wav" / "linked.wav").symlink_to(tmp_path / "secret")
     assert cli.main(["run", "pack", str(run), "-o", "a.moss"]) == 2
-    assert "leads out of the run" in capsys.readouterr().err and not Path("a.moss").exists()
+    assert "linked.wav: leads out of" in capsys.readouterr().err and not Path("a.moss").exists()
     (run / "wav" / "linked.wav").unlink()
+    for name in ("tokenizer.json", "config.json", "model.safetensors", "fit.json"):  # of a part, too
+        path = tmp_path / "home" / "fit-sft" / "sft" / name
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+        assert cli.main(["run", "pack", str(run), "-o", "a.moss"]) == 2
+        assert f"{name}: leads out of" in capsys.readouterr().err and not list(tmp_path.glob("*a.moss*"))
+        (tmp_path / name).replace(path)
     Path("b.moss").mkdir()
     assert cli.main(["run", "pack", str(run), "-o", "b.moss"]) == 2 and "already" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "home" / "fit-flow")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mossrepro.training import lightning_cli
@@ -124,6 +124,7 @@ def test_only_configuration_files_are_read_on_a_command_line(tmp_path):
     assert resolved_arguments(written) == written
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("xyz"), st.integers())))
 def test_a_base_under_nothing_is_itself(tmp_path_factory, settings):
     folder = tmp_path_factory.mktemp("base")

@@ -88,6 +88,20 @@ def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start
         assert changed == {f"model.{name}" for name in from_pretrained(start)[0].speech_parameters()}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor"])
+def test_a_backbone_of_two_ranks_gets_the_speech_half_that_one_gives(folder, tmp_path, strategy) -> None:
+    """It is started when the fit ends, from weights that have just been gathered."""
+    asked = {"script": str(folder), "mix": {"facts": 0.5, "repeat_text": 0.5}}
+    train(tmp_path / "one", **asked)
+    train(tmp_path / "two", **asked, strategy=strategy, devices=2)
+    one, two = (weights(tmp_path / name / "export") for name in ("one", "two"))
+    assert apart(one, two) < 1e-5
+    tail = {name for name in two if name.startswith("model.speech_tail.")}
+    assert tail and all(torch.equal(two[name], two[name.replace("speech", "text")]) for name in tail)
+    assert float(two["model.speech_embed.weight"].std()) > 0
+
+
 SPOILT = ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)]
 
 
