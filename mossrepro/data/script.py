@@ -25,12 +25,13 @@ from mossrepro.utils.audio import VOICE_SAMPLE_RATE
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.io import read_lines, write_json, write_text
 from mossrepro.utils.random import rng
-from mossrepro.utils.records import build, is_file_name, parse_json, short
+from mossrepro.utils.records import build, is_file_name, misfit, parse_json, read_json, short
 
 _LONG = (5, 7, 4)  # words of a random sentence: fewest, most, and how many are subjects or answers
 # Names in random streams and line ids, those of version 0.1, so that scripts stay the same.
 _STREAMS = {"user_speech": "hear", "assistant_speech": "say", "false_statement": "state", "question": "ask"}
 _OF_FACTS = ("question", "answer", "test")  # roles of lines that are about a fact
+_LONGEST_LINE = 3_600.0  # seconds: times beyond are none
 _CHUNK = 64  # clips aligned by one process at a time
 _OFTEN = 4  # how often a subject or answer of A, B, C, V is said for each time a practice answer is
 
@@ -318,3 +319,26 @@ def read_script(folder: Path) -> list[Line]:
             raise DataError(f"{path}:{number}: {problem}")
         seen.add(line.id)
     return lines
+
+
+def read_word_times(folder: str | Path) -> dict[str, list[tuple[str, float, float]]] | None:
+    """The words.json of a recorded script: id -> (word, start, end) in seconds; None where there is no such file.
+
+    Raises:
+        DataError: names the file and the first line whose words are none, or whose times run backwards.
+    """
+    path = Path(folder) / "words.json"
+    if not path.is_file():
+        return None
+    times = read_json(path)
+    if misfit(times, dict[str, list[list]]):
+        raise DataError(f"{path}: no times of words; make the script again, or delete this file")
+    for name, words in times.items():
+        for word in words:
+            if len(word) != 3 or misfit(word[0], str) or misfit(word[1:], list[float]) or not _in_order(*word[1:]):
+                raise DataError(f"{path}: {short(name)}: {short(word)} is no word with its start and end in seconds")
+    return {name: [tuple(word) for word in words] for name, words in times.items()}
+
+
+def _in_order(start: float, end: float) -> bool:
+    return 0 <= start <= end <= _LONGEST_LINE

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from mossrepro.data.corpus import read_manifest
 from mossrepro.data.facts import read_facts
 from mossrepro.data.oracle import OracleStore
-from mossrepro.data.script import read_script
+from mossrepro.data.script import read_script, read_word_times
 from mossrepro.data.token_store import TokenStore
 from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.documents import Documents
@@ -22,7 +22,6 @@ from mossrepro.lm.validation import answer_words, validation
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
-from mossrepro.utils.records import misfit, read_json
 
 IGNORE = -100
 KINDS = ("text", "monologue", "speech")  # kinds of targets
@@ -226,10 +225,7 @@ def open_documents(
         if not (script / name).is_file():
             raise DataError(f"{script}: no {name}; is this the folder that `mossrepro data make` printed?")
     lines = read_script(script)
-    facts, words = read_facts(script), script / "words.json"
-    times = read_json(words) if words.is_file() and tokens != "oracle" else None
-    if times is not None and misfit(times, dict[str, list[list]]):
-        raise DataError(f"{words}: no times of words; make the script again, or delete this file")
+    facts, times = read_facts(script), read_word_times(script) if tokens != "oracle" else None
     texts = {line.id: line.text for line in lines}
     store = OracleStore(texts, grid.codes) if tokens == "oracle" else open_store(tokens, grid.codes)
     replies, codes = read_prose(prose) if prose else [], store

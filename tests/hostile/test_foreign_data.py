@@ -15,7 +15,7 @@ from mossrepro.codec.tokenise import TokeniseTask
 from mossrepro.data.alignment import read_phones
 from mossrepro.data.corpus import MANIFEST, Clip, CorpusWriter, read_manifest
 from mossrepro.data.facts import read_facts
-from mossrepro.data.script import read_script
+from mossrepro.data.script import read_script, read_word_times
 from mossrepro.data.token_store import TokenStore, TokenWriter, code_table, held
 from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.utils.errors import ConfigError, DataError
@@ -192,6 +192,21 @@ def test_lines_of_a_script_that_do_not_fit_its_facts_are_named(said, tmp_path):
         else:
             with pytest.raises(DataError, match=rf"script.jsonl:{place}: .*{re.escape(said)}"):
                 read_script(tmp_path)
+
+
+TIMES = ["x", [3], [["a"]], [["a", 0.0]], [["a", "0", 1.0]], [[None, 0.0, 1.0]], [["a", 0.0, float("nan")]],
+         [["a", 2.0, 1.0]], [["a", -1.0, 1.0]], [["a", 0.0, 1e9]], [["a", 0.0, 1.0, 2.0]],
+         [["a", True, True]]]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", TIMES, ids=str)
+def test_times_of_words_that_are_none_are_named(words, tmp_path):
+    assert read_word_times(tmp_path) is None
+    (tmp_path / "words.json").write_text(json.dumps({"a": [["x", 0.0, 0.5], ["y", 0.5, 0.5]], "b": words}))
+    with pytest.raises(DataError, match="words.json: "):
+        read_word_times(tmp_path)
+    (tmp_path / "words.json").write_text(json.dumps({"a": [["x", 0, 0.5]]}))
+    assert read_word_times(tmp_path) == {"a": [("x", 0, 0.5)]}
 
 
 @pytest.mark.parametrize("facts", [[["a", "b"]], [["a", "b", "c", 3]], {"a": 1}, [3], "abcd", [["a"] * 5]])
