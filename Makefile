@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test coverage reproduce controls lessons notebooks lint lock audit
+.PHONY: help setup test coverage reproduce controls lessons notebooks docs lint lock audit
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ lessons: $(READY) ## execute every lesson in full
 
 notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
 	$(BIN)/python lessons/build.py
+
+docs: $(READY) ## build/site/index.html: lessons, how-to, the paper in the code, every module
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python docs/build.py
 
 lock: ## write requirements/lock-3.X.txt anew, for the Python of PYTHON=python3.X
 	$(PYTHON) requirements/lock.py
