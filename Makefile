@@ -45,8 +45,8 @@ controls: $(READY) ## reproduce, and the control backbones beside it
 lessons: $(READY) ## execute every lesson in full
 	$(BIN)/python lessons/build.py --execute
 
-notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
-	$(BIN)/python lessons/build.py
+notebooks: $(READY) ## execute the lessons whose notebooks have no results yet, and keep these in notebooks/*.ipynb (under an hour)
+	$(BIN)/python lessons/build.py --outputs
 
 docs: $(READY) ## build/site/index.html: lessons, how-to, the paper in the code, every module
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
