@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock-file test coverage reproduce controls lessons notebooks lint lock audit
+.PHONY: help setup lock-file test coverage reproduce controls lessons notebooks docs lint lock audit
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,8 +59,12 @@ controls: $(READY) ## reproduce, and the control backbones beside it
 lessons: $(READY) ## execute every lesson in full
 	$(BIN)/python lessons/build.py --execute
 
-notebooks: $(READY) ## write notebooks/*.ipynb from lessons/*.py
-	$(BIN)/python lessons/build.py
+notebooks: $(READY) ## execute the lessons whose notebooks have no results yet, and keep these in notebooks/*.ipynb (under an hour)
+	$(BIN)/python lessons/build.py --outputs
+
+docs: $(READY) ## build/site/index.html: lessons, how-to, the paper in the code, every module
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python docs/build.py
 
 lock: ## write requirements/lock-3.X.txt anew, for the Python of PYTHON=python3.X
 	$(PYTHON) requirements/lock.py

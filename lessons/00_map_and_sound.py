@@ -39,7 +39,8 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 # a mel spectrogram from the codes, and the **vocoder** turns the painting into a wave.
 #
 # The language model is a text model that was cut near its end: below the cut one **trunk**, above it a **text tail**
-# (the original) and a **speech tail** (a copy, retrained). What the text model knows, the speech tail can say.
+# (the original) and a **speech tail** (a copy, retrained). Does the speech tail say what the text model knows? That is
+# the question of the paper and of this project; lesson 09 tells how it is measured.
 
 # %%
 boxes = [  # x, y, text
@@ -99,8 +100,9 @@ plt.show()
 # Nobody reads a wave. Slice it into overlapping frames, ask each frame how strong every frequency is, add neighbouring
 # frequencies up the way an ear does (evenly below 1 kHz, by ratio above it: the *mel* scale), and take the logarithm.
 #
-# The mouth's mel: 24 kHz, a window of 1,920 samples, a step of 480 (50 frames a second), 80 bands up to 8 kHz. Here it
-# is in plain numpy; the assertion says that it is what the package computes.
+# There are two mels in this project. The ear's is Whisper's (16 kHz, 100 frames a second; section 4). The mouth's,
+# here: 24 kHz, a window of 1,920 samples, a step of 480 (50 frames a second), 80 bands up to 8 kHz. Here it is in plain
+# numpy; the assertion says that it is what the package computes.
 
 
 # %%
@@ -155,7 +157,8 @@ for bands in (80, 40, 20):
 
 # %% [markdown]
 # Now the same words from other throats. The stripes at the bottom are the pitch and its multiples; the thick bands are
-# the vowels. **What was said** is in the bands, **who said it** in the stripes and in where the bands lie.
+# the vowels. Roughly, **what was said** is in the bands, **who said it** in the stripes and in where the bands lie.
+# (The stripes also hold the melody: they rise in a question.)
 
 # %%
 speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "kokoro-kumo", "kokoro-gongitsune", "kokoro-nezumi"]
@@ -273,7 +276,8 @@ assert count["paper"] == 9_095_694_336
 
 # %% [markdown]
 # `tiny` shows the mechanics in minutes: its text model is pretrained on the spot and knows nothing else. `small` starts
-# from SmolLM2-135M, a real pretrained text model, and is the default: only there can *knowledge* come out by voice.
+# from SmolLM2-135M, a real pretrained text model, and is the default: only there is knowledge to come out when it is
+# asked by voice.
 #
 # ## 6. What survives (with a finished run)
 #
@@ -305,7 +309,7 @@ if assistant:
 # 1. How many bits a second is a codebook of 1,024 codes, at 12.5 codes a second?
 # 2. How many codes does a recording of 3.99 s become?
 # 3. How many samples (24 kHz) has an answer of 25 codes?
-# 4. How many parameters does speech add to the `small` language model, to the last one? (Section 5 has it.)
+# 4. How many parameters does speech add to the `small` language model? (Section 5 prints it, in millions.)
 # 5. How many times fewer bits a second than 16-bit sound at 16 kHz is the paper's codec? To the nearest whole number.
 
 # %%

@@ -10,6 +10,7 @@
 
 # %%
 import inspect
+import math
 import os
 
 import matplotlib.pyplot as plt
@@ -48,7 +49,7 @@ ids = grid.ids
 sentence = "the old captain painted seven green birds"
 wave = audio.resample(*voices.say(sentence, "assistant"), SAMPLE_RATE)
 pieces = tokenizer.encode(sentence).tokens
-codes = oracle_codes(sentence, "lesson 02", 1024)[: -(-len(wave) // 1280)]  # codes of letters: no codec is needed here
+codes = oracle_codes(sentence, "lesson 02", 1024)[: math.ceil(len(wave) / 1280)]  # of letters: no codec yet
 print(f"{len(pieces)} pieces: {pieces}")
 print(f"{len(codes)} codes of 80 ms: {codes.tolist()}")
 display(Audio(wave, rate=SAMPLE_RATE))
@@ -111,10 +112,10 @@ print("the package embeds as we do, and looks at no filler")
 # The model stands at row i and guesses row i + 1. If that row is written, the *text* head is asked; if it is spoken,
 # the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
 #
-# Our Stage 2 and SFT ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked,
-# at every spoken row, for the piece of text that is being said. This **inner monologue** (Moshi's word, arXiv
-# 2410.00037) is never written and no row is added; it only pulls the trunk towards having the word ready when the mouth
-# opens. Where nobody knows when a word is said, all letters count as equally long:
+# Our stages ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked, at every
+# spoken row, for the piece of text that is being said (in SFT for the one after it: `text_lookahead: 1`). This **inner
+# monologue** (Moshi's word, arXiv 2410.00037) is never written and no row is added; it only pulls the trunk towards
+# having the word ready when the mouth opens. Where nobody knows when a word is said, all letters count as equally long:
 
 
 # %%
@@ -165,8 +166,8 @@ for name in ("S2S", "S2T", "T2S", "T2T"):
 # The same question and the same answer in four pairings: speech or text in, speech or text out. The *system turn*
 # chooses how to answer. And note the one written row of a spoken answer: after EOSP the text head must close the turn.
 #
-# The first word of a spoken answer is decided at the row of SOSP. Before that row a text model would write "The capital
-# of ..." and take its time; here the model has none.
+# The first sound of a spoken answer is decided at the row of SOSP, and from there on every row is sound: none is left
+# to think in words. What is said must be ready when its turn comes, and that is what the monologue trains.
 #
 # ## 4. Everything it reads
 #

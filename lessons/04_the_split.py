@@ -114,11 +114,12 @@ plt.show()
 # That is the start, before anything was trained. Keep the curve in mind: training must make the two *meet* in the
 # middle, and let them part at the end.
 #
-# For most of the way the right word is nowhere near the top: those layers deal in meaning. Only the last ones turn what
-# is meant into what is *written*. Speech needs the same meaning and another turn at the end. The paper found the same
-# from the other side: the states of spoken and written versions of a sentence grow alike over the first layers, stay
-# alike, and part in the last ones (arXiv 2510.00499, on SpeechGPT-2.0-preview: 28 layers, apart in the last 3). So it
-# cuts Qwen3-8B after 32 of 36 layers; we cut SmolLM2 after 26 of 30, at the dashed line.
+# For most of the way the right word is nowhere near the top; it gets there in the last layers. (The lens shows when a
+# state can be *read as writing*, not what it means before.) If the last layers are busy with writing, speech needs
+# others in their place. The paper found the same from the other side: the states of spoken and written versions of a
+# sentence grow alike over the first layers, stay alike, and part in the last ones (arXiv 2510.00499, on
+# SpeechGPT-2.0-preview: 28 layers, apart in the last 3). So it cuts Qwen3-8B after 32 of 36 layers; we cut SmolLM2
+# after 26 of 30, at the dashed line.
 #
 # ## 2. The cut
 #
@@ -227,8 +228,9 @@ axes.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# Not "hardly changed": not one bit of the text half. Whatever the model answers in writing after Stage 1 it answered
-# before. A finished run measures it too (`largest change of a text logit by Stage 1`), and a test watches over it.
+# Not "hardly changed": not one bit of the text half. Whatever the model writes in answer to a written question after
+# Stage 1 it wrote before. A finished run measures it too (`largest change of a text logit by Stage 1`), and a test
+# watches over it.
 #
 # ### A freeze that leaks
 #
@@ -245,14 +247,15 @@ print(f"{flipped} of {bits} bits changed by a step with a gradient of zero")
 assert flipped > 0
 
 # %% [markdown]
-# AdamW takes a little of every weight that has a gradient, whatever the gradient is (weight decay), and its momentum
-# goes on moving it. A frozen weight must have *no* gradient (`requires_grad=False`): then the optimiser passes it by.
+# AdamW takes a little of every weight that has a gradient, whatever the gradient is (weight decay), and where there
+# ever was another gradient, momentum goes on moving the weight. A frozen weight must have *no* gradient
+# (`requires_grad=False`): then the optimiser passes it by.
 #
 # ### Frozen does not mean closed
 #
 # The loss of *written* words teaches the *speech* embedding, through 30 frozen layers: they have no gradient of their
-# own and still let one through. It is the strongest hint in Stage 1: so codes find the place where a text model expects
-# words.
+# own and still let one through. It asks the codes to be where a text model expects words. (How much of Stage 1 is owed
+# to it we have not measured.)
 
 # %%
 heard = collate([documents[1]], grid, 256)  # spoken in, written out
@@ -342,8 +345,10 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
 # %% [markdown]
 # Each is an overlay: `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml -c
 # configs/experiment/split_middle.yaml`, with the data as docs/data.md says. The paper's own table says that freezing
-# first carries nearly all of the gain (MMLU 66.5 against 62.1 without), and that the split alone brings little; *frozen
-# without a split* was never published, and is `configs/experiment/frozen_no_split.yaml`.
+# first carries nearly all of the gain (MMLU 66.5 against 62.1 without), and that the split alone brings little. At
+# `small` we found something else (`docs/LOG.md`, one seed, 40 % of the steps): never frozen, all ended as well; without
+# a split it heard as well and spoke worse. *Frozen without a split* was never published:
+# `configs/experiment/frozen_no_split.yaml`.
 #
 # ## 5. Exercises
 #

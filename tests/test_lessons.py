@@ -1,12 +1,20 @@
 """Lessons: notebooks are what the lessons say, every lesson runs and can be solved, none re-implements the package."""
 
 import ast
+import base64
 import importlib.util
+import io
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+import soundfile
+from IPython.display import Audio
+from PIL import Image
 from toy_run import write_toy_run
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +37,7 @@ def untrained_run(tmp_path):
 
 @each_lesson
 def test_notebooks_are_made_from_the_lessons(lesson):
-    assert not build.is_stale(lesson), "run make notebooks"
+    assert not build.is_stale(lesson), "run python lessons/build.py"
     cells = json.loads(build.render(lesson))["cells"]
     assert len({cell["id"] for cell in cells}) == len(cells)
 
@@ -57,6 +65,82 @@ def test_a_stale_notebook_is_found_and_mended(tmp_path, monkeypatch):
     assert build.main(["--check"]) == 0 and build.main([]) == 0  # an executed notebook stays as it is
     assert json.loads(build.target(lesson).read_text()) == after
     assert build.main(["--check", "07"]) == 2
+
+
+@each_lesson
+def test_notebooks_are_small_and_name_no_machine(lesson):
+    text = build.target(lesson).read_text()
+    assert len(text.encode()) <= build.LIMIT
+    assert str(Path.home()) + "/" not in text and str(ROOT) not in text
+
+
+@each_lesson
+def test_a_notebook_installs_what_it_needs_where_it_is_not(lesson):
+    """One cell behind the title, with the repository's address in one place; what it installs exists."""
+    cells = build.notebook(lesson).cells
+    assert cells[0].cell_type == "markdown" and cells[1].source == build.INSTALL
+    assert sum("git clone" in cell.source for cell in cells) == build.INSTALL.count("REPOSITORY =") == 1
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.search(r"course\[(.*)\]", build.INSTALL)[1].split(",")) <= set(extras)
+    for path in re.findall(r"course/(\S+)", build.INSTALL):
+        assert (ROOT / path).exists()
+
+
+def executed(seconds: float, pixels: int) -> nbformat.NotebookNode:
+    """A notebook as if executed: a tone, a noisy picture, a warning, and paths of this machine."""
+    wave = 0.1 * np.sin(np.arange(int(24_000 * seconds)) / 10)
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (pixels, pixels, 3), np.uint8)).save(picture, "png")
+    shown = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/latex": "x"}
+    cell = nbformat.v4.new_code_cell("1", id="a", metadata={"execution": {"iopub.execute_input": "2026"}})
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": Audio(wave, rate=24_000)._repr_html_()}),
+        nbformat.v4.new_output("display_data", shown),
+        nbformat.v4.new_output("stream", name="stderr", text="a warning"),
+        nbformat.v4.new_output("stream", name="stdout", text=f"{ROOT}/runs {Path.home()}/x"),
+    ]
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+def test_pictures_and_sounds_are_made_small():
+    text = build.shrink(executed(3, 1000))
+    assert len(text.encode()) < build.LIMIT < len(nbformat.writes(executed(3, 1000)))
+    sound, picture, said = json.loads(text)["cells"][0]["outputs"]
+    ogg = re.search(r'src="data:audio/ogg;base64,([^"]+)" type="audio/ogg"', "".join(sound["data"]["text/html"]))[1]
+    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(ogg)))
+    assert len(wave) / rate == pytest.approx(3, abs=0.05) and np.abs(wave).max() > 0.5  # the player's wave is scaled
+    assert Image.open(io.BytesIO(base64.b64decode(picture["data"]["image/png"]))).width < 1000
+    assert "text/latex" not in picture["data"] and "".join(said["text"]) == "./runs ~/x"
+    assert json.loads(text)["cells"][0]["metadata"] == {}
+
+
+def test_a_notebook_that_cannot_be_made_small_is_refused():
+    with pytest.raises(ValueError, match="300,000 are allowed"):
+        build.shrink(executed(300, 1000))
+
+
+def test_results_are_kept_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.delenv("MOSSREPRO_SMOKE", raising=False)
+    (tmp_path / "lessons").mkdir()
+    lesson = tmp_path / "lessons" / "42_toy.py"
+    lesson.write_text("# %% [markdown]\n# # Toy\n\n# %%\nprint(6 * 7)\n")
+    runs = []
+
+    def execute(lesson, folder):
+        runs.append(lesson)
+        done = build.notebook(lesson)
+        done.cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="42")]
+        return done
+
+    monkeypatch.setattr(build, "execute", execute)
+    assert build.main([]) == 0 and not build.has_outputs(lesson)
+    assert build.main(["--outputs"]) == 0 and build.has_outputs(lesson) and "42" in build.target(lesson).read_text()
+    assert build.main(["--outputs"]) == 0 and len(runs) == 1
+    lesson.write_text(lesson.read_text().replace("7", "8"))
+    assert build.main(["--check"]) == 1 and build.main(["--outputs"]) == 0 and len(runs) == 2
+    monkeypatch.setenv("MOSSREPRO_SMOKE", "1")
+    assert build.main(["--outputs"]) == 2 and "unset it" in capsys.readouterr().err
 
 
 def outputs(cells: list[dict]) -> list[dict]:

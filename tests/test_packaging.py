@@ -179,6 +179,7 @@ def test_make_targets_of_the_help_exist():
         "controls",
         "lessons",
         "notebooks",
+        "docs",
         "lint",
         "lock",
         "audit",
