@@ -32,6 +32,7 @@ from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
+from mossrepro.vocoder.prompt import read_prompt
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
@@ -75,15 +76,16 @@ class Assistant:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str = "auto") -> "Assistant":
+    def from_run(cls, run: str | Path, device: str = "auto", **others: str | Path) -> "Assistant":
         """Load the parts that `runs/NAME/parts.json` names onto a device ("auto": `best_device`).
 
+        others: folders of parts that take the place of the run's: flow=FOLDER, vocoder=FOLDER.
         CheckpointError if the run is not finished, ConfigError if this machine has no such device.
         """
         place = best_device(device)
-        folders = read_parts(run, PARTS)
+        folders = read_parts(run, PARTS) | others
         for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
-            if not os.path.isdir(folders[name]):
+            if name not in others and not os.path.isdir(folders[name]):
                 gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again, or take a packed run"
                 raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
@@ -217,7 +219,11 @@ def talk(args: argparse.Namespace) -> int:
     sent = str(args.output) == "-"
     if not args.text and not sent:
         check_writable(args.output)
-    assistant = Assistant.from_run(run, args.device)
+    voice = read_prompt(args.voice_prompt) if args.voice_prompt else None
+    others = {name: folder for name in ("flow", "vocoder") if (folder := getattr(args, name)) is not None}
+    assistant = Assistant.from_run(run, args.device, **others)
+    if voice is not None:
+        assistant.speaker = assistant.speaker.in_voice(voice)
     packets = Packets(sys.stdout.buffer if sent else None) if args.stream else None
     answer = assistant.answer(question, spoken=not args.text, form=args.form, on_sound=packets)
     if args.text:

@@ -34,7 +34,7 @@ from mossrepro.utils.devices import synchronise
 from mossrepro.utils.random import rng
 from mossrepro.utils.records import read_json
 from mossrepro.utils.spectral import spectral_loss
-from mossrepro.vocoder.data import whole_codes
+from mossrepro.vocoder.clips import whole_codes
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.griffin_lim import griffin_lim
