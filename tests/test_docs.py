@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from test_architecture import RANK, ROOT
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/glossary.md", "docs/data.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+PAGES += ["docs/glossary.md", "docs/data.md", "docs/own-voice.md"]
 FOLDERS = ("configs", "docs", "lessons", "mossrepro", "notebooks", "requirements", "tests")
 # What a document names though it is no file today: made by a run, or what the changelog says is gone.
 NOT_HERE = {"configs/reader.yaml"}
