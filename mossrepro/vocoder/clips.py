@@ -18,6 +18,7 @@ from mossrepro.vocoder.flow import FRAMES
 from mossrepro.vocoder.pitch import measure_pitch
 
 KEPT = 4000  # clips in memory: about 4 hours of sentences, 1.5 GB
+VECTORS = 8  # clips of a speaker whose vectors are taken: 10 ms of computing each
 CODE = FRAMES * VOICE_HOP  # samples of one code at 24 kHz
 
 
@@ -117,7 +118,7 @@ class Clips:
         return codes[:length], mel[:, : FRAMES * length]
 
     def voice(self, clip: Clip) -> Tensor:
-        """The speaker vector (256,) of a clip: 10 ms of computing the first time."""
+        """The speaker vector (256,) of a clip."""
         if clip.id not in self._voices:
             self._encoder = self._encoder or SpeakerEncoder.pretrained()
             vector = self._encoder.embed(load_clip(self.corpus, clip, SAMPLE_RATE))
@@ -125,10 +126,10 @@ class Clips:
         return self._voices[clip.id]
 
     def another(self, clip: Clip, random: np.random.Generator) -> Clip:
-        """Another clip of the same speaker and split; the clip itself where there is no other.
+        """Another clip of the same speaker and split, one of the first; the clip itself where there is no other.
 
         A vector of the very clip that is to be spoken would also tell what is said and how.
         """
-        clips = self.by(clip.split, clip.speaker)
+        clips = self.by(clip.split, clip.speaker)[: VECTORS + 1]
         place = int(random.integers(max(len(clips) - 1, 1)))
         return clips[-1] if clips[place].id == clip.id else clips[place]

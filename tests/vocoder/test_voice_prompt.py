@@ -16,6 +16,7 @@ from mossrepro.data.token_store import TokenWriter
 from mossrepro.speech import speaker
 from mossrepro.speech.speaker import VOICE_DIM
 from mossrepro.utils.errors import AudioError, ConfigError, DataError
+from mossrepro.vocoder import clips
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.data import FlowDataModule, VocoderDataModule
 from mossrepro.vocoder.flow import FlowDecoder
@@ -119,6 +120,14 @@ def test_a_voice_without_a_place_for_it_is_refused():
         flow().training_step(batch, 0)
 
 
+def test_a_model_of_voices_learns_without_vectors_too():
+    """A process that shares its gradients with others has one of every weight."""
+    task = flow(voice_dim=8)
+    task.log_dict = lambda *_, **__: None
+    task.training_step(Hum(seed=3).seeded_batch(0, 0, 1), 0).backward()
+    assert task.model.voice.weight.grad is not None and not task.model.voice.weight.grad.any()
+
+
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     """Clips of a steady tone each: clip i hums at 200 + 20 i Hz and its codes are all i. Its vector has a one at i."""
@@ -158,6 +167,14 @@ def test_rows_of_others_have_the_vector_of_another_clip(corpus):
         assert torch.equal(torch.cat([half[key] for half in halves]), batch[key]), key
     for valid in data.val_batches():
         assert "voice" not in valid and set(valid["codes"].unique().tolist()) == {7}
+
+
+def test_vectors_are_of_few_clips(corpus, monkeypatch):
+    monkeypatch.setattr(clips, "VECTORS", 1)
+    tokens = str(corpus / "tokens")
+    data = FlowDataModule(str(corpus), tokens, batch=64, length=6, others=str(corpus), others_tokens=tokens)
+    voices = data.train_batch(0, 0, 1)["voice"]
+    assert set(voices.argmax(1)[voices.any(1)].tolist()) == {0, 1, 3, 4, 6}
 
 
 def test_pieces_of_others_are_among_the_vocoders(corpus):
