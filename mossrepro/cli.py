@@ -153,11 +153,20 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("question", type=Path, nargs="?", help="a recording (wav, flac, ogg, mp3, ...)")
     parser.add_argument("--say", metavar="TEXT", help="speak TEXT in a user voice instead of reading a recording")
     parser.add_argument("--voice", help="the user voice for --say")
-    parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help="default: answer.wav")
+    text = "default: answer.wav; with --stream also -, for 16-bit mono PCM at 24 kHz on the standard output"
+    parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help=text)
+    text = "speak while the answer is still being made, in chunks, and tell when the first sound was there"
+    parser.add_argument("--stream", action="store_true", help=text)
     parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
     text = "of the answer: one word, or a sentence (default: what the run was trained for)"
     parser.add_argument("--form", choices=("word", "sentence"), default="", help=text)
     parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
+    text = "answer in the voice of this recording (2 to 60 s), if the flow decoder was trained for that; "
+    text += "your own voice only, or that of someone who has agreed to it"
+    parser.add_argument("--voice-prompt", type=Path, metavar="FILE", help=text)
+    for name, what in (("flow", "flow decoder"), ("vocoder", "vocoder")):
+        text = f"another {what} than the run's: the --output of a fit"
+        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=text)
     _device_option(parser)
     parser.set_defaults(run_verb=_talk)
 
@@ -315,6 +324,12 @@ def _talk(args: argparse.Namespace) -> int:
 
     if (args.question is None) == (args.say is None):
         raise MossError("talk needs either a recording or --say TEXT")
+    if args.stream and args.text:
+        raise MossError("--stream: an answer in --text has no sound; leave one of them out")
+    if args.voice_prompt and args.text:
+        raise MossError("--voice-prompt: an answer in --text has no voice; leave one of them out")
+    if str(args.output) == "-" and not args.stream:
+        raise MossError("-o - sends the sound as it is made; give --stream too")
     return pipeline.talk(args)
 
 

@@ -3,14 +3,21 @@
 assistant = Assistant.from_run("runs/small")
 answer = assistant.answer("question.wav")
 answer.save("answer.wav")
+
+With `on_sound` the answer is spoken while its codes are still being made:
+
+    question --> codes --> LM --> code, code, ... --> DecoderSession --> samples, samples, ...
 """
 
 import argparse
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -25,6 +32,7 @@ from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
+from mossrepro.vocoder.prompt import read_prompt
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
@@ -68,15 +76,16 @@ class Assistant:
             raise CheckpointError(f"the codec has {codec.config.codes} codes, the language model {model.config.codes}")
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str = "auto") -> "Assistant":
+    def from_run(cls, run: str | Path, device: str = "auto", **others: str | Path) -> "Assistant":
         """Load the parts that `runs/NAME/parts.json` names onto a device ("auto": `best_device`).
 
+        others: folders of parts that take the place of the run's: flow=FOLDER, vocoder=FOLDER.
         CheckpointError if the run is not finished, ConfigError if this machine has no such device.
         """
         place = best_device(device)
-        folders = read_parts(run, PARTS)
+        folders = read_parts(run, PARTS) | others
         for name in PARTS:  # not the backbone: that of `small` is no folder, and nobody needs it any more
-            if not os.path.isdir(folders[name]):
+            if name not in others and not os.path.isdir(folders[name]):
                 gone = f"{name} is gone ({folders[name]}); run `mossrepro reproduce` again, or take a packed run"
                 raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
@@ -88,9 +97,14 @@ class Assistant:
         with torch.inference_mode():
             return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
 
-    def reply(self, prompts: list[Positions], config: GenerationConfig | None = None) -> list[Reply]:
-        """The language model's replies to prepared prompts."""
-        return generate(self.model, prompts, self.grid.ids, config)
+    def reply(
+        self,
+        prompts: list[Positions],
+        config: GenerationConfig | None = None,
+        on_code: Callable[[int, int], None] | None = None,
+    ) -> list[Reply]:
+        """The language model's replies to prepared prompts. `on_code`: see `generate`."""
+        return generate(self.model, prompts, self.grid.ids, config, on_code)
 
     def answer(
         self,
@@ -98,6 +112,7 @@ class Assistant:
         spoken: bool = True,
         config: GenerationConfig | None = None,
         form: str = "",
+        on_sound: Callable[[np.ndarray], None] | None = None,
     ) -> Answer:
         """Answer a recording.
 
@@ -106,6 +121,8 @@ class Assistant:
             spoken: by voice, else in writing.
             config: how the answer is sampled.
             form: one of FORMS; by default what the model was trained for.
+            on_sound: is given the samples (n,) of a spoken answer in parts, each as soon as its codes are there. The
+                answer's wave is these parts; it is decoded in chunks, also where a whole one would be decoded at once.
 
         Raises:
             AudioError: it is no speech that one can answer.
@@ -121,11 +138,28 @@ class Assistant:
         grid = self.grid
         user = grid.turn("user", codes=self.listen(audio.trim(wave, SAMPLE_RATE)))
         prompt = grid.join(grid.system(spoken, FORMS.get(form, "")), user, grid.reply_prefix(spoken))
-        reply = self.reply([prompt], config)[0]
+        if on_sound is None:
+            reply = self.reply([prompt], config)[0]
+            wave = self.speaker.speak(reply.codes)[0] if reply.codes else np.zeros(0, np.float32)
+        else:
+            reply, wave = self._reply_aloud(prompt, config, on_sound)
         text = self.tokenizer.decode(reply.text).strip()
-        if not reply.codes:
-            return Answer(np.zeros(0, np.float32), self.speaker.vocoder.rate, [], text, reply.ended)
-        return Answer(*self.speaker.speak(reply.codes), reply.codes, text, reply.ended)
+        return Answer(wave, self.speaker.vocoder.rate, reply.codes, text, reply.ended)
+
+    def _reply_aloud(
+        self, prompt: Positions, config: GenerationConfig | None, on_sound: Callable[[np.ndarray], None]
+    ) -> tuple[Reply, np.ndarray]:
+        """A reply and its samples, which `on_sound` is given as they are made."""
+        session, parts = self.speaker.session(), [np.zeros(0, np.float32)]
+
+        def give(samples: np.ndarray) -> None:
+            if len(samples):
+                parts.append(samples)
+                on_sound(samples)
+
+        reply = self.reply([prompt], config, lambda _, code: give(session.push([code])))[0]
+        give(session.close())
+        return reply, np.concatenate(parts)
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
@@ -146,6 +180,29 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return runs[-1]
 
 
+class Packets:
+    """What `talk --stream` does with the parts of an answer: it times them, and sends them on as 16-bit PCM.
+
+    out: where to; None: nowhere. `first`: seconds from the question to the first sound; None where there was none.
+    """
+
+    def __init__(self, out: BinaryIO | None = None) -> None:
+        self.out, self.first = out, None
+        self._started = time.monotonic()
+
+    def __call__(self, samples: np.ndarray) -> None:
+        if self.first is None:
+            self.first = time.monotonic() - self._started
+        if self.out is not None:
+            self.out.write(np.round(samples * 32_767).astype("<i2").tobytes())
+            self.out.flush()
+
+    def report(self) -> str:
+        """One line about the times."""
+        total = time.monotonic() - self._started
+        return f"first sound {self.first:.2f} s after the question, the last {total:.2f} s after it"
+
+
 def talk(args: argparse.Namespace) -> int:
     """`mossrepro talk`: answer a recording, or a sentence spoken by a user voice."""
     run = args.run or newest_run()
@@ -159,20 +216,35 @@ def talk(args: argparse.Namespace) -> int:
         check_length(sound_file.header(args.question).seconds, args.question)  # before it is decoded
         question = audio.load(args.question, SAMPLE_RATE)
     check_length(len(question) / SAMPLE_RATE, args.question or "the sentence to say")
-    if not args.text:
+    sent = str(args.output) == "-"
+    if not args.text and not sent:
         check_writable(args.output)
-    answer = Assistant.from_run(run, args.device).answer(question, spoken=not args.text, form=args.form)
-    seconds = len(answer.wave) / answer.rate
+    voice = read_prompt(args.voice_prompt) if args.voice_prompt else None
+    others = {name: folder for name in ("flow", "vocoder") if (folder := getattr(args, name)) is not None}
+    assistant = Assistant.from_run(run, args.device, **others)
+    if voice is not None:
+        assistant.speaker = assistant.speaker.in_voice(voice)
+    packets = Packets(sys.stdout.buffer if sent else None) if args.stream else None
+    answer = assistant.answer(question, spoken=not args.text, form=args.form, on_sound=packets)
     if args.text:
         print(answer.text)
     else:
-        answer.save(args.output)
-        print(f"{args.output}: {seconds:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
+        _deliver(answer, args.output, packets)
     if not answer.ended:
+        seconds = len(answer.wave) / answer.rate
         where = f"{len(answer.text.split())} words" if args.text else f"{seconds:.1f} s"
         limit = f"the model did not end it within {GenerationConfig.max_positions} positions"
         print(f"the answer was cut at {where}; {limit}, ask for a shorter one", file=sys.stderr)
     return 0
+
+
+def _deliver(answer: Answer, output: Path, packets: Packets | None) -> None:
+    """Save a spoken answer that has not been sent already, and tell how long it is, and when it came."""
+    if str(output) != "-" or not len(answer.wave):
+        answer.save(output)
+    print(f"{output}: {len(answer.wave) / answer.rate:.2f} s, {len(answer.codes)} codes", file=sys.stderr)
+    if packets is not None:
+        print(packets.report(), file=sys.stderr)
 
 
 def check_length(seconds: float, name: str | Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mossrepro.evaluation.artifacts import RATED, RunArtifacts
 from mossrepro.evaluation.codec import error_rate, pesq_scores, stoi_scores
+from mossrepro.evaluation.voice_prompt import measure_prompts
 from mossrepro.speech import voices
 from mossrepro.speech.mos import predicted_mos
 from mossrepro.speech.normalise import normalise
@@ -34,7 +35,7 @@ from mossrepro.utils.devices import synchronise
 from mossrepro.utils.random import rng
 from mossrepro.utils.records import read_json
 from mossrepro.utils.spectral import spectral_loss
-from mossrepro.vocoder.data import whole_codes
+from mossrepro.vocoder.clips import whole_codes
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.griffin_lim import griffin_lim
@@ -45,6 +46,7 @@ LIST = Path(__file__).with_name("voice_list.json")
 STEPS = (1, 2, 4, 10)  # Euler steps
 CHUNKS = (5, 25, 0)  # codes; 0: whole utterances
 DRAWS = 2_000  # of a bootstrap
+PROMPTED = 4  # sentences that are spoken in the voice of each prompt
 
 
 class VoiceList(NamedTuple):
@@ -344,3 +346,5 @@ def measure_voice(artifacts: RunArtifacts, others: dict[str, Path] | None = None
         benchmark.measure(way)
     benchmark.conclude()
     benchmark.speed()
+    if speaker.flow.voice is not None:
+        measure_prompts(artifacts, benchmark.said.codes[:PROMPTED])

@@ -15,6 +15,7 @@ from mossrepro.utils.audio import SAMPLE_RATE, WHISPER_FFT, WHISPER_HOP, mel_fil
 from mossrepro.utils.spectral import hann
 
 BANDS, FRAMES, STRIDE = 40, 160, 80  # a window of 1.6 s, every 0.8 s
+VOICE_DIM = 256  # numbers of an embedding
 LOUDNESS = -30.0  # dB of full scale, to which every recording is brought (Resemblyzer only makes quiet ones louder)
 
 
@@ -23,8 +24,8 @@ class SpeakerEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(BANDS, 256, 3, batch_first=True)
-        self.linear = nn.Linear(256, 256)
+        self.lstm = nn.LSTM(BANDS, VOICE_DIM, 3, batch_first=True)
+        self.linear = nn.Linear(VOICE_DIM, VOICE_DIM)
 
     @classmethod
     def pretrained(cls) -> "SpeakerEncoder":

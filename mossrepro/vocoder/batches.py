@@ -12,6 +12,7 @@ class FlowBatch(TypedDict):
     mel: Tensor  # (B, 80, 4 T) float32, log-mel of 24 kHz sound
     valid: Tensor  # (B, T) bool
     seed: Tensor  # () int64, of all randomness inside the step
+    voice: NotRequired[Tensor]  # (B, 256) float32, speaker vectors; zeros: the voice that is spoken without a prompt
     share: NotRequired[Tensor]  # (3,) int64, `step_data.Share`: which rows of the step's batch these are
 
 

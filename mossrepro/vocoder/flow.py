@@ -10,6 +10,9 @@ pronunciation out of many, where a regression would return their blurred mean.
 Every layer looks ahead only to the end of its own chunk plus the look-ahead, so that mel frames can be emitted while
 codes still arrive (`session.py`); how far it looks back is a setting. Training with several chunk sizes gives one model
 that decodes whole utterances and chunks (CosyVoice 2, arXiv 2412.10117).
+
+A voice is a speaker vector, whose projection is added to the condition, as the x-vector in the paper's decoder is. The
+projection has no bias, so that the zero vector adds nothing: it is the voice that is spoken without a prompt.
 """
 
 import math
@@ -129,6 +132,7 @@ class FlowDecoder(nn.Module):
         temperature: scale of the starting noise.
         look_back: codes before its chunk that a code may look at; 0: all.
         solver: "euler" or "midpoint".
+        voice_dim: numbers of a speaker vector; 0: there is one voice.
     """
 
     mean: Tensor
@@ -151,6 +155,7 @@ class FlowDecoder(nn.Module):
         temperature: float = 1.0,
         look_back: int = 0,
         solver: str = "euler",
+        voice_dim: int = 0,
     ):
         super().__init__()
         if dim % HEAD:
@@ -169,6 +174,7 @@ class FlowDecoder(nn.Module):
             temperature=temperature,
             look_back=look_back,
             solver=solver,
+            voice_dim=voice_dim,
         )
         self.codes, self.bands, self.look_ahead = codes, bands, look_ahead
         self.sampling = FlowSampling(chunk, look_back, steps, solver, guidance, temperature).checked()
@@ -177,6 +183,9 @@ class FlowDecoder(nn.Module):
         self.coarse_mel = nn.Linear(dim, bands)
         self.register_buffer("mean", torch.tensor(mel_mean))
         self.register_buffer("std", torch.tensor(mel_std))
+        self.voice = nn.Linear(voice_dim, dim, bias=False) if voice_dim else None
+        if self.voice is not None:
+            nn.init.zeros_(self.voice.weight)
 
     @property
     def config(self) -> dict[str, int | float]:
@@ -187,6 +196,40 @@ class FlowDecoder(nn.Module):
         """Set the mean and standard deviation of the training mels."""
         self.mean.fill_(mean), self.std.fill_(std)
 
+    def start_from(self, other: "FlowDecoder", name: str | Path) -> None:
+        """Take the weights and mel statistics of a trained decoder of the same sizes; one of one voice has no `voice`.
+
+        ConfigError names it (`name`) and the first size that differs.
+        """
+        for key in ("codes", "bands", "dim", "blocks", "fine_blocks", "flow_blocks", "look_ahead", "voice_dim"):
+            theirs, ours = other.config[key], self.config[key]
+            if theirs != ours and not (key == "voice_dim" and theirs == 0):
+                raise ConfigError(f"{name}: its {key} is {theirs}, not {ours}; give the size that it was trained at")
+        self.load_state_dict(other.state_dict(), strict=other.voice is not None or self.voice is None)
+
+    def condition(
+        self,
+        codes: Tensor,
+        valid: Tensor,
+        context: Context,
+        voice: Tensor | None = None,
+        memory: StreamMemory | None = None,
+        following: Tensor | None = None,
+    ) -> Tensor:
+        """What the velocity is conditioned on, (B, 4T, dim): the codes (see `CodeEncoder`) and the voice.
+
+        voice (B or 1, voice_dim): speaker vectors of length 1, or zeros; None: zeros. ConfigError for a vector where
+        there is one voice.
+        """
+        hidden = self.encoder(codes, valid, context, memory, following)
+        if self.voice is None:
+            if voice is not None:
+                raise ConfigError("this flow decoder has one voice, so it takes no speaker vector (voice_dim is 0)")
+            return hidden
+        size = self._config["voice_dim"]
+        voice = hidden.new_zeros(len(codes), size) if voice is None else voice.to(hidden.dtype)
+        return hidden + self.voice(size**0.5 * voice)[:, None]  # numbers of about 1 each
+
     def losses(
         self,
         codes: Tensor,
@@ -196,17 +239,18 @@ class FlowDecoder(nn.Module):
         noise: Tensor,
         keep: Tensor,
         context: Context | None = None,
+        voice: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Flow-matching loss and the regression loss that gives the encoder a head start (Grad-TTS, arXiv 2105.06337).
 
         Shapes: codes (B, T), mel (B, bands, 4T), valid (B, T) bool, time (B,) uniform in [0, 1), noise as mel,
         keep (B,) bool: False hides the condition (classifier-free guidance) -> two scalars.
-        context: what codes may look at; None for the model's.
+        context: what codes may look at; None for the model's. voice: see `condition`.
         On the path x_t = (1 - (1 - sigma) t) noise + t mel the velocity is mel - (1 - sigma) noise.
         """
         target = (mel - self.mean) / self.std
         context = self.sampling.context if context is None else context
-        condition = self.encoder(codes, valid, context)
+        condition = self.condition(codes, valid, context, voice)
         frames = repeat(valid, "b t -> b (t frames)", frames=FRAMES)
         weight = frames[:, None].float() / (frames.sum() * self.bands).clamp_min(1)
         coarse_mel = self.coarse_mel(condition).float().transpose(1, 2)
@@ -224,8 +268,11 @@ class FlowDecoder(nn.Module):
         lengths: Tensor | None = None,
         noise: Tensor | None = None,
         sampling: FlowSampling | None = None,
+        voice: Tensor | None = None,
     ) -> Tensor:
         """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T). sampling: None for the model's.
+
+        voice (B or 1, voice_dim): see `condition`.
 
         The starting noise (B, bands, 4T) is the same every time unless given, so decoding is deterministic.
         Codes may be in main memory, and are then checked: DataError for one outside the codebook. On another device
@@ -239,7 +286,7 @@ class FlowDecoder(nn.Module):
         places = torch.arange(length, device=codes.device)
         valid = places[None] < (lengths[:, None] if lengths is not None else length)
         valid = valid.expand(batch, length)
-        condition = self.encoder(codes, valid, sampling.context)
+        condition = self.condition(codes, valid, sampling.context, voice)
         if noise is None:
             noise = send(fixed_noise(self.bands, FRAMES * length, flow_noise(sampling.seed)), codes.device)
         return self.denoise(condition, noise, repeat(valid, "b t -> b (t frames)", frames=FRAMES), sampling)

@@ -42,8 +42,8 @@ def as_codes(codes: Sequence[int] | np.ndarray | Tensor, book: int) -> Tensor:
 class FlowSession:
     """Codes to mel, a chunk at a time, each as soon as its codes and the look-ahead behind it are there."""
 
-    def __init__(self, flow: FlowDecoder, sampling: FlowSampling | None = None) -> None:
-        self.flow = flow
+    def __init__(self, flow: FlowDecoder, sampling: FlowSampling | None = None, voice: Tensor | None = None) -> None:
+        self.flow, self.voice = flow, voice
         self.sampling = (flow.sampling if sampling is None else sampling).streaming()
         self._waiting = torch.zeros(0, dtype=torch.int64)
         self._noise = flow_noise(self.sampling.seed)
@@ -68,7 +68,8 @@ class FlowSession:
         codes, following = send(codes[None], device), send(following[None], device)
         noise = send(fixed_noise(flow.bands, FRAMES * codes.shape[1], self._noise), device)
         valid = torch.ones(1, FRAMES * codes.shape[1], dtype=torch.bool, device=device)
-        condition = flow.encoder(codes, valid[:, ::FRAMES], self.sampling.context, self._encoder, following)
+        context = self.sampling.context
+        condition = flow.condition(codes, valid[:, ::FRAMES], context, self.voice, self._encoder, following)
         return flow.denoise(condition, noise, valid, self.sampling, self._estimator)
 
 
@@ -116,8 +117,14 @@ class DecoderSession:
     samples = session.close()  # the rest
     """
 
-    def __init__(self, flow: FlowDecoder, vocoder: Vocoder, sampling: FlowSampling | None = None) -> None:
-        self._flow, self._vocoder, self.closed = FlowSession(flow, sampling), VocoderSession(vocoder), False
+    def __init__(
+        self,
+        flow: FlowDecoder,
+        vocoder: Vocoder,
+        sampling: FlowSampling | None = None,
+        voice: Tensor | None = None,
+    ) -> None:
+        self._flow, self._vocoder, self.closed = FlowSession(flow, sampling, voice), VocoderSession(vocoder), False
 
     @property
     def first_packet(self) -> int:

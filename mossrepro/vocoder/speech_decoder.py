@@ -21,19 +21,32 @@ WHOLE = 500  # codes (40 s) up to which an utterance is decoded at once
 class SpeechDecoder:
     """The assistant's voice: flow decoder, then vocoder. The same codes always give the same samples.
 
-    Raises ConfigError when the two differ in mel bands.
+    voice: speaker vector (voice_dim,) of another voice, in which it speaks instead; None: its own.
+
+    Raises ConfigError when the two differ in mel bands, or for a vector that the flow decoder was not trained with.
     """
 
-    def __init__(self, flow: FlowDecoder, vocoder: Vocoder):
+    def __init__(self, flow: FlowDecoder, vocoder: Vocoder, voice: np.ndarray | None = None):
         if flow.bands != vocoder.config["bands"]:
             raise ConfigError(f"bands: the flow makes {flow.bands}, the vocoder reads {vocoder.config['bands']}")
         self.flow, self.vocoder = flow.eval(), vocoder.eval()
+        if voice is not None and flow.voice is None:
+            raise ConfigError(
+                "this flow decoder speaks in one voice; docs/own-voice.md says how to train one for prompts"
+            )
+        if voice is not None and flow.config["voice_dim"] != len(voice):
+            raise ConfigError(f"a voice of {len(voice)} numbers: the flow decoder's have {flow.config['voice_dim']}")
+        self.voice = None if voice is None else torch.from_numpy(voice)[None].to(flow.mean)
 
     @classmethod
     def from_pretrained(cls, flow: str | Path, vocoder: str | Path, device: torch.device = CPU) -> "SpeechDecoder":
         """Load both from their folders onto a device, for inference only; CheckpointError when one does not fit."""
         parts = FlowDecoder.from_pretrained(flow), Vocoder.from_pretrained(vocoder)
         return cls(*(pack_linear_layers(part.to(device)) for part in parts))
+
+    def in_voice(self, voice: np.ndarray | None) -> "SpeechDecoder":
+        """The same parts in another voice: a speaker vector, as `read_prompt` gives one. ConfigError as above."""
+        return SpeechDecoder(self.flow, self.vocoder, voice)
 
     @property
     def samples_per_code(self) -> int:
@@ -59,7 +72,7 @@ class SpeechDecoder:
         for at in range(0, len(order), batch):
             rows = [book[i] for i in order[at : at + batch]]
             lengths = torch.tensor([len(row) for row in rows], device=device)
-            mels = self.flow(pad_sequence(rows, batch_first=True), lengths)
+            mels = self.flow(pad_sequence(rows, batch_first=True), lengths, voice=self.voice)
             for i, row, mel in zip(order[at:], rows, mels, strict=False):
                 wave = self.vocoder(mel[None, :, : FRAMES * len(row)])[0]
                 waves[i] = np.clip(wave.float().cpu().numpy(), -1.0, 1.0)
@@ -73,7 +86,7 @@ class SpeechDecoder:
 
         ConfigError for settings that cannot be.
         """
-        return DecoderSession(self.flow, self.vocoder, sampling)
+        return DecoderSession(self.flow, self.vocoder, sampling, self.voice)
 
     def stream(self, codes: Iterable[int], sampling: FlowSampling | None = None) -> Iterator[np.ndarray]:
         """Codes, as they arrive -> samples in parts, float32 in [-1, 1], each as soon as it can be made.

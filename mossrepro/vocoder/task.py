@@ -92,7 +92,7 @@ class FlowTask(SoundTask):
     """Codes to mel by conditional flow matching.
 
     A batch: codes (B, T), mel (B, 80, 4T), valid (B, T) bool, seed. A data module with `mel_statistics()` gives the
-    mean and the standard deviation that the model normalises with.
+    mean and the standard deviation that the model normalises with. One with clips of others adds voice (B, voice_dim).
 
     Args:
         codes: size of the codebook.
@@ -110,6 +110,8 @@ class FlowTask(SoundTask):
         ema: decay of the average of the weights, which is what is exported; 0: the weights of the last step.
         cond_dropout: share of rows trained without condition for classifier-free guidance (0.2 in the paper's decoder).
         coarse_mel_weight: weight of the encoder's regression loss.
+        voice_dim: numbers of a speaker vector, 256 with `data.init_args.others`; 0: as `init_from`, or one voice.
+        init_from: folder of a trained flow decoder of the same sizes, which is where training starts.
     """
 
     def __init__(
@@ -129,7 +131,10 @@ class FlowTask(SoundTask):
         chunks: tuple[int, ...] = (),
         look_back: int = 0,
         ema: float = 0.0,
+        voice_dim: int = 0,
+        init_from: str | None = None,
     ):
+        start = None if init_from is None else FlowDecoder.from_pretrained(init_from)
         model = FlowDecoder(
             codes,
             dim=dim,
@@ -139,8 +144,11 @@ class FlowTask(SoundTask):
             chunk=chunk,
             look_ahead=look_ahead,
             look_back=look_back,
+            voice_dim=voice_dim or (0 if start is None else start.config["voice_dim"]),
         )
-        if codebook is not None:
+        if start is not None:
+            model.start_from(start, init_from)
+        elif codebook is not None:
             model.encoder.start_from(code_table(codebook, "codebook", codes))
         super().__init__(model, lr, warmup_steps, weight_decay, ema)
         self.save_hyperparameters()
@@ -148,11 +156,15 @@ class FlowTask(SoundTask):
             raise ConfigError(f"chunks={list(chunks)}: give numbers of codes, 0 for whole rows")
         self.cond_dropout, self.coarse_mel_weight = cond_dropout, coarse_mel_weight
         self.contexts = [Context(size, look_back) for size in chunks or (chunk,)]
+        self.started = start is not None
 
     def on_fit_start(self) -> None:
-        """Take the statistics of the training mels (a resumed run gets the same ones again)."""
+        """Take the statistics of the training mels (a resumed run gets the same ones again).
+
+        A trained decoder keeps its own: with others, all that it has learnt would be off by their difference.
+        """
         data = self.trainer.datamodule
-        if isinstance(data, HasMelStatistics):
+        if isinstance(data, HasMelStatistics) and not self.started:
             for model in {self.model, self.final}:
                 model.set_statistics(*data.mel_statistics())
 
@@ -168,7 +180,7 @@ class FlowTask(SoundTask):
         keep = torch.rand(share.total, generator=generator) >= cond_dropout
         context = contexts[int(torch.randint(len(contexts), (1,), generator=generator))]
         time, noise, keep = (send(drawn[share.slice], mel.device) for drawn in (time, noise, keep))
-        parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context)
+        parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context, batch.get("voice"))
         flow, coarse_mel = (mean_over_ranks(part, valid.sum()) for part in parts)
         return flow, coarse_mel
 

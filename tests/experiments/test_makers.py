@@ -33,7 +33,15 @@ LM = [
     "lm/init_from.py",
     *LAYERS,
 ]
-SOUND = ["vocoder/task.py", "vocoder/data.py", "vocoder/streaming.py", "vocoder/sampling.py", *LAYERS, *FEATURES]
+SOUND = [
+    "vocoder/task.py",
+    "vocoder/data.py",
+    "vocoder/clips.py",
+    "vocoder/streaming.py",
+    "vocoder/sampling.py",
+    *LAYERS,
+    *FEATURES,
+]
 MAKERS = {
     "known": [
         *("lm/decode.py", "lm/grid.py", "experiments/knowledge.py"),

@@ -53,7 +53,7 @@ def test_a_step_does_not_look_at_all_clips(corpus):
                 return super().__iter__()
 
         data.clips("train")
-        data._clips = {split: Watched(clips) for split, clips in data._clips.items()}
+        data.own._splits = {split: Watched(clips) for split, clips in data.own._splits.items()}
         for step in range(4):
             data.train_batch(step, 0, 1)
         assert len(looked) <= 1
