@@ -72,6 +72,8 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
         torch.set_default_dtype(plain)
         model.train_only(train)
         model.checkpointed = checkpointed
+        if model.mouth is not None:
+            model.mouth.reads_all = True
         grid = torch.full((documents, rows, 2), config.modality_pad)
         mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:

@@ -79,7 +79,6 @@ class LMConfig:
             raise ConfigError(
                 f"tail_layers={self.tail_layers} must be at least 0 and below the backbone's {self.layers} layers"
             )
-
         if self.split_at is not None and not 0 <= self.split_at <= self.layers - self.tail_layers:
             most = self.layers - self.tail_layers
             raise ConfigError(f"split_at={self.split_at} must be from 0 to the trunk's {most} layers")
@@ -248,12 +247,11 @@ class LayerSplitLM(nn.Module):
         text, codes = grid.unbind(-1)
         spoken = text == self.config.modality_pad
         with torch.no_grad():
-            at = (spoken | (text == self.config.speech_from)).flatten().nonzero()[:, 0]
-            read = self.text_head(self.text_norm(tail.flatten(0, 1)[at]))
-            named = torch.zeros_like(tail.flatten(0, 1))
-            named[at] = mean_named(read, self.text_embed).to(named.dtype)
-        x = self.mouth.enter(named.view_as(tail), codes, spoken)
-        return self.run("mouth", x, table, mask, cache)
+            named, tail = torch.zeros_like(tail), tail.detach()
+            read = spoken | (text == self.config.speech_from)
+            at = (slice(None),) if self.mouth.reads_all else read.nonzero(as_tuple=True)
+            named[at] = mean_named(self.text_head(self.text_norm(tail[at])), self.text_embed).to(named.dtype)
+        return self.run("mouth", self.mouth.enter(named, codes, spoken), table, mask, cache)
 
     def _mouth_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor:
         """The mask of the mouth in a forward pass over whole sequences."""
@@ -269,8 +267,7 @@ class LayerSplitLM(nn.Module):
         self, name: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
     ) -> Tensor:
         """The layers after the split for the channel "text" or "speech": its tail, then the rest of the trunk."""
-        x = self.run(f"{name}_tail", x, table, mask, cache)
-        return self.run(f"{name}_post_split", x, table, mask, cache)
+        return self.run(f"{name}_post_split", self.run(f"{name}_tail", x, table, mask, cache), table, mask, cache)
 
     def run(
         self, part: str, x: Tensor, table: tuple[Tensor, Tensor], mask: Tensor | Packing | None, cache: Cache | None
@@ -292,7 +289,7 @@ class LayerSplitLM(nn.Module):
         return [*self.trunk][self.config.split_layer :] if part.endswith("_post_split") else [*getattr(self, part)]
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Let PyTorch compile the layers, one graph for all of them, at their first use (minutes; any lengths)."""
+        """Let PyTorch compile the layers, one graph for all, at their first use (minutes; any lengths)."""
         for block in self.blocks():
             block.compile(dynamic=True, backend=backend)
 

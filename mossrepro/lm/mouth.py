@@ -35,6 +35,7 @@ class Mouth(nn.Module):
         self.norm, self.named = RMSNorm(dim, eps), nn.Linear(dim, dim, bias=False)
         self.codes = nn.Embedding(vocab, dim)
         self.layers = nn.ModuleList(blocks)
+        self.reads_all = False  # also where there is no speech: for tracing, where no shape may depend on values
 
     def enter(self, named: Tensor, codes: Tensor, spoken: Tensor) -> Tensor:
         """The input of the layers, (B, L, D).

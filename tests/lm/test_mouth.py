@@ -1,0 +1,120 @@
+"""A mouth: it says what the speech tail names, sees nothing else, and says the same in one pass and one by one."""
+
+import pytest
+import torch
+from lm_toys import IDS, prompt, small_model
+
+from mossrepro.lm import checkpoint
+from mossrepro.lm.cost import trace
+from mossrepro.lm.decode import GenerationConfig, generate
+from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.lm.losses import chunked_cross_entropy
+from mossrepro.lm.mouth import mean_named, reply_mask, reply_starts
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.layers import Packing
+
+S, P = IDS.sosp, IDS.pad
+GRID = torch.tensor([[[1, 1], [9, 1], [11, 1], [S, 1], [P, 3], [P, 4]]])
+
+
+def test_a_reply_begins_at_its_sosp_however_the_sequence_comes():
+    text = torch.tensor([[1, 9, S, P, P, 20, S, P, 3], [S, P, 1, 1, 1, 1, 1, 1, 1]])
+    whole = reply_starts(text, S)
+    assert whole.tolist() == [[-1, -1, 2, 2, 2, 2, 6, 6, 6], [0] * 9]
+    first = reply_starts(text[:, :4], S)
+    assert torch.equal(torch.cat((first, reply_starts(text[:, 4:], S, 4, first[:, -1])), 1), whole)
+    seen = reply_mask(whole)[0, 0]
+    assert seen[4].nonzero().flatten().tolist() == [2, 3, 4] and seen[7].nonzero().flatten().tolist() == [6, 7]
+    assert seen[1].nonzero().flatten().tolist() == [0, 1]  # before any speech: everything before
+
+
+@torch.no_grad()
+def test_decoding_says_what_a_whole_pass_says():
+    """In a batch with padding too, and prepared for inference; and without the mouth it would be something else."""
+    torch.manual_seed(1)
+    prompts = [
+        prompt([1, 9, 11, 30, S]),
+        prompt([1, 20, 21, S]),
+        prompt([1, S, P, P, P, 20, S], [1, 1, 3, 4, 40, 1, 1]),
+    ]
+    config, found = GenerationConfig(max_positions=7), {}
+    for layers in (2, 0):
+        model = small_model(mouth=layers, speech_from=S if layers else None).eval()
+        replies = generate(model, prompts, IDS, config)
+        found[layers] = [reply.codes for reply in replies]
+        assert found[layers] == [reply.codes for reply in generate(model, prompts, IDS, config, defer=False)]
+        for start, reply in zip(prompts, replies, strict=True):
+            assert [one.codes for one in generate(model, [start], IDS, config)] == [reply.codes]
+            text, speech = start.text.tolist(), start.speech.tolist()
+            for i, code in enumerate(reply.codes):
+                grid = torch.tensor([list(zip(text, speech, strict=True))])
+                logits = model.speech_head(model(grid, tails=("speech",)).speech[0, -1])[: IDS.eosp + 1]
+                logits[IDS.eosp] = -torch.inf if i < 1 else logits[IDS.eosp]
+                assert int(logits.argmax()) == code
+                text, speech = [*text, P], [*speech, code]
+        fused = prepare_for_inference(model, torch.device("cpu"))
+        assert len(generate(fused, prompts, IDS, config)) == len(prompts)
+    assert found[2] != found[0]
+
+
+@torch.no_grad()
+def test_a_mouth_sees_its_own_reply_alone():
+    """Another output of the tail in the prompt changes nothing; another length of it, where it speaks, neither."""
+    model = small_model(mouth=2, speech_from=S).eval()
+    x, table = torch.randn(1, 6, 32), model.rotary(torch.arange(6)[None])
+    mask = reply_mask(reply_starts(GRID[..., 0], S))
+    say = lambda tail: model.say(tail, GRID, table, mask, None)[:, 3:]  # noqa: E731
+    said = say(x)
+    assert torch.equal(said, say(torch.cat((torch.randn(1, 3, 32), x[:, 3:]), 1)))
+    torch.testing.assert_close(said, say(3 * x), rtol=1e-4, atol=1e-4)  # what is named does not depend on it
+    assert not torch.allclose(said, say(torch.cat((x[:, :3], torch.randn(1, 3, 32)), 1)))
+
+
+@torch.no_grad()
+def test_what_is_named_is_the_mean_of_the_likeliest_tokens():
+    embedding = torch.nn.Embedding(30, 8)
+    logits = torch.full((2, 30), -50.0)
+    logits[0, 4], logits[1, [3, 9]] = 0.0, 0.0
+    named = mean_named(logits, embedding)
+    expected = torch.stack((embedding.weight[4], embedding.weight[[3, 9]].mean(0)))
+    torch.testing.assert_close(named, expected)
+
+
+def test_codes_teach_the_mouth_and_the_monologue_the_tail():
+    model = small_model(mouth=1, speech_from=S)
+    hidden = model(GRID, tails=("speech", "spoken_text"))
+    chunked_cross_entropy(model.speech_head, hidden.speech[0, 3:5], torch.tensor([3, 4])).backward(retain_graph=True)
+    assert all(p.grad is None or not p.grad.any() for p in model.speech_tail.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in model.mouth.layers.parameters())
+    chunked_cross_entropy(model.text_head, hidden.spoken_text[0, 3:5], torch.tensor([9, 9])).backward()
+    assert all(p.grad.any() for p in model.speech_tail.parameters())
+
+
+def test_plan_counts_a_mouth():
+    config = small_model(mouth=2, speech_from=S).config
+    cost = [trace(config, "speech", 1, 24, "32-true", False).flops]
+    cost.append(trace(small_model().config, "speech", 1, 24, "32-true", False).flops)
+    assert cost[0] > cost[1]
+
+
+def test_it_is_kept_in_the_checkpoint_and_refuses_what_it_cannot_do(folder, tmp_path):
+    from mossrepro.lm.mini import MiniBackboneTask
+
+    shape = {"codes": 64, "tail_layers": 1, "layers": 2, "dim": 32, "ffn_dim": 64, "heads": 2}
+    MiniBackboneTask(str(folder / "tokenizer.json"), **shape).save_pretrained(tmp_path)
+    task = LayerSplitTask(str(tmp_path), codes=64, train="speech", mouth=2)
+    assert task.model.config.speech_from is not None
+    trained = {name for name, p in task.model.named_parameters() if p.requires_grad}
+    assert {name for name, _ in task.model.named_parameters() if name.startswith("mouth.")} <= trained
+    (tmp_path / "out").mkdir()
+    checkpoint.save_pretrained(task.model, task.tokenizer, tmp_path / "out")
+    again, _ = checkpoint.from_pretrained(tmp_path / "out")
+    for kept in (again, LayerSplitTask(str(tmp_path / "out"), codes=64, mouth=2).model):
+        assert (kept.config.mouth, kept.config.speech_from) == (2, task.model.config.speech_from)
+        assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), task.model.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="has one of 2"):
+        LayerSplitTask(str(tmp_path / "out"), codes=64, mouth=3)
+    grid = torch.zeros(1, 4, 2, dtype=torch.long)
+    with pytest.raises(ConfigError, match="pack=false"):
+        again(grid, mask=Packing((2, 2)))
