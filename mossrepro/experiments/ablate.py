@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
 }
 MOUTH = dict.fromkeys(
     (
-        *("no_monologue", "monologue_text", "no_head_start"),
+        *("no_mouth", "no_monologue", "monologue_text", "no_head_start"),
         *("no_split", "matched_no_split", "deep_split", "random_tail", "never_frozen"),
     ),
     ("stage1",),

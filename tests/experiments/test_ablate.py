@@ -92,6 +92,7 @@ def test_the_mouths_overlays_turn_off_what_they_say() -> None:
     assert plain["data"]["init_args"]["monologue"] and not made("no_monologue")["data"]["init_args"]["monologue"]
     assert plain["model"]["init_args"]["monologue_at"] == "speech"
     assert made("monologue_text")["model"]["init_args"]["monologue_at"] == "text"
+    assert plain["model"]["init_args"]["mouth"] and not made("no_mouth")["model"]["init_args"]["mouth"]
     assert plain["model"]["init_args"]["head_from_words"]
     assert not made("no_head_start")["model"]["init_args"]["head_from_words"]
 
