@@ -65,6 +65,8 @@ def shape(config: DictConfig) -> LMConfig:
         tied=b.get("tied", True),
         split_at=config.model.init_args.get("split_at"),
         extra_layers=extra_layers,
+        mouth=config.model.init_args.get("mouth") or 0,
+        speech_from=0,  # whatever SOSP's id is
     )
 
 

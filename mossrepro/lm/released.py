@@ -58,6 +58,9 @@ def save(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, shard: s
         raise ConfigError(
             f"extra_layers={model.config.extra_layers}: the released layout has new layers in a split only"
         )
+    for name in ("ears", "mouth"):
+        if getattr(model.config, name):
+            raise ConfigError(f"{name}={getattr(model.config, name)}: the released layout has no place for it")
     state = model.state_dict()
     out = {theirs: state[ours] for ours, theirs in names(model).items()}
     if model.config.tied:  # two names of one tensor would be written once

@@ -4,14 +4,14 @@ import pytest
 import torch
 from lm_toys import IDS, prompt, small_model
 
-from mossrepro.lm import checkpoint
+from mossrepro.lm import checkpoint, released
 from mossrepro.lm.cost import trace
 from mossrepro.lm.decode import GenerationConfig, generate
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.mouth import mean_named, reply_mask, reply_starts
 from mossrepro.lm.task import LayerSplitTask
-from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.layers import Packing
 
 S, P = IDS.sosp, IDS.pad
@@ -118,3 +118,31 @@ def test_it_is_kept_in_the_checkpoint_and_refuses_what_it_cannot_do(folder, tmp_
     grid = torch.zeros(1, 4, 2, dtype=torch.long)
     with pytest.raises(ConfigError, match="pack=false"):
         again(grid, mask=Packing((2, 2)))
+
+
+@pytest.mark.parametrize("changes", [{"mouth": 1, "speech_from": S}, {"ears": 2, "user_turn": [1, 9]}])
+def test_the_released_layout_has_no_place_for_it(changes, tmp_path):
+    with pytest.raises(ConfigError, match="no place for it"):
+        released.save(small_model(**changes), None, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_that_no_model_has_is_refused(tmp_path):
+    torch.manual_seed(0)
+    with pytest.raises(CheckpointError, match="speech_from=None"):
+        checkpoint.build_config({**small_model().config.to_dict(), "mouth": 2}, tmp_path / "config.json", 100)
+
+
+@torch.no_grad()
+def test_in_training_every_second_document_forgets_what_is_named_later():
+    model = small_model(mouth=1, speech_from=S)
+    even, odd = GRID.clone(), GRID.clone()
+    even[0, 5, 1] = 5  # 3 + 5 codes; `odd` has 3 + 4
+    table, tail = model.rotary(torch.arange(6)[None]), torch.randn(1, 6, 32)
+    other = torch.cat((tail[:, :4], torch.randn(1, 2, 32)), 1)
+    mask = reply_mask(reply_starts(GRID[..., 0], S))
+    for grid, forgets in ((even, True), (odd, False)):
+        said = [model.train().say(x, grid, table, mask, None) for x in (tail, other)]
+        assert torch.equal(*said) == forgets
+        said = [model.eval().say(x, grid, table, mask, None) for x in (tail, other)]
+        assert not torch.equal(*said)

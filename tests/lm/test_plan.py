@@ -125,6 +125,9 @@ def test_the_verb_prints_tables_and_names_what_is_wrong(capsys, tmp_path) -> Non
     assert "4 devices, 2 to a layer" in again and "tensor, checkpointed" in again and "ddp" not in again
     of_a_step = [re.search(r"steps of ([\d,]+) positions", text)[1] for text in (printed, again)]
     assert of_a_step[0] == of_a_step[1]  # however it is spread
+    words = ["-c", str(CONFIGS / "stage1_word.yaml"), "-c", str(CONFIGS / "size" / "small.yaml")]
+    assert cli.main(["plan", *words, "--devices", "2", "--hours", "10"]) == 0
+    assert "mouth" in capsys.readouterr().out
     four = ["--devices", "2", "--hours", "10"]
     overlay = tmp_path / "more.yaml"
     overlay.write_text("trainer: {accumulate_grad_batches: 4}\ndata: {init_args: {max_conversation_len: 300}}\n")
