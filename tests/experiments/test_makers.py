@@ -23,6 +23,7 @@ LAYERS, FEATURES = ["utils/layers.py", "utils/random.py"], ["utils/audio.py"]
 CODEC = ["codec/model.py", "codec/encoder.py", "codec/quantiser.py", "codec/finite_scalar.py", *FEATURES]
 LM = [
     "lm/model.py",
+    "lm/mouth.py",
     "lm/grid.py",
     "lm/documents.py",
     "lm/validation.py",
