@@ -227,6 +227,20 @@ plt.show()
 #   the web, and a question needs only to be heard. Spoken, hardly any of it comes out, even with three times the steps:
 #   the mouth must be able to say what it was never told. `docs/RESULTS.md` has the numbers of the real codec.
 #
+# ### Why it is so hard to say what one knows
+# A mouth is taught by repeating: "Repeat: Paris", and the codes of "Paris". Whatever it needs for that stands in the
+# prompt, so it learns to look there. Asked for the capital of France it looks there again, and says "France". The word
+# itself is at hand: the frozen text head, asked of the *speech* tail's output where speech begins, names the right
+# answer to four questions of five (the monologue of lesson 02 keeps it readable). Only the codes are not read off it.
+#
+# `small` therefore goes another way than the paper (`size.lm.form: word`): answers are one word, and behind the speech
+# tail stands a **mouth** (`mossrepro/lm/mouth.py`, seventy lines): three layers that see their own codes and what the
+# text head reads in the tail's output, and nothing else. There is no prompt to look at, and a word that was named after
+# a question looks to them like one named after "Repeat:". After minutes in which no question was asked, more than half
+# of the answers that the text model would write come out by voice (`docs/LOG.md`); without it, an eighth. The price: it
+# is closer to a text model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for
+# yourself what that means for "without text guidance"; `mossrepro ablate no_mouth` is the other way.
+#
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
 # finished run: `make reproduce SIZE=tiny`).
