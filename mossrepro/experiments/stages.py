@@ -189,9 +189,7 @@ class Stages:
 
         def build(folder: Path) -> None:
             lines = read_lines(self.script() / "script.jsonl")
-            write_text(
-                folder / "script.jsonl", "".join(line + "\n" for line in lines if fits(parse_json(line, self.script())))
-            )
+            write_text(folder / "script.jsonl", "".join(line + "\n" for line in lines if fits(line)))
             if (self.script() / "words.json").is_file():
                 copy_file(self.script() / "words.json", folder)
             write_json(folder / "facts.json", known, indent=None)

@@ -118,7 +118,7 @@ def start_mouth(model: LayerSplitLM, tokenizer: Tokenizer, layers: int, seed: in
         if parameter.dim() > 1:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
     model.mouth.codes.weight.copy_(torch.randn(model.mouth.codes.weight.shape, generator=generator))
-    model.mouth.named.weight.copy_(torch.eye(model.config.dim))
+    torch.nn.init.eye_(model.mouth.named.weight)
 
 
 @torch.no_grad()

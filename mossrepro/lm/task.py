@@ -133,18 +133,9 @@ class LayerSplitTask(Task):
         if compiled:
             self.model.compile_blocks()
 
-    def open_model(
-        self,
-        init_from: str,
-        codes: int,
-        tail_layers: int | None,
-        tail: str,
-        seed: int,
-        split_at: int | None,
-        extra_layers: int | None,
-    ) -> tuple[LayerSplitLM, Tokenizer]:
-        """The model to train and its tokenizer, as `init_from` says."""
-        return open_start(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
+    def open_model(self, init_from: str, codes: int, *start: Any) -> tuple[LayerSplitLM, Tokenizer]:
+        """The model to train and its tokenizer, as `init_from` says; the arguments of `open_start`."""
+        return open_start(init_from, codes, *start)
 
     def setup(self, stage: str) -> None:
         """Note the system turns of the data in the model's config. ConfigError if tokenizer or codes differ."""
@@ -171,6 +162,12 @@ class LayerSplitTask(Task):
         """Unfreeze as many layers as gradual training has reached at this step, or freeze the embedding."""
         if self.train_part == "gradual":
             self.model.train_only("gradual", min(1.0, self.global_step / (_UNFROZEN * self.trainer.max_steps)))
+        self._freeze_embedding()
+
+    def on_validation_start(self) -> None:
+        self._freeze_embedding()  # a resumed fit may validate before its first step
+
+    def _freeze_embedding(self) -> None:
         if self.embed_steps is not None and self.global_step >= self.embed_steps:
             self.model.speech_embed.requires_grad_(False)
             if self.model.frozen_trunk is None and not self._trunk_learns():
@@ -232,8 +229,7 @@ class LayerSplitTask(Task):
 
     def _idle(self, *parts: str) -> Tensor:
         """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""
-        there = [module for part in parts if (module := getattr(self.model, part)) is not None]
-        idle = [p for module in there for p in module.parameters() if p.requires_grad]
+        idle = (p for name, p in self.model.named_parameters() if name.startswith(parts) and p.requires_grad)
         return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
     def training_step(self, batch: LMBatch, index: int) -> Tensor:
@@ -284,7 +280,7 @@ class LayerSplitTask(Task):
         if self.train_part == "gradual":
             return set()
         named = self.model.named_parameters(remove_duplicate=False)
-        late = {"speech_embed.weight"} if self.embed_steps else set()  # frozen only from some step on
+        late = {"speech_embed.weight"} if self.embed_steps is not None else set()  # frozen only from some step on
         return {f"model.{name}" for name, parameter in named if not parameter.requires_grad and name not in late}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

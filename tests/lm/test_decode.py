@@ -162,7 +162,7 @@ def test_a_tail_reads_what_it_missed_in_one_pass_when_its_turn_comes() -> None:
         both, some = eager.logits([]), lazy.logits(["speech"] if i < 9 else ["text"])
         for channel, found in some.items():
             torch.testing.assert_close(found, both[channel])
-    assert lazy.used == {"trunk": 12, "text": 12, "speech": 9}
+    assert lazy.used == {"trunk": 12, "text": 12, "speech": 9, "mouth": 0}
 
 
 def test_every_code_is_told_as_soon_as_it_is_said_and_no_row_is_read_in_vain(monkeypatch) -> None:

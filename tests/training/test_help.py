@@ -22,6 +22,7 @@ BASES = {
     "Task",
     "SoundTask",
     "WaveTask",
+    "SoundDataModule",
     "StepDataModule",
     "BackboneTask",
 }  # never named in a configuration, or documented above
