@@ -1,8 +1,8 @@
 """A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
 
-Settings: script, start (without it: a mini backbone), mix, train, pack, strategy, devices, accumulate, steps, at (the
-step after which last.ckpt is saved), ckpt, out, spoilt (the step at which rank 1 gets a loss that is no number). Or:
-stages (of `stage_toys`, each fitted under DDP), folder, out.
+Settings: script, start (without it: a mini backbone), mix, train, more (arguments of the task), pack, strategy,
+devices, accumulate, steps, at (the step after which last.ckpt is saved), ckpt, out, spoilt (the step at which rank 1
+gets a loss that is no number). Or: stages (of `stage_toys`, each fitted under DDP), folder, out.
 """
 
 import json
@@ -52,7 +52,7 @@ def main(asked: dict) -> None:
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
     torch.manual_seed(0)
     if "start" in asked:
-        task = LayerSplitTask(asked["start"], codes=64, train=asked.get("train", "all"), lr=1e-3)
+        task = LayerSplitTask(asked["start"], 64, train=asked.get("train", "all"), lr=1e-3, **asked.get("more", {}))
     else:
         shape = {"tail_layers": 1, "layers": 3, "dim": 32, "ffn_dim": 64}
         task = MiniBackboneTask(str(Path(asked["script"]) / "tokenizer.json"), codes=64, **shape)

@@ -242,16 +242,17 @@ class LayerSplitLM(nn.Module):
     ) -> Tensor:
         """What the mouth makes of the speech tail's output: tail (B, L, D), its grid (B, L, 2) -> (B, L, D).
 
-        Codes teach the tail nothing: no gradient passes what it names. That is read where there is speech alone.
+        Codes teach the tail nothing: it gets gradients of 0, so that every step is one for it on every rank. What it
+        names is read where there is speech alone.
         """
         text, codes = grid.unbind(-1)
         spoken = text == self.config.modality_pad
         with torch.no_grad():
-            named, tail = torch.zeros_like(tail), tail.detach()
+            named, output = torch.zeros_like(tail), tail.detach()
             read = spoken | (text == self.config.speech_from)
             at = (slice(None),) if self.mouth.reads_all else read.nonzero(as_tuple=True)
-            named[at] = mean_named(self.text_head(self.text_norm(tail[at])), self.text_embed).to(named.dtype)
-        return self.run("mouth", self.mouth.enter(named, codes, spoken), table, mask, cache)
+            named[at] = mean_named(self.text_head(self.text_norm(output[at])), self.text_embed).to(named.dtype)
+        return self.run("mouth", self.mouth.enter(named + 0 * tail, codes, spoken), table, mask, cache)
 
     def _mouth_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor:
         """The mask of the mouth in a forward pass over whole sequences."""
@@ -299,8 +300,7 @@ class LayerSplitLM(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """A cache of `capacity` positions: 2 * layers * kv_heads * head_dim numbers each (paper: 160 KiB in bf16)."""
-        c, like = self.config, self.text_embed.weight
-        shape = (batch, c.kv_heads, capacity, c.head_dim)
+        shape, like = (batch, self.config.kv_heads, capacity, self.config.head_dim), self.text_embed.weight
 
         def layers(blocks: list[TransformerBlock]) -> list[LayerCache]:
             return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in blocks]

@@ -68,8 +68,8 @@ class LayerSplitTask(Task):
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
         mouth: layers of a mouth behind the speech tail, which says what the monologue names (`mouth.py`); 0 for none,
             or for that of `init_from`.
-        embed_steps: steps after which the speech embedding is frozen; None: never. If the trunk is frozen too, it then
-            needs no gradient and runs as it answers: a step takes a third of the time.
+        embed_steps: steps after which the speech embedding is frozen; 0: from the start; None: never. If the trunk is
+            frozen too, it then needs no gradient and runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
         compiled: PyTorch compiles the layers at the first step (needs a C++ compiler on a CPU).
         head_from_words: the speech head's row of a code starts from those of the text head for the words in which the
@@ -129,6 +129,8 @@ class LayerSplitTask(Task):
             spell_codes(self.model, self.tokenizer, code_table(code_phone_probs, "code_phone_probs", codes))
         self.train_part, self.embed_steps = train, embed_steps
         self.model.train_only(train)
+        if embed_steps == 0:
+            self.model.speech_embed.requires_grad_(False)
         self.model.checkpointed = checkpointed
         if compiled:
             self.model.compile_blocks()
@@ -155,8 +157,8 @@ class LayerSplitTask(Task):
 
     def on_train_start(self) -> None:
         """ConfigError for what changes in the course of a fit: DDP must know at the start what has gradients."""
-        if (self.train_part == "gradual" or self.embed_steps is not None) and self.trainer.world_size > 1:
-            raise ConfigError("train=gradual and embed_steps run on one device")
+        if (self.train_part == "gradual" or self.embed_steps) and self.trainer.world_size > 1:
+            raise ConfigError("train=gradual, and embed_steps above 0, run on one device")
 
     def on_train_batch_start(self, batch: LMBatch, index: int) -> None:
         """Unfreeze as many layers as gradual training has reached at this step, or freeze the embedding."""
@@ -170,7 +172,7 @@ class LayerSplitTask(Task):
     def _freeze_embedding(self) -> None:
         if self.embed_steps is not None and self.global_step >= self.embed_steps:
             self.model.speech_embed.requires_grad_(False)
-            if self.model.frozen_trunk is None and not self._trunk_learns():
+            if self.model.frozen_trunk is None and not (self._trunk_learns() or self.device_mesh):
                 self.model.frozen_trunk = frozen_trunk(self.model)
 
     def on_train_end(self) -> None:
@@ -210,9 +212,7 @@ class LayerSplitTask(Task):
                 out["answer"] = chunked_cross_entropy(head, hidden_at, targets)
                 out["n_answer"] = chosen.sum()
         if "speech" not in places:
-            out["speech"] = out["speech"] + self._idle("speech_norm", "speech_head", "mouth")
-        if "speech" not in places or model.mouth is not None:  # which passes no gradient on
-            out["speech"] = out["speech"] + self._idle("speech_tail")
+            out["speech"] = out["speech"] + self._idle("speech_tail", "speech_norm", "speech_head", "mouth")
         if "text" not in places:
             out["text"] = out["text"] + self._idle("text_tail", "text_norm", "text_head")
         ears = (p for name, p in model.named_parameters() if ".ear." in name or name.startswith("heard_"))
@@ -280,7 +280,7 @@ class LayerSplitTask(Task):
         if self.train_part == "gradual":
             return set()
         named = self.model.named_parameters(remove_duplicate=False)
-        late = {"speech_embed.weight"} if self.embed_steps is not None else set()  # frozen only from some step on
+        late = {"speech_embed.weight"} if self.embed_steps else set()  # frozen only from some step on
         return {f"model.{name}" for name, parameter in named if not parameter.requires_grad and name not in late}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -74,6 +74,22 @@ def test_two_ranks_train_what_one_trains(folder, start, tmp_path, strategy, accu
     assert apart(weights(tmp_path / "two" / "export"), two) == 0
 
 
+@pytest.mark.parametrize(
+    "strategy", ["ddp", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fsdp2", "tensor"))]
+)
+def test_two_ranks_train_the_mouth_that_one_trains(folder, start, tmp_path, strategy) -> None:
+    """Codes pass no gradient to the speech tail, and a batch without a spoken reply none to the mouth."""
+    asked = {"script": str(folder), "start": str(start), "mix": MIX, "train": "speech"}
+    asked["more"] = {"mouth": 1, "monologue_at": "speech"}
+    one, two = train(tmp_path / "one", **asked), train(tmp_path / "two", **asked, strategy=strategy, devices=2)
+    close = 2e-3 if strategy == "tensor" else 1e-6  # which tokens an untrained model names is a matter of rounding
+    assert any(".mouth." in name for name in one) and apart(one, two) < close
+    still = train(
+        tmp_path / "still", **asked | {"more": {**asked["more"], "embed_steps": 0}}, strategy=strategy, devices=2
+    )
+    assert torch.equal(still["model.speech_embed.weight"], weights(start)["model.speech_embed.weight"])
+
+
 @pytest.mark.parametrize(("first", "then"), [("fsdp2", "auto"), pytest.param("ddp", "fsdp2", marks=pytest.mark.slow)])
 def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start, tmp_path, first, then) -> None:
     asked = {"script": str(folder), "start": str(start), "mix": MIX, "train": "speech"}
