@@ -234,12 +234,12 @@ plt.show()
 # answer to four questions of five (the monologue of lesson 02 keeps it readable). Only the codes are not read off it.
 #
 # `small` therefore goes another way than the paper (`size.lm.form: word`): answers are one word, and behind the speech
-# tail stands a **mouth** (`mossrepro/lm/mouth.py`, seventy lines): three layers that see their own codes and what the
+# tail stands a **mouth** (`mossrepro/lm/mouth.py`, eighty lines): three layers that see their own codes and what the
 # text head reads in the tail's output, and nothing else. There is no prompt to look at, and a word that was named after
 # a question looks to them like one named after "Repeat:". After minutes in which no question was asked, more than half
-# of the answers that the text model would write come out by voice (`docs/LOG.md`); without it, an eighth. The price: it
-# is closer to a text model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for
-# yourself what that means for "without text guidance"; `mossrepro ablate no_mouth` is the other way.
+# of the answers that the text model would write come out by voice (`docs/LOG.md`); without it, an eighth to a quarter.
+# The price: it is closer to a text model's vocabulary than the paper is, though no token is sampled, written or read
+# back. Decide for yourself what that means for "without text guidance"; `mossrepro ablate no_mouth` is the other way.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a

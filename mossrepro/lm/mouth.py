@@ -55,8 +55,9 @@ class Mouth(nn.Module):
 
 def mean_named(logits: Tensor, embedding: nn.Embedding) -> Tensor:
     """Mean embedding (..., D) of the NAMED likeliest tokens by their probabilities: logits (..., V), no gradient."""
-    top = logits.float().topk(min(NAMED, logits.shape[-1]), -1)
-    weights = (top.values - logits.float().logsumexp(-1, keepdim=True)).exp()
+    logits = logits.float()
+    top = logits.topk(min(NAMED, logits.shape[-1]), -1)
+    weights = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
     vectors = embedding(top.indices)
     return (weights[..., None].to(vectors.dtype) * vectors).sum(-2)
 

@@ -229,7 +229,8 @@ class LayerSplitTask(Task):
 
     def _idle(self, *parts: str) -> Tensor:
         """0, with gradients of 0 for parts that the batch did not use, so that AdamW steps them as on several ranks."""
-        idle = (p for name, p in self.model.named_parameters() if name.startswith(parts) and p.requires_grad)
+        named = self.model.named_parameters(remove_duplicate=False)  # a tied head under its own name too
+        idle = (p for name, p in named if name.startswith(parts) and p.requires_grad)
         return sum((p.sum() * 0 for p in idle), torch.zeros((), device=self.device))
 
     def training_step(self, batch: LMBatch, index: int) -> Tensor:
