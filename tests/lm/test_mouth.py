@@ -79,6 +79,9 @@ def test_what_is_named_is_the_mean_of_the_likeliest_tokens():
     named = mean_named(logits, embedding)
     expected = torch.stack((embedding.weight[4], embedding.weight[[3, 9]].mean(0)))
     torch.testing.assert_close(named, expected)
+    mouth, codes = small_model(mouth=1, speech_from=S).mouth, torch.zeros(1, 2, dtype=torch.long)
+    entered = [mouth.enter(scale * torch.ones(1, 2, 32), codes, codes > 0) for scale in (1, 5)]
+    torch.testing.assert_close(*entered)  # however large a text model's embedding is
 
 
 def test_codes_teach_the_mouth_and_the_monologue_the_tail():
