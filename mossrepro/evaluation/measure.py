@@ -169,7 +169,7 @@ def language_model(artifacts: RunArtifacts) -> None:
                 waves = artifacts.speak([one.reply.codes for one in asked if one.reply.codes][:RATED])
                 artifacts.mos("answer_mos", "predicted MOS of the answers (DistillMOS)", waves)
             if pairing == "S2S":
-                index += [_keep_sound(artifacts, one) for one in asked[:SHOWN] if one.reply.codes]
+                index += [_keep_sound(artifacts, one, one_word) for one in asked[:SHOWN] if one.reply.codes]
     for pairing, hits in cut.items():
         title = f"{spoken_qa.HEADLINE[pairing]}: replies cut off before their end"
         artifacts.share(f"{pairing.lower()}_cut", title, hits)
@@ -189,14 +189,15 @@ def _chances(artifacts: RunArtifacts, name: str, lines: list[Line]) -> dict[str,
     return chances
 
 
-def _keep_sound(artifacts: RunArtifacts, one: Asked) -> dict:
+def _keep_sound(artifacts: RunArtifacts, one: Asked, one_word: bool) -> dict:
     """Write question and answer as wav files; the entry for wav/index.json."""
     names = [f"{one.line.id}-{part}.wav" for part in ("question", "answer")]
     audio.save(artifacts.out / "wav" / names[0], artifacts.wave(one.line.id), SAMPLE_RATE)
     wave, rate = artifacts.speaker.speak(one.reply.codes)
     audio.save(artifacts.out / "wav" / names[1], wave, rate)
-    entry = {"question": names[0], "answer": names[1], "question_text": one.line.text, "reference": one.fact.written}
-    return {**entry, "heard": one.heard, "set": one.fact.set}
+    entry = {"question": names[0], "answer": names[1], "question_text": one.line.text}
+    right = one.fact.answer if one_word else one.fact.written
+    return {**entry, "reference": right, "heard": one.heard, "set": one.fact.set}
 
 
 _OF_ONE_WORD = ("words", "mouth", "open")

@@ -9,6 +9,7 @@ from mossrepro.data.facts import Fact
 from mossrepro.data.script import Line
 from mossrepro.evaluation import one_word, open_answers
 from mossrepro.evaluation.artifacts import RunArtifacts
+from mossrepro.evaluation.measure import _keep_sound
 from mossrepro.evaluation.one_word import bare_words, kept
 from mossrepro.evaluation.spoken_qa import Asked
 from mossrepro.lm.decode import Reply
@@ -73,3 +74,15 @@ def test_a_table_counts_every_question_once(tmp_path):
     assert {name: fact.value for name, fact in read_metrics(tmp_path).items()} == dict.fromkeys(
         [f"stage1_table_{cell}" for cell in ("both", "voice", "writing", "neither")], 1.0
     )
+
+
+@pytest.mark.parametrize(("form", "right"), [(True, "Paris"), (False, "The capital of France is Paris.")])
+def test_the_report_expects_an_answer_in_the_form_of_the_run(form, right, tmp_path):
+    fact, silence = Fact("capital", "France", "Paris", "A"), np.zeros(2400, np.float32)
+    line = Line("test-1", "test", "Tell me the capital of France.", "someone", "test", fact.key, "A")
+    speaker = SimpleNamespace(speak=lambda codes: (silence, 24_000))
+    artifacts = SimpleNamespace(out=tmp_path, wave=lambda name: silence, speaker=speaker)
+    (tmp_path / "wav").mkdir()
+    kept = _keep_sound(artifacts, Asked(line, fact, Reply(codes=[1]), "bear", False), form)
+    assert kept["reference"] == right
+    assert all((tmp_path / "wav" / kept[name]).is_file() for name in ("question", "answer"))
