@@ -26,6 +26,9 @@ from mossrepro.utils.pretrained import load_own
 from mossrepro.utils.safetensors_io import save_whole
 
 SILENCE = 0
+FRAME = 0.02  # seconds
+_TEMPO = 0.2  # spread of the logarithm of a sentence's pace: lists of words are said slowly, sentences fast
+Word = tuple[str, float, float]  # and its start and end in seconds
 _KERNEL = 5  # codes: with three layers every code sees half a second to either side
 
 
@@ -89,18 +92,25 @@ class TextToCode(nn.Module):
         found = torch.cat(out, 1).cpu().numpy()
         return [row[:length] for row, length in zip(found, lengths, strict=True)]
 
-    def frames(self, text: str, speaker: int, random: np.random.Generator) -> np.ndarray:
-        """The phone in every 20 ms of a sentence as a speaker might say it: (4 T,) int64, silence at both ends."""
+    def frames(self, text: str, speaker: int, random: np.random.Generator) -> tuple[np.ndarray, list[Word]]:
+        """The phone in every 20 ms of a sentence as a speaker might say it: (4 T,) int64, silence at both ends.
+
+        And every word with its start and end in seconds.
+        """
         words = normalise(text).split()
         ways = pronunciations(words)
         said = [labels(ways[word][int(random.integers(len(ways[word])))]) for word in words]
         phones = np.array([SILENCE, *(phone for word in said for phone in word), SILENCE])
         mean, spread = self.durations.numpy()[phones].T
         pace = float(self.pace[speaker])
+        pace += _TEMPO * float(random.standard_normal())
         length = np.exp(mean + pace * (phones != SILENCE) + spread * random.standard_normal(len(phones)))
         ends = np.cumsum(length)
         count = STEPS * max(1, round(ends[-1] / STEPS))
-        return phones[np.searchsorted(ends, np.arange(count) + 0.5).clip(max=len(phones) - 1)]
+        last = np.cumsum([0, *map(len, said)])  # silence stands before the first phone
+        times = [round(float(at), 3) for at in FRAME * ends[last]]
+        found = [(word, *times[i : i + 2]) for i, word in enumerate(words)]
+        return phones[np.searchsorted(ends, np.arange(count) + 0.5).clip(max=len(phones) - 1)], found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`, each in one atomic step."""

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mossrepro.data.sentences import random_sentence, vocabulary
+import numpy as np
+
+from mossrepro.data.corpus import Clip
+from mossrepro.data.sentences import natural_sentence, random_sentence, vocabulary
 from mossrepro.data.synthesis import Utterance, synthesise
 from mossrepro.speech import roster
 from mossrepro.speech.voices import VERSION
@@ -24,6 +27,8 @@ class CodecRecipe:
     valid: clips of the assistant and pseudo-speakers; valid_kokoro: of Kokoro training voices.
     test: sentences, each in the assistant's voice and the two that roster "five" holds out.
     test_new: how many of these sentences the held-out voices of roster "all" say too.
+    natural: sentences as people say them (`natural_sentence`), in Kokoro voices as `kokoro`, and each in a hibari one.
+    test_natural: such sentences in the held-out voices of roster "all", a test of their own (`is_natural`).
     """
 
     assistant: int
@@ -34,6 +39,8 @@ class CodecRecipe:
     test: int
     test_new: int = 0
     valid_kokoro: int = 0
+    natural: int = 0
+    test_natural: int = 0
     version: int = 1
 
 
@@ -44,12 +51,15 @@ CODEC_RECIPES = {
 }
 # With the roster "all": more sentences by Kokoro voices, of which there are 16 times as many.
 CODEC_RECIPES_ALL = {
-    "small": CodecRecipe(600, 2000, kokoro=960, variants=2, valid=40, test=50, test_new=24, valid_kokoro=40),
+    "small": CodecRecipe(
+        600, 2000, kokoro=960, variants=2, valid=40, test=50, test_new=24, valid_kokoro=40, natural=960, test_natural=16
+    ),
 }
+_NATURAL = "natural"
 
 
 def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache.cached, voices: str = "five") -> Path:
-    """The corpus for the speech tokenizer: random-word sentences, open vocabulary, many speakers, 16 kHz.
+    """The corpus for the speech tokenizer: sentences of an open vocabulary, many speakers, 16 kHz.
 
     voices: a roster (`speech.roster`). No sentence appears in two splits and the held-out voices appear in "test"
     alone. Cached by its recipe.
@@ -62,8 +72,8 @@ def codec_corpus(size: str, workers: int | None = None, cached: Callable = cache
     engines = {name: assets.ASSETS[name].sha256 for name in ("hibari", "kokoro", "kokoro-voices")}
     sources = {"voices": cache.digest([VERSION, _voices(voices)]), "words": cache.digest(vocabulary(False))}
     spec = {"recipe": asdict(recipe), "engines": engines, "rate": SAMPLE_RATE, **sources}
-    jobs = list(_codec_jobs(recipe, voices))
-    return cached("codec-corpus", spec, lambda folder: synthesise(jobs, folder, workers, SAMPLE_RATE))
+    build = lambda folder: synthesise(list(_codec_jobs(recipe, voices)), folder, workers, SAMPLE_RATE)  # noqa: E731
+    return cached("codec-corpus", spec, build)
 
 
 def _voices(voices: str) -> list[dict]:
@@ -98,9 +108,23 @@ def _codec_jobs(recipe: CodecRecipe, voices: str) -> Iterator[Utterance]:
         voice = pseudo[i % len(pseudo)]
         yield Utterance(f"train-{voice}-{i:05d}", sentence("train", 3, 12), voice, "train")
 
+    for i in range(recipe.test_natural):
+        text = sentence.natural("test")
+        for voice in new:
+            yield Utterance(f"test-{_NATURAL}-{voice}-{i:05d}", text, voice, "test")
+    for i in range(recipe.natural):
+        base, text = kokoro[i % len(kokoro)], sentence.natural("train")
+        for voice in [base, *roster.variants(base, voices)[: recipe.variants], pseudo[i % len(pseudo)]]:
+            yield Utterance(f"train-{_NATURAL}-{voice}-{i:05d}", text, voice, "train")
+
+
+def is_natural(clip: Clip) -> bool:
+    """Whether a clip of the codec's corpus is a sentence as people say it, not random words."""
+    return clip.id.startswith(f"{clip.split}-{_NATURAL}-")
+
 
 class _Sentences:
-    """Random sentences without repeats: the n-th is the same on every machine."""
+    """Sentences without repeats: the n-th is the same on every machine."""
 
     def __init__(self) -> None:
         self.words = vocabulary(homophones=False)
@@ -108,9 +132,15 @@ class _Sentences:
         self.count = 0
 
     def __call__(self, split: str, low: int, high: int) -> str:
+        return self._new(split, lambda draw: random_sentence(draw, self.words, low, high))
+
+    def natural(self, split: str) -> str:
+        return self._new(split, lambda draw: natural_sentence(draw, self.words))
+
+    def _new(self, split: str, make: Callable[[np.random.Generator], str]) -> str:
         while True:
             self.count += 1
-            text = random_sentence(random.rng(0, "codec", split, self.count), self.words, low, high)
+            text = make(random.rng(0, "codec", split, self.count))
             if text not in self.said:
                 self.said.add(text)
                 return text

@@ -1,4 +1,8 @@
-"""An open vocabulary and random sentences over it, so that nothing trained on them can guess words from context."""
+"""An open vocabulary and sentences over it: random words, and words that follow each other as people say them.
+
+What is trained on random words cannot guess them from context, but a list of words is not how people talk: in sentences
+a word takes half of the time and function words all but vanish.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +27,7 @@ _COMMON = 400  # a third of the words come from the most frequent ones: function
 _COMMON_SHARE = 1 / 3
 # Tokens of one or two letters are mostly fragments of words; these are words.
 _SHORT = "a i to of in is be it he we on as an or at by do me if so up go no my us am oh".split()
+_ASKING = frozenset("who what when where why how do does did is are was can could would will should have has".split())
 # Profanity, slurs and words often used as slurs, and words that lost their apostrophe.
 _UNWANTED = frozenset(
     "anus ass bra butt cum fart gay jew pee pimp poop porn pus rape sex sexual slut suck tit cant wont".split()
@@ -69,11 +75,18 @@ def _tokens() -> list[str]:
 
 def _frequency() -> Callable[[str], int]:
     """Word -> logarithm of its unigram probability in pocketsphinx's language model."""
+    table, _ = _language_model()
+    return lambda word: table.prob([word])
+
+
+@functools.cache
+def _language_model() -> tuple[Any, Any]:
+    """The trigrams of English of pocketsphinx, and the base of its logarithms."""
     import pocketsphinx
 
     model = _package_file("pocketsphinx", "model/en-us/en-us.lm.bin", "pocketsphinx==5.1.1")
-    table = pocketsphinx.NGramModel(pocketsphinx.Config(), pocketsphinx.LogMath(), str(model))
-    return lambda word: table.prob([word])
+    base = pocketsphinx.LogMath()
+    return pocketsphinx.NGramModel(pocketsphinx.Config(), base, str(model)), base
 
 
 def _package_file(module: str, inner: str, pip: str) -> Path:
@@ -113,3 +126,23 @@ def random_sentence(
         pool = min(_COMMON, len(words)) if rng.random() < _COMMON_SHARE else len(words)
         drawn.append(words[int(rng.integers(pool))])
     return " ".join(drawn[index] for index in rng.permutation(count))
+
+
+def natural_sentence(rng: np.random.Generator, words: Sequence[str], low: int = 3, high: int = 10) -> str:
+    """A sentence of low to high words, each drawn by the two before it: pocketsphinx's trigrams, kept to `words`.
+
+    With a capital and a full stop, or a question mark after a word that asks, so that a synthesiser gives it a melody.
+    A sentence that grows too long is dropped for another.
+    """
+    table, base = _language_model()
+    while True:
+        said = []
+        while len(said) <= high:
+            before = [*reversed(said[-2:]), *(["<s>"] if len(said) < 2 else [])]
+            choices = [*words, "</s>"] if len(said) >= low else words
+            chances = np.array([base.exp(table.prob([word, *before])) for word in choices])
+            word = choices[int(rng.choice(len(choices), p=chances / chances.sum()))]
+            if word == "</s>":
+                text = " ".join("I" if word == "i" else word for word in said)
+                return text[0].upper() + text[1:] + ("?" if said[0] in _ASKING else ".")
+            said.append(word)

@@ -21,6 +21,7 @@ from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import SAMPLES_PER_CODE
 from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import Phone, phone_times, read_phones
+from mossrepro.data.codec_corpus import is_natural
 from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.degrade import CONDITIONS
 from mossrepro.evaluation import prosody, units
@@ -77,7 +78,8 @@ class Clips:
 class CodecBenchmark:
     """The recordings on which tokenizers are compared, the judge, and the folder for facts.
 
-    corpus: the codec's corpus: voices held out by identity and the assistant say the same test sentences.
+    corpus: the codec's corpus: voices held out by identity and the assistant say the same test sentences, and the
+    former natural ones, a group of their own.
     human: a corpus of recorded speech, or None. device: that of the judges, a name for `best_device`.
     """
 
@@ -86,8 +88,10 @@ class CodecBenchmark:
         self.corpus, self.out, self.human_folder = Path(corpus), Path(out), human
         manifest, self._phones = read_manifest(corpus), read_phones(phone_times(corpus))
         self.manifest = [clip for clip in manifest if self._phones.get(clip.id)]  # as everybody trains on
-        self.test = Clips(self.corpus, [c for c in self.manifest if c.split == "test"], self._phones)
+        test = [clip for clip in self.manifest if clip.split == "test"]
+        self.test = Clips(self.corpus, [clip for clip in test if not is_natural(clip)], self._phones)
         self.groups = {name: self.test.where(partial(_is_of, name)) for name in (*HELD_OUT, "assistant")}
+        self.groups["natural"] = Clips(self.corpus, [clip for clip in test if is_natural(clip)], self._phones)
         self.groups = {name: clips for name, clips in self.groups.items() if clips.clips}
         self.unseen_speakers, self.assistant = self.groups["strangers"], self.groups["assistant"]
 
@@ -154,7 +158,9 @@ def measure(benchmark: CodecBenchmark, tokenizer: Tokenizer) -> None:
         usage(benchmark, tokenizer)
     if tokenizer.recogniser:
         for name, clips in benchmark.groups.items():
-            words(benchmark, tokenizer, name, clips, [by_clip[clip.id] for clip in clips.clips])
+            known = (by_clip.get(clip.id) for clip in clips.clips)  # all but natural sentences
+            rows = [tokenizer.encode(w) if row is None else row for row, w in zip(known, clips.waves, strict=True)]
+            words(benchmark, tokenizer, name, clips, rows)
         meaning(benchmark, tokenizer, codes)
         prosody_left(benchmark, tokenizer, codes)
     if tokenizer.decode:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import phone_times, read_phones
-from mossrepro.data.corpus import load_clip, read_manifest
+from mossrepro.data.codec_corpus import is_natural
+from mossrepro.data.corpus import Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, family_of
 from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
@@ -36,6 +37,7 @@ _GROUPS = {
     "assistant": ("_assistant", ", the assistant"),
     "english": ("_english", ", four English voices"),
     "accents": ("_accents", ", three voices with an accent"),
+    "natural": ("_natural", " as people say them, these seven voices"),
 }
 SHOWN = 3  # questions of a set whose sound is kept for the report
 
@@ -60,13 +62,13 @@ def _measures_of(artifacts: RunArtifacts) -> list[str]:
 
 
 def codec(artifacts: RunArtifacts) -> None:
-    """Word and phone errors of the recogniser on codes of random words: unseen sentences, held-out voices."""
+    """Word and phone errors of the recogniser on codes: unseen sentences of random words, and natural ones."""
     corpus = artifacts.codec_corpus
     spoken, lexicon = read_phones(phone_times(corpus)), corpus_lexicon(corpus)
     test = [clip for clip in read_manifest(corpus) if clip.split == "test" and spoken[clip.id]]
     used: set[int] = set()
     for group, (end, who) in _GROUPS.items():
-        clips = [clip for clip in test if (roster.group_of(clip.speaker) or "strangers") == group]
+        clips = [clip for clip in test if _group(clip) == group]
         if not clips:
             continue
         what = f"unseen sentences{who}"
@@ -88,6 +90,10 @@ def codec(artifacts: RunArtifacts) -> None:
             metrics.Metric(f"codec_wer{end}_judge", whole, 100 * word_error_rate(texts, judged), "%", n=words)
         )
     artifacts.record(metrics.Metric("codec_used", "codec: codes in use on the test clips", float(len(used)), "codes"))
+
+
+def _group(clip: Clip) -> str:
+    return "natural" if is_natural(clip) else roster.group_of(clip.speaker) or "strangers"
 
 
 def vocoder(artifacts: RunArtifacts) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mossrepro.codec.text_to_code import TextToCode
+from mossrepro.codec.text_to_code import TextToCode, Word
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import Line
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
-from mossrepro.utils.io import write_text
+from mossrepro.utils.io import write_json, write_text
 from mossrepro.utils.random import rng
 
 _WORDS, _FACTS = 1 / 3, 1 / 4  # shares of random words and of questions about facts
@@ -28,21 +28,26 @@ _LONG = (3, 8)  # words of a random sentence
 def draw_lines(
     model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
 ) -> None:
-    """Write `count` lines into a folder, new or partly filled: script.jsonl, and a token store with their codes."""
-    speakers = np.flatnonzero(model.trained.numpy())
-    lines = drawn_texts(facts, open_questions, count)
+    """Write `count` lines into a folder, new or partly filled: script.jsonl, the times of their words (words.json) and
+    a token store with their codes.
+    """
+    speakers, lines = np.flatnonzero(model.trained.numpy()), drawn_texts(facts, open_questions, count)
+    times: dict[str, list[Word]] = {}
     with TokenWriter(folder, model.config.codes) as writer, progress("drawing codes", count) as advance:
         for start in range(0, count, _BATCH):
             part = lines[start : start + _BATCH]
             advance(len(part))
-            if writer.done.issuperset(line.id for line in part):
-                continue
             random = rng(0, "drawn codes", start)
             who = speakers[random.integers(len(speakers), size=len(part))].tolist()
-            phones = [model.frames(line.text, speaker, random) for line, speaker in zip(part, who, strict=True)]
+            spoken = [model.frames(line.text, speaker, random) for line, speaker in zip(part, who, strict=True)]
+            times |= {line.id: words for line, (_, words) in zip(part, spoken, strict=True)}
+            if writer.done.issuperset(line.id for line in part):
+                continue
+            phones = [row for row, _ in spoken]
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
             new = [(line.id, row) for line, row in zip(part, codes, strict=True) if line.id not in writer.done]
             writer.add(new)
+    write_json(folder / "words.json", times, indent=None)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
 

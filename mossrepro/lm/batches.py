@@ -23,6 +23,9 @@ class LMBatch(TypedDict):
     text_answer: NotRequired[Tensor]  # (B, L) bool, in validation, one of the three: targets of the word that answers
     speech_answer: NotRequired[Tensor]
     monologue_answer: NotRequired[Tensor]
+    twin: NotRequired[Tensor]  # (B, M, 2) int64, the documents with what users say in writing
+    words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and place in its twin, of the end of every word
+    word_count: NotRequired[Tensor]
     lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document
     seed: NotRequired[Tensor]  # () int64
 
@@ -32,3 +35,12 @@ class HasDocuments(Protocol):
     """A data module whose documents are checked against the model: tokenizer, codebook, system turns."""
 
     documents: Documents
+
+
+def separate(batch: LMBatch) -> list[LMBatch]:
+    """The documents of a batch of `LMDataModule`, padded or packed, as batches of one."""
+    fields = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
+    if "lengths" not in batch:
+        return [{name: value[i : i + 1] for name, value in fields.items()} for i in range(len(batch["grid"]))]
+    parts = {name: value.split(batch["lengths"].tolist(), 1) for name, value in fields.items()}
+    return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]

@@ -19,6 +19,7 @@ from mossrepro.lm.prose import read_prose
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.lm.validation import answer_words, validation
+from mossrepro.lm.word_states import paired
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
@@ -52,8 +53,9 @@ class LMDataModule(StepDataModule):
             and "open".
         recordings: corpus of other people's sentences to be recognised too, in documents of kind "asr".
         recordings_tokens: its token store.
-        drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl
-            and a token store in one. Users say them, beside those of the script.
+        drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl,
+            the times of its words and a token store in one. Users say them, beside those of the script.
+        twins: give every document's twin too, in which users write what they say (`word_states.py`).
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
         seed: seed of the order of samples and of everything else random.
@@ -61,7 +63,13 @@ class LMDataModule(StepDataModule):
     """
 
     # Targets too: which positions have one decides the shapes of a step.
-    on_host = ("seed", "lengths", *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count", "answer")))
+    on_host = (
+        "seed",
+        "lengths",
+        "words",
+        "word_count",
+        *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count", "answer")),
+    )
 
     def __init__(
         self,
@@ -82,13 +90,16 @@ class LMDataModule(StepDataModule):
         recordings: str | None = None,
         recordings_tokens: str | None = None,
         drawn: str | None = None,
+        twins: bool = False,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
+        if twins and pack:
+            raise ConfigError("data.twins: packed batches have none; set data.pack to false")
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
-        self.batch, self.max_positions, self.pack = batch, max_positions, pack
+        self.batch, self.max_positions, self.pack, self.twins = batch, max_positions, pack, twins
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
         heard = read_recordings(recordings, recordings_tokens, codes) if recordings else []
         self.documents = open_documents(
@@ -146,19 +157,25 @@ class LMDataModule(StepDataModule):
         batches of the optimiser step. A summed loss divided by it is this batch's part of the mean over the step.
         """
         counts = self._counts(step // self.accumulate) / (self.accumulate * world)
-        lay = pack if self.pack else collate
-        batch = lay(self._documents(step)[rank::world], self.documents.grid, self.max_positions)
-        return batch | {f"{kind}_count": torch.tensor(float(n)) for kind, n in zip(KINDS, counts, strict=True)}
+        docs, lay = self._documents(step)[rank::world], pack if self.pack else collate
+        batch = lay(docs, self.documents.grid, self.max_positions)
+        if self.twins:
+            batch |= collate_twins(docs, self.documents.grid, self.max_positions)
+        return batch | {
+            f"{kind}_count": torch.tensor(float(n)) for kind, n in zip((*KINDS, "word"), counts, strict=True)
+        }
 
     def _documents(self, step: int) -> list[Positions]:
         return self._group(step // _GROUP)[step % _GROUP]
 
     def _count_step(self, optimiser_step: int) -> np.ndarray:
-        """Targets in all batches of an optimiser step on all ranks, one number for each of KINDS: (3,)."""
-        first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS))
+        """Targets, and words in twins, in all batches of an optimiser step on all ranks: for KINDS and words, (4,)."""
+        first, counts = optimiser_step * self.accumulate, np.zeros(len(KINDS) + 1)
         for i in range(self.accumulate):
-            batch = collate(self._documents(first + i), self.documents.grid, self.max_positions)
-            counts += [int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS]
+            docs = self._documents(first + i)
+            batch = collate(docs, self.documents.grid, self.max_positions)
+            words = sum(len(paired(doc, self.max_positions)) for doc in docs) if self.twins else 0
+            counts += [*(int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS), words]
         return counts
 
     def val_batches(self) -> list[LMBatch]:
@@ -201,6 +218,16 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     }
 
 
+def collate_twins(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
+    """The twins of a batch: their grid, and where each word ends in the documents and in them (`LMBatch`)."""
+    words = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
+    twins = [doc if doc.twin is None else doc.twin for doc in docs]
+    return {
+        "twin": collate(twins, grid, max_positions)["grid"],
+        "words": torch.tensor(words, dtype=torch.int64).view(-1, 3),
+    }
+
+
 def pack(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     """The positions of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
     alone = [collate([doc], grid, max_positions) for doc in docs]
@@ -231,6 +258,7 @@ def open_documents(
     replies, codes = read_prose(prose) if prose else [], store
     if drawn:
         lines, more = lines + read_script(Path(drawn)), open_store(drawn, grid.codes)
+        times = {**(times or {}), **(read_word_times(drawn) or {})}
         codes = {
             line.id: (more if line.id in more else store)[line.id]
             for line in lines

@@ -24,6 +24,8 @@ says it and nothing else.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,7 @@ import numpy as np
 from mossrepro.data.facts import Fact, plain
 from mossrepro.data.script import Line, hidden_pairs, tells
 from mossrepro.lm.grid import PROSE, Grid, Positions
+from mossrepro.lm.word_states import LATE, MOST_WORDS, Heard, heard_turn
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "
@@ -38,7 +41,6 @@ _COPIED = 0.15  # share of "Repeat:" in documents of kind "style"
 _ANSWERS = 0.7  # share of "words" drawn from lines of which every word answers something: what must be said well
 _SHORT = 3  # words of a line that counts as words and not as a sentence, at most
 _TRIES = 30  # draws of an exchange, at most, until it tells no hidden fact
-LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
 CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
@@ -50,10 +52,14 @@ _PRACTISED = {"S2S": 0.3, "T2S": 0.5, "S2T": 0.3}  # share of the dialogues that
 
 
 class Exchange(NamedTuple):
-    """A part of a document with all the words that are written or spoken in it, but for the system turn."""
+    """A part of a document with all the words that are written or spoken in it, but for the system turn.
+
+    `twin`: the same with what the user says in writing (`Positions.twin`).
+    """
 
     positions: Positions
     words: str
+    twin: Positions | None = None
 
 
 class Documents:
@@ -90,7 +96,7 @@ class Documents:
         prose: Sequence[tuple[str, str]] = (),
         heard: Sequence[tuple[str, np.ndarray]] = (),
     ) -> None:
-        self.text_guidance, self.prose = text_guidance, prose
+        self.text_guidance, self.prose, self._numbers = text_guidance, prose, count(0, MOST_WORDS)
         self.one_word = grid.system_turns == "word"
         self.grid, self.codes, self.words, self.max_conversation_len = grid, codes, words or {}, max_conversation_len
         self.monologue, self.text_lookahead = monologue, text_lookahead
@@ -103,7 +109,7 @@ class Documents:
             for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer", "open_question")
         }
         users = self.by_role["user_speech"] + self.by_role["question"]
-        self.recognised = [*((line.text, codes[line.id]) for line in users), *heard]
+        self.recognised = [*map(self._heard, users), *(Heard(*one) for one in heard)]
         replies = dict(prose)
         self.open = [(line, replies[line.text]) for line in self.by_role["open_question"] if line.text in replies]
         self.assistant_lines = (
@@ -146,14 +152,17 @@ class Documents:
         if kind not in (*CONVERSATIONS, "speech", "interleaved", "prose", "open"):
             raise ConfigError(f"unknown kind of document {kind!r}")
         if kind not in CONVERSATIONS:
-            return self._exchange(kind, random, "").positions
+            alone = self._exchange(kind, random, "")
+            return replace(alone.positions, twin=alone.twin)
         either = self.one_word and kind in EITHER and bool(random.integers(2))
         parts, words = [self.grid.system(either or kind in SPOKEN)], ""
+        twins = parts[:]
         while True:
             more = self._exchange(kind, random, words)
             if len(parts) > 1 and (not more or sum(map(len, (*parts, more.positions))) > self.max_conversation_len):
-                return self.grid.join(*parts)
-            parts.append(self.grid.after_sosp(more.positions) if either else more.positions)
+                return replace(self.grid.join(*parts), twin=self.grid.join(*twins))
+            for side, new in ((parts, more.positions), (twins, more.twin or more.positions)):
+                side.append(self.grid.after_sosp(new) if either else new)
             words += f" {more.words}"
 
     def _exchange(self, kind: str, random: np.random.Generator, before: str) -> Exchange | None:
@@ -180,18 +189,21 @@ class Documents:
         return Exchange(self.grid.join(*parts), words)
 
     def _asr(self, kind: str, random: np.random.Generator) -> Exchange:
-        text, codes = self._pick(self.recognised, random)
-        reply = self.grid.turn("assistant", text=text, supervise=True)
-        return self._joined(text, self._repeat_after(codes), reply)
+        heard = self._pick(self.recognised, random)
+        return self._after(heard, self.grid.turn("assistant", text=heard.text, supervise=True), heard.text, REPEAT)
 
     def _repeat(self, kind: str, random: np.random.Generator) -> Exchange:
         heard, said = self._pick(self.repeatable, random)
-        return self._joined(said.text, self._repeat_after(self.codes[heard.id]), self._reply(said.id, said.text))
+        return self._after(self._heard(heard), self._reply(said.id, said.text), said.text, REPEAT)
 
-    def _repeat_after(self, codes: np.ndarray) -> Positions:
-        """A user's turn: "Repeat: " in writing, then a spoken sentence."""
-        start = self.grid.text(f"<|im_start|>user\n{REPEAT}")
-        return self.grid.join(start, self.grid.spoken(codes), self.grid.text("<|im_end|>\n"))
+    def _heard(self, line: Line) -> Heard:
+        return Heard(line.text, self.codes[line.id], self.words.get(line.id, ()))
+
+    def _after(self, heard: Heard, reply: Positions, words: str, request: str = "", *before: Positions) -> Exchange:
+        """A user's turn, a request in writing and then speech, and the reply to it; `before`: a system turn."""
+        said, written = heard_turn(self.grid, heard, request, next(self._numbers))
+        said, written = (self.grid.join(*before, turn, reply) for turn in (said, written))
+        return Exchange(said, words, written)
 
     def _tts(self, kind: str, random: np.random.Generator) -> Exchange:
         line = self._pick(self.assistant_lines, random)
@@ -215,8 +227,8 @@ class Documents:
     def _open(self, kind: str, random: np.random.Generator) -> Exchange:
         """Under the system turn that the reply was written under."""
         (line, reply), grid = self._pick(self.open, random), self.grid
-        turns = grid.turn("user", codes=self.codes[line.id]), grid.turn("assistant", text=reply, supervise=True)
-        return self._joined(f"{line.text} {reply}", grid.system(False, PROSE), *turns)
+        answer, system = grid.turn("assistant", text=reply, supervise=True), grid.system(False, PROSE)
+        return self._after(self._heard(line), answer, f"{line.text} {reply}", "", system)
 
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
@@ -289,15 +301,16 @@ class Documents:
         """A question and its answer, about a fact of A or a fact for practice (set P)."""
         if pairing == "T2T":
             return self._written(self._pick(self.replay, random), random)
-        grid, practise = self.grid, self.practice and random.random() < _PRACTISED.get(pairing, 0)
+        practise = self.practice and random.random() < _PRACTISED.get(pairing, 0)
         fact = self._pick(self.practice if practise else self.spoken, random)
         if pairing == "T2S":
             text = fact.question(int(random.integers(3)))
-            question = grid.turn("user", text=text)
-        else:
-            line = self._pick(self.asked[fact.key], random)
-            text, question = line.text, grid.turn("user", codes=self.codes[line.id])
-        return self._question_answer(text, fact, question, self.answer(pairing, fact, random))
+            return self._question_answer(
+                text, fact, self.grid.turn("user", text=text), self.answer(pairing, fact, random)
+            )
+        line = self._pick(self.asked[fact.key], random)
+        words = f"{line.text} {self.answer_text(fact)}"
+        return self._after(self._heard(line), self.answer(pairing, fact, random), words)
 
     def answer(self, pairing: str, fact: Fact, random: np.random.Generator | None = None) -> Positions:
         """The assistant's turn that answers a question about a fact; without `random` spoken by the first line."""

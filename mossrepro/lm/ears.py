@@ -33,7 +33,8 @@ class Ear(nn.Module):
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gate.heard.to(x.dtype) * (SCALE * F.linear(F.linear(x, self.down), self.up))
+        narrow = F.linear(x, self.down)  # (B, L, rank): what is gated here costs little, and B of 0 is 0
+        return F.linear(SCALE * self.gate.heard.to(narrow.dtype) * narrow, self.up)
 
 
 class GatedLinear(nn.Linear):

@@ -34,6 +34,9 @@ SYSTEM_TURNS = {
 PROSE = "short"  # those under which a model's own prose is asked for and replayed
 
 
+_FIELDS = ("text", "speech", "supervise", "monologue", "word_end")  # of `Positions`, those along its length
+
+
 @dataclass(frozen=True)
 class Positions:
     """Consecutive positions of a grid.
@@ -42,23 +45,28 @@ class Positions:
     supervise (L,) bool: whether this position, as a target, counts in the loss.
     monologue (L,) int64: text id that the text head is trained to predict at this position though it is never written
         into the grid; -1 for none.
+    word_end (L,) int64: number of the word, heard or written, that ends at this position; -1 for none.
+    twin: the same document with its users' speech in writing; words in both have the same numbers. None for most.
     """
 
     text: np.ndarray
     speech: np.ndarray
     supervise: np.ndarray
     monologue: np.ndarray | None = None
+    word_end: np.ndarray | None = None
+    twin: "Positions | None" = None
 
     def __post_init__(self) -> None:
-        if self.monologue is None:
-            object.__setattr__(self, "monologue", np.full(len(self.text), -1))
+        for name in ("monologue", "word_end"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self.text), -1))
 
     def __len__(self) -> int:
         return len(self.text)
 
     def __getitem__(self, part: slice) -> "Positions":
         """The positions of a slice."""
-        return Positions(self.text[part], self.speech[part], self.supervise[part], self.monologue[part])
+        return Positions(*(getattr(self, name)[part] for name in _FIELDS))
 
 
 class Grid:
@@ -145,9 +153,8 @@ class Grid:
         return np.array([first < end and last > start for first, last in offsets])
 
     def join(self, *parts: Positions) -> Positions:
-        """Lay parts end to end."""
-        fields = ("text", "speech", "supervise", "monologue")
-        return Positions(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+        """Lay parts end to end, without their twins."""
+        return Positions(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
 
     def system(self, spoken: bool, turns: str = "") -> Positions:
         """The system turn; it chooses the modality of the answer. `turns`: of SYSTEM_TURNS; "": the grid's."""
@@ -179,15 +186,15 @@ class Grid:
     def after_sosp(self, turns: Positions) -> Positions:
         """The same turns with SOSP, which is no target, before the first position that is one."""
         first = int(np.argmax(turns.supervise))
-        parts = (turns.text[:first], [self.ids.sosp], turns.text[first:])
-        speech = np.concatenate((turns.speech[:first], [self.ids.speech_pad], turns.speech[first:]))
-        flags = np.concatenate((turns.supervise[:first], [False], turns.supervise[first:]))
-        monologue = np.concatenate((turns.monologue[:first], [-1], turns.monologue[first:]))
-        return Positions(np.concatenate(parts), speech, flags, monologue)
+        return self.join(turns[:first], self.sosp(), turns[first:])
 
     def reply_prefix(self, spoken: bool) -> Positions:
         """The start of the assistant's turn, which ends a prompt; a spoken answer starts right after SOSP."""
         head = self.text("<|im_start|>assistant\n")
         if not spoken:
             return head
-        return self.join(head, self.spoken(np.zeros(0, dtype=np.int64))[:1])
+        return self.join(head, self.sosp())
+
+    def sosp(self) -> Positions:
+        """The position of SOSP alone."""
+        return self.spoken(np.zeros(0, dtype=np.int64))[:1]

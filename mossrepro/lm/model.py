@@ -192,7 +192,7 @@ class LayerSplitLM(nn.Module):
         if self.gate is not None:
             self.gate.heard = heard_positions(text, self.config.modality_pad, self.config.user_turn)
             if self.gate.heard is not None:
-                of_speech = of_speech + self.gate.heard.to(of_speech.dtype) * self.heard_embed(codes)
+                of_speech = of_speech + (self.gate.heard * self.heard_embed(codes)).to(of_speech.dtype)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
     def forward(

@@ -1,5 +1,6 @@
 """Training of the layer-split LM: Stage 1, Stage 2 and SFT are this one task with other settings (paper, training)."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint
-from mossrepro.lm.batches import HasDocuments, LMBatch
+from mossrepro.lm.batches import HasDocuments, LMBatch, separate
 from mossrepro.lm.inference import frozen_trunk
 from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words, start_mouth
 from mossrepro.lm.init_from import open_start
@@ -18,6 +19,8 @@ from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
+from mossrepro.lm.word_states import states, word_state_loss
+from mossrepro.training.resume import name_states
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import ConfigError
@@ -33,7 +36,8 @@ class LayerSplitTask(Task):
     """Next-token prediction on both channels.
 
     loss = text_weight * (sum over text targets) / N_text + speech_weight * (the same for speech)
-         + monologue_weight * (the same for the inner monologue, the text predicted beside a spoken reply),
+         + monologue_weight * (the same for the inner monologue, the text predicted beside a spoken reply)
+         + word_states * (sum over heard words of the loss of `word_states.py`) / N_words,
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
     not depend on how the step is divided. Positions with a target are gathered before the heads: no (B, L, vocabulary)
     tensor exists.
@@ -57,6 +61,8 @@ class LayerSplitTask(Task):
         text_weight: weight of the text loss.
         speech_weight: weight of the loss on codes.
         monologue_weight: weight of the loss on monologues.
+        word_states: weight of the loss that draws the states of heard words to those of written ones; 0 for none. Needs
+            data.twins.
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",
             the input of the speech tail; or "speech", after the speech tail, through the text norm: it starts as a copy
             of the text tail, so the next word can be read there at step 0, and this loss keeps it readable.
@@ -95,6 +101,7 @@ class LayerSplitTask(Task):
         text_weight: float = 1.0,
         speech_weight: float = 1.0,
         monologue_weight: float = 0.5,
+        word_states: float = 0.0,
         monologue_at: str = "text",
         tail: str = "copy",
         split_at: int | None = None,
@@ -118,6 +125,7 @@ class LayerSplitTask(Task):
         self.rates = {"text": lr, "speech": speech_lr, "head": head_lr, "embed": embed_lr}
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
+        self.weights |= {"word": word_states} if word_states else {}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
         if mouth:
             start_mouth(self.model, self.tokenizer, mouth, seed)
@@ -144,6 +152,8 @@ class LayerSplitTask(Task):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HasDocuments):
             return
+        if "word" in self.weights and not getattr(data, "twins", False):
+            raise ConfigError("model.word_states compares documents with their twins; set data.twins to true")
         grid, config = data.documents.grid, self.model.config
         if grid.tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(
@@ -181,8 +191,9 @@ class LayerSplitTask(Task):
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sums of cross-entropy and numbers of targets of each kind: text, monologue, speech, n_text, ... (scalars).
 
-        Targets are best in main memory, where `LMDataModule` leaves them: then nothing waits for the device.
-        In validation also of the word that answers the question: answer, n_answer (`validation.answer_words`).
+        And of word states: word. Targets are best in main memory, where `LMDataModule` leaves them: then nothing waits
+        for the device. In validation also of the word that answers the question: answer, n_answer
+        (`validation.answer_words`).
         """
         model: LayerSplitLM = self.model
         kinds = {"text": ("text", model.text_head), "monologue": (self.monologue_at, model.text_head)}
@@ -195,13 +206,15 @@ class LayerSplitTask(Task):
         if trainer is not None and trainer.world_size > 1:  # ranks must gather and reduce the same layers
             places |= {"text", "speech", kinds["monologue"][0]}
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
-        hidden = model(batch["grid"], mask=packing, tails=tuple(places))
-        out = {}
+        with states(model) if "twin" in batch else nullcontext([]) as heard:
+            hidden = model(batch["grid"], mask=packing, tails=tuple(places))
+        zero, out = torch.zeros((), device=self.device), {}
+        out["word"] = word_state_loss(model, heard, batch["twin"], batch["words"]) if heard else zero
         for kind, (place, head) in kinds.items():
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()
             if place not in places:
-                out[kind] = torch.zeros((), device=self.device)
+                out[kind] = zero
                 continue
             hidden_at = select(getattr(hidden, place), positions)  # (n, D)
             targets = send(batch[f"{kind}_target"][positions], hidden_at.device)  # (n,)
@@ -323,25 +336,3 @@ class LayerSplitTask(Task):
     def save_pretrained(self, folder: Path) -> None:
         """model.safetensors + config.json + tokenizer.json."""
         checkpoint.save_pretrained(self.model, self.tokenizer, Path(folder))
-
-
-def name_states(state: dict[str, Any], names: list[str]) -> None:
-    """Replace the parameter numbers in an optimiser's `state_dict` by `names`, in place.
-
-    Does nothing where they are names already, or on a rank that holds no state.
-    """
-    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
-    if not numbers or not all(isinstance(number, int) for number in numbers):
-        return
-    state["state"] = {names[number]: value for number, value in state["state"].items()}
-    for group in state["param_groups"]:
-        group["params"] = [names[number] for number in group["params"]]
-
-
-def separate(batch: LMBatch) -> list[LMBatch]:
-    """The documents of a batch of `LMDataModule`, padded or packed, as batches of one."""
-    fields = {name: value for name, value in batch.items() if name == "grid" or name.endswith("_target")}
-    if "lengths" not in batch:
-        return [{name: value[i : i + 1] for name, value in fields.items()} for i in range(len(batch["grid"]))]
-    parts = {name: value.split(batch["lengths"].tolist(), 1) for name, value in fields.items()}
-    return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]

@@ -3,8 +3,9 @@
 import numpy as np
 
 from mossrepro.data.facts import Fact
-from mossrepro.lm.documents import LATE, SPOKEN, Documents
+from mossrepro.lm.documents import SPOKEN, Documents
 from mossrepro.lm.grid import Positions
+from mossrepro.lm.word_states import LATE
 
 
 def validation(source: Documents, pairing: str) -> list[Positions]:

@@ -110,3 +110,16 @@ def _without_workers(settings: dict[str, Any]) -> dict[str, Any]:
     data = dict(settings.get("data") or {})
     data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k != "num_workers"}
     return {**settings, "data": data}
+
+
+def name_states(state: dict[str, Any], names: list[str]) -> None:
+    """Replace the parameter numbers in an optimiser's `state_dict` by `names`, in place.
+
+    Does nothing where they are names already, or on a rank that holds no state.
+    """
+    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    if not numbers or not all(isinstance(number, int) for number in numbers):
+        return
+    state["state"] = {names[number]: value for number, value in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [names[number] for number in group["params"]]

@@ -12,9 +12,10 @@ from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
 from mossrepro.codec.text_to_code_data import TextToCodeDataModule
 from mossrepro.codec.text_to_code_task import TextToCodeTask
 from mossrepro.data.facts import all_facts
-from mossrepro.data.script import hidden_pairs, read_script, tells
+from mossrepro.data.script import hidden_pairs, read_script, read_word_times, tells
 from mossrepro.data.token_store import TokenStore
 from mossrepro.experiments.drawn import draw_lines, drawn_texts
+from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.random import rng
@@ -36,20 +37,24 @@ def network():
 
 
 def test_a_sentence_becomes_its_phones_between_silences(network):
-    frames = network.frames("Black dog.", 0, rng(0))
+    frames, words = network.frames("Black dog.", 0, rng(0))
     assert len(frames) % STEPS == 0 and frames[0] == 0
     spoken = [int(one) for i, one in enumerate(frames) if one and (i == 0 or one != frames[i - 1])]
     ways = pronunciations(["black", "dog"])
     wanted = [labels(first) + labels(second) for first in ways["black"] for second in ways["dog"]]
     assert [one for i, one in enumerate(spoken) if i == 0 or one != spoken[i - 1]] in wanted
-    assert np.array_equal(frames, network.frames("Black dog.", 0, rng(0)))
-    assert len(network.frames("", 0, rng(0))) >= STEPS  # nothing to say is a silence
+    assert np.array_equal(frames, network.frames("Black dog.", 0, rng(0))[0])
+    nothing, none = network.frames("", 0, rng(0))
+    assert len(nothing) >= STEPS and not none  # nothing to say is a silence
     network.pace[1] = 0.7
-    assert len(network.frames("Black dog.", 1, rng(0))) > 1.5 * len(frames)  # somebody who speaks slowly
+    assert len(network.frames("Black dog.", 1, rng(0))[0]) > 1.5 * len(frames)  # somebody who speaks slowly
+    (first, start, middle), (second, again, end) = words
+    assert (first, second) == ("black", "dog") and middle == again
+    assert round(start / 0.02) == np.flatnonzero(frames)[0] and round(end / 0.02) == np.flatnonzero(frames)[-1] + 1
 
 
 def test_codes_are_drawn_for_every_sentence_and_repeat_with_the_seed(network):
-    phones = [network.frames(text, 0, rng(i)) for i, text in enumerate(("the cat", "a", "the cat sat on the mat"))]
+    phones = [network.frames(text, 0, rng(i))[0] for i, text in enumerate(("the cat", "a", "the cat sat on the mat"))]
     codes = network.sample(phones, [0, 1, 2], 7)
     assert [len(row) for row in codes] == [len(row) // STEPS for row in phones]
     assert all(0 <= row.min() and row.max() < 40 for row in codes)
@@ -60,7 +65,7 @@ def test_codes_are_drawn_for_every_sentence_and_repeat_with_the_seed(network):
 @torch.no_grad()
 def test_sampling_goes_by_the_probabilities_of_the_training(network):
     """The logits that decide are those of `forward` on the codes drawn so far."""
-    phones = [network.frames("the cat sat", 0, rng(1))]
+    phones = [network.frames("the cat sat", 0, rng(1))[0]]
     network.head.weight.mul_(300.0)  # so sure of itself that drawing is choosing the best
     (codes,) = network.sample(phones, [2], 0)
     logits = network(torch.from_numpy(phones[0])[None], torch.tensor([2]), torch.from_numpy(codes)[None])
@@ -101,6 +106,9 @@ def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
     assert {line.role for line in lines} == {"user_speech", "question", "open_question"}
     assert {line.set for line in lines if line.role == "question"} == {"A"}  # nothing is asked of B, V and C
     assert not any(tells(hidden_pairs(facts), line.text.split()) for line in lines)
+    times = read_word_times(tmp_path)
+    assert [[word for word, *_ in times[line.id]] for line in lines] == [normalise(line.text).split() for line in lines]
+    assert all(times[line.id][-1][2] <= 0.08 * len(store[line.id]) + 0.04 for line in lines)
     assert json.loads((tmp_path / "store.json").read_text())["codes"] == 40
 
 
@@ -121,6 +129,7 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     draw_lines(network, facts, asked, 600, tmp_path / "stopped")
     assert sum(drawn[2:]) == 600 - drawn[0]  # nothing is drawn twice
     whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
+    assert read_word_times(tmp_path / "whole") == read_word_times(tmp_path / "stopped")
     assert list(whole) == list(stopped) and all(np.array_equal(whole[name], stopped[name]) for name in whole)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.data.sentences import _ASKING, natural_sentence, random_sentence, vocabulary
 from mossrepro.utils import random
 
 
@@ -36,3 +36,16 @@ def test_random_sentences_are_reproducible_and_obey(must):
 def test_more_required_words_than_the_range_allows_are_all_kept():
     must = [f"word{i}" for i in range(9)]
     assert sorted(random_sentence(random.rng(0), ["a"], 2, 4, must).split()) == sorted(must)
+
+
+def test_natural_sentences_are_reproducible_and_follow_the_trigrams():
+    words = vocabulary(homophones=False)[:600]
+    made = [natural_sentence(random.rng(0, i), words, 3, 7) for i in range(40)]
+    assert made == [natural_sentence(random.rng(0, i), words, 3, 7) for i in range(40)]
+    said = [text[:-1].lower().split() for text in made]
+    assert {len(one) for one in said} <= set(range(3, 8)) and {word for one in said for word in one} <= set(words)
+    assert all(text[0].isupper() for text in made)
+    assert [text[-1] for text in made] == ["?" if one[0] in _ASKING else "." for one in said]
+    # Nine function words stand in more than a seventh of the places; in random order they would in 1.5 %.
+    small = sum(word in {"the", "a", "to", "of", "i", "you", "and", "in", "it"} for one in said for word in one)
+    assert small > 0.15 * sum(map(len, said))

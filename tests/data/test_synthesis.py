@@ -80,13 +80,17 @@ def test_codec_splits_share_no_sentence_and_held_out_voices_are_only_tested(voic
     if size == "small":
         for voice in [*roster.names(role="held-out"), "assistant"]:
             assert sum(job.split == "test" and job.voice == voice for job in jobs) >= 50
-        words = {word for text in texts["train"] for word in text.split()}
+        words = {word for text in texts["train"] if text[0].islower() for word in text.split()}
         drawn_from = set(vocabulary(homophones=False))  # a few of them are never drawn
         share = 0.98 if voices == "five" else 0.95  # of fewer sentences
         assert len(words) >= share * len(drawn_from) >= 0.95 * 5_000 and words <= drawn_from
     if voices == "all":
         for voice in held_out - set(roster.names(role="held-out")):
-            assert sum(job.voice == voice for job in jobs) == recipe.test_new
+            assert sum(job.voice == voice for job in jobs) == recipe.test_new + recipe.test_natural
+        natural = [job for job in jobs if codec_corpus.is_natural(job)]
+        assert len({job.text for job in natural}) == recipe.natural + recipe.test_natural
+        assert len(natural) == recipe.natural * (recipe.variants + 2) + recipe.test_natural * 7
+        assert all(job.text[-1] in ".?" for job in natural) and {job.split for job in natural} == {"train", "test"}
         heard = {job.voice for job in jobs if job.split == "train"}
         assert set(roster.names("kokoro", "train", roster="all")) - heard <= set(roster.names("kokoro", "train", True))
         assert sum(job.split == "valid" and roster.VOICES[job.voice].engine == "kokoro" for job in jobs) == 40

@@ -11,9 +11,10 @@ from lm_toys import module
 
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import read_script
+from mossrepro.lm.batches import separate
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.task import VALIDATED, LayerSplitTask, separate
+from mossrepro.lm.task import VALIDATED, LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.training.finite import FiniteCheck
 from mossrepro.utils.errors import ConfigError, TrainingError

@@ -1,0 +1,164 @@
+"""Word states: heard words meet the same words in writing, and nothing depends on how a step is divided."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lm_toys import module, small_model
+from stage_toys import BACKBONE
+
+from mossrepro.lm.ears import Ear
+from mossrepro.lm.grid import Grid
+from mossrepro.lm.init import start_ears
+from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.task import LayerSplitTask
+from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.lm.word_states import Heard, contrast, heard_turn, paired, states, word_state_loss
+from mossrepro.utils.errors import ConfigError
+
+TEXTS = ["user", "assistant", "Repeat: What's the capital of Sri Lanka?", "the black dog."]
+
+
+@pytest.fixture
+def grid():
+    return Grid(mini_tokenizer([f"{text}\n" for text in TEXTS] * 3, 400), 40)
+
+
+def test_a_heard_word_and_its_twin_have_one_number_where_they_end(grid):
+    heard = Heard("The black dog.", np.arange(9), [("the", 0.0, 0.16), ("black", 0.16, 0.4), ("dog", 0.4, 5.0)])
+    said, written = heard_turn(grid, heard, "Repeat: ", 70)
+    start = int(np.flatnonzero(said.text == grid.ids.pad)[0])
+    assert {int(n): int(i) - start for i, n in enumerate(said.word_end) if n >= 0} == {70: 3, 71: 6, 72: 9}  # EOSP
+    for number, word in ((70, "The"), (71, "black"), (72, "dog")):
+        before = grid.tokenizer.decode(written.text[: int(np.flatnonzero(written.word_end == number)[0]) + 1].tolist())
+        assert before.rstrip(".").endswith(word)
+    assert written.text.tolist() == grid.turn("user", text="Repeat: The black dog.").text.tolist()
+    unknown, twin = heard_turn(grid, Heard("The black dog.", np.arange(9), [("the", 0.0, 0.2)]), "", 0)
+    assert (unknown.word_end < 0).all() and (twin.word_end < 0).all()
+
+
+def test_numbers_survive_joining_and_cutting_and_words_that_are_cut_off_are_left_out(grid):
+    words = [("the", 0.0, 0.1), ("black", 0.1, 0.3), ("dog", 0.3, 0.5)]
+    said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), words), "", 5)
+    opening = grid.text("<|im_start|>assistant\n")
+    document = replace(grid.join(opening, said), twin=written)
+    places = paired(document, 1000)
+    assert document.word_end[places[:, 0]].tolist() == written.word_end[places[:, 1]].tolist() == [5, 6, 7]
+    assert paired(document, int(places[-1].max())).tolist() == places[:2].tolist()
+    assert (document[len(opening) :].word_end == said.word_end).all()
+    assert paired(grid.join(opening), 9).shape == (0, 2)  # without a twin
+
+
+def test_the_loss_is_that_of_the_equation_within_each_document_and_skips_a_word_said_twice():
+    torch.manual_seed(0)
+    heard, written = torch.randn(5, 8), torch.randn(5, 8)
+    row, word = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 1, 3, 4])
+    wanted = 0.0
+    for document in (0, 1):
+        h, t, w = heard[row == document], written[row == document], word[row == document]
+        m = t.mean(0)
+        for i in range(len(h)):
+            scores = torch.cosine_similarity(h[i] - m, t - m, dim=-1) / 0.07
+            kept = [j for j in range(len(h)) if j == i or w[j] != w[i]]
+            wanted -= float(scores[i] - torch.logsumexp(scores[kept], 0))
+    assert float(contrast(heard, written, row, word)) == pytest.approx(wanted, rel=1e-5)
+    apart = sum(float(contrast(heard[row == d], written[row == d], row[row == d], word[row == d])) for d in (0, 1))
+    assert apart == pytest.approx(wanted, rel=1e-5)
+
+
+def asked(folder, **more):
+    return module(folder, mix={"asr": 0.5, "S2T": 0.5}, twins=True, **more)
+
+
+def with_times(data):
+    """The words of what is to be recognised are said to last equally long."""
+    documents = data.documents
+    for i, heard in enumerate(documents.recognised):
+        step = 0.08 * len(heard.codes) / len(heard.text.split())
+        times = [(word, j * step, (j + 1) * step) for j, word in enumerate(heard.text.split())]
+        documents.recognised[i] = heard._replace(words=times)
+    return data
+
+
+def test_a_batch_has_the_twins_of_its_documents_and_ranks_share_them(folder):
+    data = with_times(asked(folder))
+    whole = data.train_batch(2, 0, 1)
+    assert whole["twin"].shape[0] == len(whole["grid"]) and len(whole["words"]) > 5
+    pad = data.documents.grid.ids.pad
+    row, here, there = whole["words"].unbind(1)
+    assert (whole["grid"][row, here, 0] == pad).all() and (whole["twin"][row, there, 0] != pad).all()
+    assert not (whole["twin"][..., 0] == pad).any()
+    parts = [data.train_batch(2, rank, 2) for rank in (0, 1)]
+    assert sum(len(part["words"]) for part in parts) == len(whole["words"]) == int(whole["word_count"])
+    assert all(2 * float(part["word_count"]) == float(whole["word_count"]) for part in parts)
+    assert "twin" not in module(folder).train_batch(2, 0, 1)
+
+
+def test_two_halves_of_a_batch_have_the_gradient_of_the_whole(folder, tmp_path):
+    data, task = with_times(asked(folder)), _task(folder, tmp_path)
+    gradients = []
+    for world in (1, 2):
+        task.zero_grad()
+        for rank in range(world):
+            batch = data.train_batch(2, rank, world)
+            (task.losses(batch)["word"] / batch["word_count"] / world).backward()
+        gradients.append({name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None})
+    assert gradients[0] and all(".ear." in name or "heard_" in name for name in gradients[0])
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole, rtol=1e-4, atol=1e-6)
+
+
+def _task(folder, tmp_path, **more):
+    MiniBackboneTask(str(folder / "tokenizer.json"), **BACKBONE).save_pretrained(tmp_path / "backbone")
+    task = LayerSplitTask(str(tmp_path / "backbone"), codes=64, train="ears", ears=4, word_states=0.5, **more)
+    for part in task.model.modules():
+        if isinstance(part, Ear):
+            part.up.data.normal_(0, 0.1)
+    return task
+
+
+def test_states_are_drawn_to_those_of_the_written_word(folder, tmp_path):
+    data, task = with_times(asked(folder)), _task(folder, tmp_path)
+    batch, optimiser = (
+        data.train_batch(0, 0, 1),
+        torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-2),
+    )
+    losses = []
+    for _ in range(30):
+        loss = task.losses(batch)["word"] / batch["word_count"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_twin_teaches_and_is_not_taught():
+    tokenizer = mini_tokenizer([f"{text}\n" for text in TEXTS] * 3, 400)
+    ids = Grid(tokenizer, 40).ids
+    model = small_model(text_vocab=tokenizer.get_vocab_size(), modality_pad=ids.pad)
+    start_ears(model, tokenizer, 3, seed=1)
+    model.train_only("all")
+    grid = model.grid(tokenizer)
+    times = [("the", 0.0, 0.2), ("black", 0.2, 0.4), ("dog", 0.4, 0.6)]
+    said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), times), "", 0)
+    sides = [torch.from_numpy(np.stack((x.text, x.speech), -1))[None] for x in (said, written)]
+    words = torch.tensor([(0, *places) for places in paired(replace(said, twin=written), 99).tolist()])
+    with states(model) as heard:
+        model(sides[0], tails=())
+    assert heard and len(heard) == len({id(one) for one in heard})
+    word_state_loss(model, heard, sides[1], words).backward()
+    only_written = sorted(set(written.text.tolist()) - set(said.text.tolist()))
+    assert only_written and not model.text_embed.weight.grad[only_written].any()
+    assert model.speech_embed.weight.grad.any() and not model.trunk[0]._forward_hooks
+
+
+def test_word_states_want_twins_and_twins_want_padding(folder, tmp_path):
+    task = _task(folder, tmp_path)
+    task.trainer = SimpleNamespace(datamodule=module(folder))
+    with pytest.raises(ConfigError, match="set data.twins to true"):
+        task.setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.twins: packed batches have none"):
+        asked(folder, pack=True)
