@@ -275,7 +275,7 @@ class Stages:
         return asdict(value) if is_dataclass(value) else value
 
     def codec_corpus(self) -> Path:
-        """Random-word sentences for the tokenizer, with the times of their phones in the cache."""
+        """Sentences for the tokenizer, with the times of their phones in the cache."""
         size = self.sound.size
         corpus = codec_corpus(size.codec_corpus or size.name, cached=self._cached_data, voices=size.roster)
         phone_times(corpus, cached=self._cached_data)

@@ -24,6 +24,7 @@ class LMBatch(TypedDict):
     speech_answer: NotRequired[Tensor]
     monologue_answer: NotRequired[Tensor]
     twin: NotRequired[Tensor]  # (B, M, 2) int64, the documents with what users say in writing
+    twin_target: NotRequired[Tensor]  # (B, M) int64, text_target of the twins
     words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and place in its twin, of the end of every word
     word_count: NotRequired[Tensor]
     lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document

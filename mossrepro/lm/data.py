@@ -18,8 +18,8 @@ from mossrepro.lm.grid import Grid, Positions
 from mossrepro.lm.prose import read_prose
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
+from mossrepro.lm.twins import paired
 from mossrepro.lm.validation import answer_words, validation
-from mossrepro.lm.word_states import paired
 from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
@@ -55,7 +55,7 @@ class LMDataModule(StepDataModule):
         recordings_tokens: its token store.
         drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl,
             the times of its words and a token store in one. Users say them, beside those of the script.
-        twins: give every document's twin too, in which users write what they say (`word_states.py`).
+        twins: give every document's twin too, in which users write what they say (`twins.py`).
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
         seed: seed of the order of samples and of everything else random.
@@ -219,11 +219,12 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
 
 
 def collate_twins(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
-    """The twins of a batch: their grid, and where each word ends in the documents and in them (`LMBatch`)."""
+    """The twins of a batch: grid, text targets, and where each word ends in the documents and in them (`LMBatch`)."""
     words = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
-    twins = [doc if doc.twin is None else doc.twin for doc in docs]
+    twins = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions)
     return {
-        "twin": collate(twins, grid, max_positions)["grid"],
+        "twin": twins["grid"],
+        "twin_target": twins["text_target"],
         "words": torch.tensor(words, dtype=torch.int64).view(-1, 3),
     }
 

@@ -1,7 +1,8 @@
-"""Cross-entropy over a large vocabulary without its logits in memory."""
+"""Cross-entropy and divergence over a large vocabulary without its logits in memory."""
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -21,3 +22,18 @@ def chunked_cross_entropy(head: nn.Module, x: Tensor, target: Tensor, rows: int 
 
     run = of_chunk if len(x) <= rows else partial(checkpoint, of_chunk, use_reentrant=False)
     return sum(run(*part) for part in zip(x.split(rows), target.split(rows), strict=True))
+
+
+def chunked_divergence(head: nn.Module, x: Tensor, teacher: Tensor, rows: int = ROWS) -> Tensor:
+    """Sum over n positions of the Kullback-Leibler divergence of head(x) from head(teacher), which is not trained.
+
+    Shapes: x, teacher (n, D) -> () float32. Logits are kept as in `chunked_cross_entropy`.
+    """
+
+    def of_chunk(x: Tensor, teacher: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = head(teacher).float().log_softmax(-1)
+        return F.kl_div(head(x).float().log_softmax(-1), wanted, log_target=True, reduction="sum")
+
+    run = of_chunk if len(x) <= rows else partial(checkpoint, of_chunk, use_reentrant=False)
+    return sum(run(*part) for part in zip(x.split(rows), teacher.split(rows), strict=True))

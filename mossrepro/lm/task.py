@@ -16,10 +16,10 @@ from mossrepro.lm.inference import frozen_trunk
 from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words, start_mouth
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.lora import adapt
-from mossrepro.lm.losses import chunked_cross_entropy
+from mossrepro.lm.losses import chunked_cross_entropy, chunked_divergence
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.parallel import is_cut_across, shard
-from mossrepro.lm.word_states import states, word_state_loss
+from mossrepro.lm.word_states import read_twin, states, word_state_loss
 from mossrepro.training.resume import name_states
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
@@ -63,6 +63,8 @@ class LayerSplitTask(Task):
         monologue_weight: weight of the loss on monologues.
         word_states: weight of the loss that draws the states of heard words to those of written ones; 0 for none. Needs
             data.twins.
+        distil: share of the text loss that is the divergence from what the model predicts for the twin (data.twins) in
+            the place of the cross-entropy of the text: heard, it is to write what it would write, as sure as it is.
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",
             the input of the speech tail; or "speech", after the speech tail, through the text norm: it starts as a copy
             of the text tail, so the next word can be read there at step 0, and this loss keeps it readable.
@@ -102,6 +104,7 @@ class LayerSplitTask(Task):
         speech_weight: float = 1.0,
         monologue_weight: float = 0.5,
         word_states: float = 0.0,
+        distil: float = 0.0,
         monologue_at: str = "text",
         tail: str = "copy",
         split_at: int | None = None,
@@ -126,6 +129,7 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.weights |= {"word": word_states} if word_states else {}
+        self.distil = distil
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
         if mouth:
             start_mouth(self.model, self.tokenizer, mouth, seed)
@@ -152,8 +156,8 @@ class LayerSplitTask(Task):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, HasDocuments):
             return
-        if "word" in self.weights and not getattr(data, "twins", False):
-            raise ConfigError("model.word_states compares documents with their twins; set data.twins to true")
+        if ("word" in self.weights or self.distil) and not getattr(data, "twins", False):
+            raise ConfigError("model.word_states and model.distil compare with twins; set data.twins to true")
         grid, config = data.documents.grid, self.model.config
         if grid.tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ConfigError(
@@ -208,8 +212,9 @@ class LayerSplitTask(Task):
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
         with states(model) if "twin" in batch else nullcontext([]) as heard:
             hidden = model(batch["grid"], mask=packing, tails=tuple(places))
-        zero, out = torch.zeros((), device=self.device), {}
-        out["word"] = word_state_loss(model, heard, batch["twin"], batch["words"]) if heard else zero
+        zero = torch.zeros((), device=self.device)
+        written, taught = read_twin(model, batch, bool(self.distil)) if heard else ([], None)
+        out = {"word": word_state_loss(heard, written, batch) if heard else zero}
         for kind, (place, head) in kinds.items():
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()
@@ -219,6 +224,8 @@ class LayerSplitTask(Task):
             hidden_at = select(getattr(hidden, place), positions)  # (n, D)
             targets = send(batch[f"{kind}_target"][positions], hidden_at.device)  # (n,)
             out[kind] = chunked_cross_entropy(head, hidden_at, targets)
+            if kind == "text" and taught is not None and len(taught) == len(targets):  # not so where one is cut off
+                out[kind] = out[kind].lerp(chunked_divergence(head, hidden_at, taught), self.distil)
             if f"{kind}_answer" in batch:
                 chosen = batch[f"{kind}_answer"][positions]  # (n,) bool
                 hidden_at, targets = (select(x, send(chosen, x.device)) for x in (hidden_at, targets))

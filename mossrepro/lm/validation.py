@@ -5,7 +5,7 @@ import numpy as np
 from mossrepro.data.facts import Fact
 from mossrepro.lm.documents import SPOKEN, Documents
 from mossrepro.lm.grid import Positions
-from mossrepro.lm.word_states import LATE
+from mossrepro.lm.twins import LATE
 
 
 def validation(source: Documents, pairing: str) -> list[Positions]:

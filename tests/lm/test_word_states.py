@@ -15,7 +15,8 @@ from mossrepro.lm.init import start_ears
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
-from mossrepro.lm.word_states import Heard, contrast, heard_turn, paired, states, word_state_loss
+from mossrepro.lm.twins import Heard, heard_turn, paired
+from mossrepro.lm.word_states import contrast, read_twin, states, word_state_loss
 from mossrepro.utils.errors import ConfigError
 
 TEXTS = ["user", "assistant", "Repeat: What's the capital of Sri Lanka?", "the black dog."]
@@ -149,7 +150,8 @@ def test_the_twin_teaches_and_is_not_taught():
     with states(model) as heard:
         model(sides[0], tails=())
     assert heard and len(heard) == len({id(one) for one in heard})
-    word_state_loss(model, heard, sides[1], words).backward()
+    batch = {"twin": sides[1], "words": words}
+    word_state_loss(heard, read_twin(model, batch, False)[0], batch).backward()
     only_written = sorted(set(written.text.tolist()) - set(said.text.tolist()))
     assert only_written and not model.text_embed.weight.grad[only_written].any()
     assert model.speech_embed.weight.grad.any() and not model.trunk[0]._forward_hooks
@@ -158,7 +160,23 @@ def test_the_twin_teaches_and_is_not_taught():
 def test_word_states_want_twins_and_twins_want_padding(folder, tmp_path):
     task = _task(folder, tmp_path)
     task.trainer = SimpleNamespace(datamodule=module(folder))
-    with pytest.raises(ConfigError, match="set data.twins to true"):
-        task.setup("fit")
+    for weights, distil in (({"word": 0.5}, 0.0), ({}, 0.5)):
+        task.weights, task.distil = weights, distil
+        with pytest.raises(ConfigError, match="set data.twins to true"):
+            task.setup("fit")
     with pytest.raises(ConfigError, match=r"data\.twins: packed batches have none"):
         asked(folder, pack=True)
+
+
+def test_a_model_that_reads_is_its_own_teacher_and_one_that_hears_is_not(folder, tmp_path):
+    """The divergence from the twin is 0 where nothing is heard, and falls with training where something is."""
+    task = _task(folder, tmp_path, distil=1.0)
+    reading = module(folder, mix={"repeat_text": 1.0}, twins=True).train_batch(0, 0, 1)
+    assert float(task.losses(reading)["text"].detach()) == pytest.approx(0, abs=1e-4)
+    hearing = with_times(asked(folder)).train_batch(0, 0, 1)
+    assert float(task.losses(hearing)["text"].detach()) > 1e-3
+    half, none = _task(folder, tmp_path, distil=0.5), _task(folder, tmp_path)
+    for other in (half, none):
+        other.load_state_dict(task.state_dict())
+    whole, middle, plain = (float(one.losses(hearing)["text"].detach()) for one in (task, half, none))
+    assert middle == pytest.approx((whole + plain) / 2, rel=1e-4)
