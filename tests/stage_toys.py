@@ -144,6 +144,10 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
     "stage1": lambda folder: _lm(folder, train="speech"),
     "stage2": lambda folder: _lm(folder, lr=2e-4),
     "ears": lambda folder: _lm(folder, train="ears", ears=2, speech_lr=2e-4, embed_lr=2e-4),
+    "ears with twins": lambda folder: (
+        LayerSplitTask(str(folder / "backbone"), 64, train="ears", ears=2, speech_lr=2e-4, distil=0.5, word_states=1.0),
+        module(folder / "script", batch=5, mix={"asr": 0.6, "S2T": 0.4}, twins=True),
+    ),
 }
 
 
