@@ -303,12 +303,20 @@ class Stages:
         return "smollm2" if self.size.backbone.source == "smollm2" else Path(self.size.backbone.folder)
 
     def flow(self) -> Path:
+        """The flow decoder of the assistant's voice; where the size has `voices`, of prompted ones too."""
         tokens, corpus = self.sound.tokens(), self.sound.script()
-        return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens)
+        others = self._others() | ({"data__others_tokens": tokens, "model__voice_dim": 256} if self._others() else {})
+        return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens, **others)
 
     def vocoder(self) -> Path:
         """The vocoder, trained beside discriminators at its end if the size has steps for that."""
-        plain = self.sound.fit("vocoder", data__corpus=self.sound.script())
+        plain = self.sound.fit("vocoder", data__corpus=self.sound.script(), **self._others())
         if not self.sound.size.adversarial.steps:
             return plain
-        return self.sound.fit("adversarial", data__corpus=self.sound.script(), model__vocoder=plain)
+        corpus = self.sound.script()
+        return self.sound.fit("adversarial", data__corpus=corpus, model__vocoder=plain, **self._others())
+
+    def _others(self) -> dict[str, Any]:
+        """Inputs of flow decoder and vocoder that add the script's other voices; the assistant keeps most of a step."""
+        shared = {"data__others": self.sound.script(), "data__others_share": "0.3"}
+        return shared if self.sound.size.flow.voices else {}

@@ -92,6 +92,7 @@ class Flow(Stage):
     dim: int
     code_layers: int  # at 12.5 Hz
     layers: int  # of the velocity estimator, at 50 Hz
+    voices: bool = False  # learns the script's other voices too, by a speaker vector: for voice prompts
 
 
 @dataclass

@@ -362,3 +362,18 @@ def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only
         documents = open_documents(scripts[stage], "oracle", grid)
         assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
     assert ControlGraph("smoke", "random").script_for("sft") == chain.script()
+
+
+@pytest.mark.parametrize("voices", [False, True])
+def test_other_voices_are_learnt_where_the_size_says_so(monkeypatch, tmp_path, voices) -> None:
+    asked, chain = {}, StageGraph("smoke")
+    chain.size.flow.voices, chain.size.adversarial.steps = voices, 3
+    monkeypatch.setattr(chain, "script", lambda: tmp_path / "script")
+    monkeypatch.setattr(chain, "tokens", lambda: tmp_path / "tokens")
+    monkeypatch.setattr(chain, "fit", lambda stage, **inputs: asked.setdefault(stage, inputs) and tmp_path)
+    chain.flow(), chain.vocoder()
+    assert list(asked) == ["flow", "vocoder", "adversarial"]
+    for stage, inputs in asked.items():
+        assert inputs["data__corpus"] == tmp_path / "script"
+        assert inputs.get("data__others") == (tmp_path / "script" if voices else None)
+        assert ("model__voice_dim" in inputs) == ("data__others_tokens" in inputs) == (voices and stage == "flow")
