@@ -283,7 +283,7 @@ lines = write_script(facts, recipe)
 tokenizer.save(str(WORK / "tokenizer.json"))
 data = LMDataModule(str(WORK), "oracle", str(WORK / "tokenizer.json"), 1024, {"tts": 0.8, "asr": 0.2}, 4, 100)
 logging.getLogger("lightning.pytorch").setLevel("ERROR")
-warnings.filterwarnings("ignore", module="lightning")
+warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # neither is about us
 before = {name: value.clone() for name, value in model.state_dict().items()}
 trainer = Trainer(
     accelerator="auto",

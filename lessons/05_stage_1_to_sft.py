@@ -321,7 +321,7 @@ class NaiveStage(LightningModule):
 
 
 logging.getLogger("lightning.pytorch").setLevel("ERROR")
-warnings.filterwarnings("ignore", module="lightning")
+warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # neither is about us
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 naive = NaiveStage(naive_split_model())
 Trainer(accelerator="auto", devices=1, max_steps=10, **QUIET).fit(naive, datamodule=naive_data())

@@ -211,7 +211,7 @@ class NaiveVocoder(LightningModule):
 
 
 logging.getLogger("lightning.pytorch").setLevel("ERROR")
-warnings.filterwarnings("ignore", module="lightning")
+warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # neither is about us
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 torch.manual_seed(0)
 naive = NaiveVocoder(Vocoder(**SHAPE))

@@ -96,7 +96,7 @@ class NaiveNet(LightningModule):
 
 
 logging.getLogger("lightning.pytorch").setLevel("ERROR")
-warnings.filterwarnings("ignore", module="lightning")
+warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # neither is about us
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 start, ends = parameters_to_vector(net.parameters()).detach().clone(), []
 for rows, accumulate in ((6, 1), (3, 2)):
