@@ -8,7 +8,7 @@ import torch
 
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.data.corpus import Clip, CorpusWriter
-from mossrepro.evaluation import codec
+from mossrepro.evaluation import codec, measure
 from mossrepro.evaluation.codec import Clips, CodecBenchmark, error_rate
 from mossrepro.experiments import codec_baselines
 from mossrepro.training import metrics
@@ -160,3 +160,24 @@ def test_ratios_and_adaptation_point_the_right_way(tmp_path) -> None:
     found = {key: fact.value for key, fact in metrics.read_metrics(tmp_path).items()}
     assert [found[f"rival_{name}_ratio"] for name in ("kmeans", "reconstruction", "acoustic")] == [3, 2, 4]
     assert found["adaptation"] == pytest.approx(100 * (1 - 50 / 80))
+
+
+def test_natural_sentences_are_a_group_of_their_own(tmp_path, monkeypatch) -> None:
+    spoken = {}
+    with CorpusWriter(tmp_path) as corpus:
+        for name in ("test-af_bella-0", "test-natural-af_bella-0", "test-kokoro-nezumi-0", "test-assistant-0"):
+            voice = name.removeprefix("test-").removeprefix("natural-").removesuffix("-0")
+            corpus.add(name, np.zeros(1600, np.float32), 16_000, "be", voice, "test")
+            spoken[name] = [("B", 0.0, 0.1)]
+    monkeypatch.setattr(codec, "phone_times", lambda folder: folder)
+    monkeypatch.setattr(codec, "read_phones", lambda folder: spoken)
+    board = CodecBenchmark(tmp_path, tmp_path)
+    groups = {name: [clip.id for clip in some.clips] for name, some in board.groups.items()}
+    assert groups == {
+        "english": ["test-af_bella-0"],
+        "strangers": ["test-kokoro-nezumi-0"],
+        "assistant": ["test-assistant-0"],
+        "natural": ["test-natural-af_bella-0"],
+    }
+    assert [measure._group(clip) for clip in board.manifest] == ["english", "natural", "strangers", "assistant"]
+    assert "test-natural-af_bella-0" not in {clip.id for clip in board.test.clips}
