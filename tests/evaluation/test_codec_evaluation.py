@@ -167,7 +167,7 @@ def test_natural_sentences_are_a_group_of_their_own(tmp_path, monkeypatch) -> No
     with CorpusWriter(tmp_path) as corpus:
         for name in ("test-af_bella-0", "test-natural-af_bella-0", "test-kokoro-nezumi-0", "test-assistant-0"):
             voice = name.removeprefix("test-").removeprefix("natural-").removesuffix("-0")
-            corpus.add(name, np.zeros(1600, np.float32), 16_000, "be", voice, "test")
+            corpus.add(name, 0.1 * np.sin(np.arange(1600, dtype=np.float32)), 16_000, "be", voice, "test")
             spoken[name] = [("B", 0.0, 0.1)]
     monkeypatch.setattr(codec, "phone_times", lambda folder: folder)
     monkeypatch.setattr(codec, "read_phones", lambda folder: spoken)
