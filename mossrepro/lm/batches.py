@@ -23,9 +23,10 @@ class LMBatch(TypedDict):
     text_answer: NotRequired[Tensor]  # (B, L) bool, in validation, one of the three: targets of the word that answers
     speech_answer: NotRequired[Tensor]
     monologue_answer: NotRequired[Tensor]
-    twin: NotRequired[Tensor]  # (B, M, 2) int64, the documents with what users say in writing
-    twin_target: NotRequired[Tensor]  # (B, M) int64, text_target of the twins
-    words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and place in its twin, of the end of every word
+    twin: NotRequired[Tensor]  # (A, M, 2) int64, what users say in writing: all documents of the step, of all ranks
+    twin_target: NotRequired[Tensor]  # (A, M) int64, their text_target; -100 throughout for those of other ranks
+    written: NotRequired[Tensor]  # (V, 2) int64: twin, and place in it, of the end of every word
+    words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and row of `written`, of every word that is heard
     word_count: NotRequired[Tensor]
     lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document
     seed: NotRequired[Tensor]  # () int64

@@ -160,7 +160,8 @@ class LMDataModule(StepDataModule):
         docs, lay = self._documents(step)[rank::world], pack if self.pack else collate
         batch = lay(docs, self.documents.grid, self.max_positions)
         if self.twins:
-            batch |= collate_twins(docs, self.documents.grid, self.max_positions)
+            every = self._documents(step)
+            batch |= collate_twins(every, range(rank, len(every), world), self.documents.grid, self.max_positions)
         return batch | {
             f"{kind}_count": torch.tensor(float(n)) for kind, n in zip((*KINDS, "word"), counts, strict=True)
         }
@@ -218,14 +219,20 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     }
 
 
-def collate_twins(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
-    """The twins of a batch: grid, text targets, and where each word ends in the documents and in them (`LMBatch`)."""
-    words = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
-    twins = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions)
+def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_positions: int) -> LMBatch:
+    """The twins of all documents of a batch, of which `own` are a rank's: see `LMBatch`."""
+    found = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
+    row = {i: place for place, i in enumerate(own)}
+    words = [(row[i], here, number) for number, (i, here, _) in enumerate(found) if i in row]
+    both = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions)
+    taught = both["text_target"][list(own)]
     return {
-        "twin": twins["grid"],
-        "twin_target": twins["text_target"],
+        "twin": both["grid"],
+        "twin_target": torch.full_like(both["text_target"], IGNORE).index_copy(
+            0, torch.tensor([*own], dtype=torch.int64), taught
+        ),
         "words": torch.tensor(words, dtype=torch.int64).view(-1, 3),
+        "written": torch.tensor([(i, there) for i, _, there in found], dtype=torch.int64).view(-1, 2),
     }
 
 

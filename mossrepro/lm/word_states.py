@@ -2,13 +2,13 @@
 
 A text model keeps what it has read of a word at the word's last token and looks it up there later. Where the states of
 heard words are like those of written ones, all that lies behind them works as it does for text. So a document that is
-heard has a twin in which the user writes (`twins.py`), and for the words w of one document
+heard has a twin in which the user writes (`twins.py`), and for the words w of a batch
 
     loss of a word = -log softmax_w(cos(h - m, t_w - m) / 0.07)
 
-h: the state behind a layer where the heard word ends; t_w: those of the written words; m: the mean of the t_w. Only the
-words of one document are told apart, so that the loss does not depend on how a step is divided over devices. The twin
-passes through the text model as it is, and teaches only. The loss is CLIP's (arXiv 2103.00020); not in the paper.
+h: the state behind a layer where the heard word ends; t_w: those of the written words; m: the mean of the t_w. Every
+device reads the twins of the whole batch, so that the loss does not depend on how a step is divided. Twins pass through
+the text model as it is, and teach only. The loss is CLIP's (arXiv 2103.00020); not in the paper.
 """
 
 from collections.abc import Iterator
@@ -39,15 +39,20 @@ def states(model: LayerSplitLM) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def contrast(heard: Tensor, written: Tensor, row: Tensor, word: Tensor) -> Tensor:
-    """The sum over words of the loss above: states (W, D) of both, the document (W,) and the word (W,) of each."""
-    heard, written = heard.float(), written.float()
-    other = row[:, None] != row
-    mean = (~other).float() @ written / (~other).sum(1, keepdim=True)
-    heard, written = (F.normalize(states - mean, dim=-1) for states in (heard, written))
-    twice = (word[:, None] == word) & ~torch.eye(len(word), dtype=torch.bool, device=word.device)
-    likeness = (heard @ written.T / TEMPERATURE).masked_fill(other | twice, -torch.inf)
-    return F.cross_entropy(likeness, torch.arange(len(word), device=word.device), reduction="sum")
+def contrast(heard: Tensor, written: Tensor, own: Tensor, word: Tensor) -> Tensor:
+    """The sum over heard words of the loss above.
+
+    Args:
+        heard: states (W, D) where words end that are heard.
+        written: states (V, D) where words end in the twins.
+        own: (W,) int64, which of the V is the same word.
+        word: (V,) int64, equal for words that are spelt alike: they are not told apart.
+    """
+    written = written.float()
+    mean = written.mean(0)
+    heard, written = (F.normalize(states - mean, dim=-1) for states in (heard.float(), written))
+    alike = (word[own][:, None] == word) & (own[:, None] != torch.arange(len(word), device=word.device))
+    return F.cross_entropy((heard @ written.T / TEMPERATURE).masked_fill(alike, -torch.inf), own, reduction="sum")
 
 
 def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Tensor], Tensor | None]:
@@ -62,7 +67,9 @@ def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Te
 
 def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch) -> Tensor:
     """The sum of `contrast` over all words of a batch, as a mean over layers: states of both sides -> ()."""
-    row, here, there = batch["words"].to(written[0].device).unbind(1)
-    said = batch["twin"][row, there, 0]  # a word's last token tells it from others
+    device = written[0].device
+    row, here, own = batch["words"].to(device).unbind(1)
+    twin, there = batch["written"].to(device).unbind(1)
+    word = batch["twin"][twin, there, 0]  # a word's last token tells it from others
     both = zip(heard, written, strict=True)
-    return torch.stack([contrast(ours[row, here], theirs[row, there], row, said) for ours, theirs in both]).mean()
+    return torch.stack([contrast(ours[row, here], theirs[twin, there], own, word) for ours, theirs in both]).mean()

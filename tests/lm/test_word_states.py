@@ -52,21 +52,19 @@ def test_numbers_survive_joining_and_cutting_and_words_that_are_cut_off_are_left
     assert paired(grid.join(opening), 9).shape == (0, 2)  # without a twin
 
 
-def test_the_loss_is_that_of_the_equation_within_each_document_and_skips_a_word_said_twice():
+def test_the_loss_is_that_of_the_equation_and_skips_words_spelt_alike():
     torch.manual_seed(0)
-    heard, written = torch.randn(5, 8), torch.randn(5, 8)
-    row, word = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1, 2, 1, 3, 4])
-    wanted = 0.0
-    for document in (0, 1):
-        h, t, w = heard[row == document], written[row == document], word[row == document]
-        m = t.mean(0)
-        for i in range(len(h)):
-            scores = torch.cosine_similarity(h[i] - m, t - m, dim=-1) / 0.07
-            kept = [j for j in range(len(h)) if j == i or w[j] != w[i]]
-            wanted -= float(scores[i] - torch.logsumexp(scores[kept], 0))
-    assert float(contrast(heard, written, row, word)) == pytest.approx(wanted, rel=1e-5)
-    apart = sum(float(contrast(heard[row == d], written[row == d], row[row == d], word[row == d])) for d in (0, 1))
+    heard, written = torch.randn(3, 8), torch.randn(5, 8)
+    own, word = torch.tensor([0, 2, 4]), torch.tensor([1, 2, 1, 3, 4])  # 0 and 2 are one word, said twice
+    wanted, mean = 0.0, written.mean(0)
+    for state, right in zip(heard, own.tolist(), strict=True):
+        scores = torch.cosine_similarity(state - mean, written - mean, dim=-1) / 0.07
+        kept = [j for j in range(5) if j == right or word[j] != word[right]]
+        wanted -= float(scores[right] - torch.logsumexp(scores[kept], 0))
+    assert float(contrast(heard, written, own, word)) == pytest.approx(wanted, rel=1e-5)
+    apart = sum(float(contrast(heard[i : i + 1], written, own[i : i + 1], word)) for i in range(3))
     assert apart == pytest.approx(wanted, rel=1e-5)
+    assert float(contrast(heard[:0], written, own[:0], word)) == 0
 
 
 def asked(folder, **more):
@@ -88,12 +86,18 @@ def test_a_batch_has_the_twins_of_its_documents_and_ranks_share_them(folder):
     whole = data.train_batch(2, 0, 1)
     assert whole["twin"].shape[0] == len(whole["grid"]) and len(whole["words"]) > 5
     pad = data.documents.grid.ids.pad
-    row, here, there = whole["words"].unbind(1)
-    assert (whole["grid"][row, here, 0] == pad).all() and (whole["twin"][row, there, 0] != pad).all()
+    (row, here, own), (twin, there) = whole["words"].unbind(1), whole["written"].unbind(1)
+    assert (whole["grid"][row, here, 0] == pad).all() and (whole["twin"][twin, there, 0] != pad).all()
+    assert (twin[own] == row).all() and own.tolist() == list(range(len(whole["written"])))
     assert not (whole["twin"][..., 0] == pad).any()
     parts = [data.train_batch(2, rank, 2) for rank in (0, 1)]
     assert sum(len(part["words"]) for part in parts) == len(whole["words"]) == int(whole["word_count"])
     assert all(2 * float(part["word_count"]) == float(whole["word_count"]) for part in parts)
+    for key in ("twin", "written"):  # words are told from those of the whole step
+        assert all(torch.equal(part[key], whole[key]) for part in parts)
+    assert sorted(n for part in parts for n in part["words"][:, 2].tolist()) == own.tolist()
+    targets = torch.stack([part["twin_target"] for part in parts])
+    assert torch.equal(targets.amax(0), whole["twin_target"]) and ((targets >= 0).sum(0) <= 1).all()
     assert "twin" not in module(folder).train_batch(2, 0, 1)
 
 
@@ -146,11 +150,12 @@ def test_the_twin_teaches_and_is_not_taught():
     times = [("the", 0.0, 0.2), ("black", 0.2, 0.4), ("dog", 0.4, 0.6)]
     said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), times), "", 0)
     sides = [torch.from_numpy(np.stack((x.text, x.speech), -1))[None] for x in (said, written)]
-    words = torch.tensor([(0, *places) for places in paired(replace(said, twin=written), 99).tolist()])
+    places = paired(replace(said, twin=written), 99).tolist()
     with states(model) as heard:
         model(sides[0], tails=())
     assert heard and len(heard) == len({id(one) for one in heard})
-    batch = {"twin": sides[1], "words": words}
+    batch = {"twin": sides[1], "words": torch.tensor([(0, here, i) for i, (here, _) in enumerate(places)])}
+    batch["written"] = torch.tensor([(0, there) for _, there in places])
     word_state_loss(heard, read_twin(model, batch, False)[0], batch).backward()
     only_written = sorted(set(written.text.tolist()) - set(said.text.tolist()))
     assert only_written and not model.text_embed.weight.grad[only_written].any()
