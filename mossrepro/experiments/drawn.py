@@ -1,7 +1,7 @@
 """Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
 
-Three quarters are words in random order, a fifth questions about facts that are spoken in training anyway (sets A and P,
-in the phrasings of the training), the rest open questions with a known reply. Each is said once, by a voice drawn at
+Three quarters are words in random order, a fifth questions about facts that are spoken in training anyway (sets A and
+P, in the phrasings of the training), the rest open questions with a known reply. Each is said once, by a voice drawn at
 random. The words are the subjects of facts and the most frequent ones: a word must be heard some dozen times before it
 is known by its sound, and an open vocabulary would take hours.
 """
