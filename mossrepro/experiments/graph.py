@@ -97,11 +97,11 @@ class StageGraph(Stages):
             "data__tokens": tokens,
             "data__tokenizer": self.tokenizer(),
         }
-        if tokens != "oracle":  # the codec's own corpus: more words, in many voices
-            corpus = self.codec_corpus()
-            inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
         if tokens != "oracle" and self.size.lm.drawn_lines:
             inputs["data__drawn"] = self.drawn()
+        elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
+            corpus = self.codec_corpus()
+            inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
         return self.fit("stage2", "ears", model__init_from=self._mouth(), data__prose=self.prose(), **inputs)
 
     def script_for(self, stage: str) -> Path:

@@ -198,9 +198,14 @@ class LMDataModule(StepDataModule):
         return batch | {f"{kind}_answer": marks & (batch[f"{kind}_target"] >= 0)}
 
 
-def collate(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
-    """Pad on the right, where causal attention never looks, and shift: the target of position i is position i + 1."""
-    ids, longest = grid.ids, min(max(len(d) for d in docs), max_positions)
+def collate(docs: list[Positions], grid: Grid, max_positions: int, multiple: int = 16) -> LMBatch:
+    """Pad on the right, where causal attention never looks, and shift: the target of position i is position i + 1.
+
+    To a multiple of `multiple` positions: where every batch has another shape, memory falls into pieces, and in an hour
+    a step on a CPU takes half as long again.
+    """
+    ids, longest = grid.ids, max(len(d) for d in docs)
+    longest = min(longest + -longest % multiple, max_positions)
     out = np.tile(np.array([ids.end, ids.speech_pad]), (len(docs), longest, 1))
     text, monologue, speech = (np.full((len(docs), longest), IGNORE) for _ in range(3))
     for i, doc in enumerate(docs):
@@ -238,7 +243,7 @@ def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_pos
 
 def pack(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     """The positions of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
-    alone = [collate([doc], grid, max_positions) for doc in docs]
+    alone = [collate([doc], grid, max_positions, 1) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
     return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+IGNORE = -100
+_MULTIPLE = 32  # positions are filled up to a multiple: logits of ever new sizes would break up a CPU's memory
 ROWS = 512  # positions whose logits exist at one time: 300 MB in float32 for Qwen3's vocabulary
 
 
@@ -18,9 +20,11 @@ def chunked_cross_entropy(head: nn.Module, x: Tensor, target: Tensor, rows: int 
     """
 
     def of_chunk(x: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(head(x).float(), target, reduction="sum")
+        return F.cross_entropy(head(x).float(), target, reduction="sum", ignore_index=IGNORE)
 
     run = of_chunk if len(x) <= rows else partial(checkpoint, of_chunk, use_reentrant=False)
+    more = -len(x) % _MULTIPLE
+    x, target = F.pad(x, (0, 0, 0, more)), F.pad(target, (0, more), value=IGNORE)
     return sum(run(*part) for part in zip(x.split(rows), target.split(rows), strict=True))
 
 
@@ -36,4 +40,5 @@ def chunked_divergence(head: nn.Module, x: Tensor, teacher: Tensor, rows: int = 
         return F.kl_div(head(x).float().log_softmax(-1), wanted, log_target=True, reduction="sum")
 
     run = of_chunk if len(x) <= rows else partial(checkpoint, of_chunk, use_reentrant=False)
+    x, teacher = (F.pad(one, (0, 0, 0, -len(x) % _MULTIPLE)) for one in (x, teacher))  # 0 and 0 do not diverge
     return sum(run(*part) for part in zip(x.split(rows), teacher.split(rows), strict=True))

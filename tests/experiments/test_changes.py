@@ -135,9 +135,11 @@ def test_stage_1_trains_on_another_text_model(llama, run, tmp_path, monkeypatch)
     assert json.loads((out / "fit.json").read_text())["data"]["init_args"]["batch"] == 1
 
 
-def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path):
-    """Every stage starts from the one before, and the ears hear the codec's own corpus too."""
-    changes = [f"size.lm.{change}" for change in ("form=word", "style_steps=2", "ears=2", "open_questions=4")]
+@pytest.mark.parametrize("drawn", [0, 5])
+def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, drawn):
+    """Every stage starts from the one before; ears hear drawn sentences too, or where there are none the corpus."""
+    wanted = ("form=word", "style_steps=2", "ears=2", "open_questions=4", f"drawn_lines={drawn}")
+    changes = [f"size.lm.{change}" for change in (*wanted, f"text_to_code_steps={drawn}")]
     graph, commands = StageGraph("smoke", changes), {}
     monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.update({stage: command}))
     for name in ("backbone", "script", "tokens", "tokenizer", "codec_corpus", "codec"):
@@ -156,9 +158,9 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path):
     folders = {"style": "backbone", "stage1": "fit-style", "stage2": "fit-stage1"}
     assert starts == {s: [f"--model.init_args.init_from={tmp_path / name}"] for s, name in folders.items()}
     assert [Path(commands[stage][2]).name for stage in folders] == ["style.yaml", "stage1_word.yaml", "ears.yaml"]
-    assert f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]
-    assert f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]
-    assert f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]
+    assert (f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]) == (not drawn)
+    assert (f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]) == (not drawn)
+    assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]) == bool(drawn)
 
 
 def test_a_form_that_is_none_or_lacks_its_numbers_is_refused():

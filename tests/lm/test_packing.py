@@ -50,7 +50,7 @@ def test_a_packed_step_is_a_padded_one(folder, train: str) -> None:
         one, other = padded.train_batch(step, 0, 1), packed.train_batch(step, 0, 1)
         lengths = other["lengths"].tolist()
         assert other["grid"].shape[:2] == (1, sum(lengths)) and len(lengths) == 6 and len(set(lengths)) > 1
-        assert sum(lengths) < one["grid"][..., 0].numel() and max(lengths) == one["grid"].shape[1]
+        assert sum(lengths) < one["grid"][..., 0].numel() and 0 <= one["grid"].shape[1] - max(lengths) < 16
         assert all(torch.equal(one[f"{kind}_count"], other[f"{kind}_count"]) for kind in task.weights)
         (losses, slopes), (again, others) = gradients(task, one), gradients(task, other)
         assert losses == pytest.approx(again, rel=1e-12) and min(losses.values()) > 0
