@@ -80,7 +80,7 @@ def trace(config: LMConfig, train: str, documents: int, rows: int, precision: st
             hidden = model(grid)
             targets = {"text": int(_TEXT_SHARE * documents * rows), "speech": int(_SPEECH_SHARE * documents * rows)}
             loss = sum(
-                chunked_cross_entropy(head, getattr(hidden, name).flatten(0, 1)[:n], grid.new_zeros(n))
+                chunked_cross_entropy(head, getattr(hidden, name).flatten(0, 1)[:n], grid.new_zeros(n), multiple=1)
                 for name, head, n in zip(targets, (model.text_head, model.speech_head), targets.values(), strict=True)
             )
         loss.backward()

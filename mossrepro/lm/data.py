@@ -29,6 +29,9 @@ KINDS = ("text", "monologue", "speech")  # kinds of targets
 _VAL_QUESTIONS = 32  # questions of a validation batch
 # Documents of every kind drawn as a check before training; several, since a kind may have several sources.
 _TRIAL_DRAWS = 4
+# Batches are filled up to a multiple of so many positions. Where each has a shape of its own, the memory of a process
+# on a CPU falls into pieces: after 350 steps of ears one took half as long again, of `malloc`.
+_MULTIPLE = 16
 _GROUP = 4  # steps whose documents are drawn together and sorted by length, so that padding stays small
 
 
@@ -124,16 +127,20 @@ class LMDataModule(StepDataModule):
             }  # oracle codes have no word times
         if mix.get("repeat") and not self.documents.repeatable:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
-        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIAL_DRAWS)):
-            try:
-                self.documents.draw(kind, rng(seed, "try", kind))
-            except DataError as error:
-                raise DataError(f"{script}: no document of kind {kind!r}: {error}; set data.mix.{kind} to 0") from error
+        self._try(mix, script)
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
         self.accumulate = 1
         self._group = Memo(self._draw_group, 2)
         self._counts = Memo(self._count_step, 2)
+
+    def _try(self, mix: dict[str, float], script: str) -> None:
+        """DataError if the script has no documents of a kind in the mixture."""
+        for kind in (kind for kind, weight in mix.items() if weight for _ in range(_TRIAL_DRAWS)):
+            try:
+                self.documents.draw(kind, rng(self.seed, "try", kind))
+            except DataError as error:
+                raise DataError(f"{script}: no document of kind {kind!r}: {error}; set data.mix.{kind} to 0") from error
 
     def _draw_group(self, group: int) -> list[list[Positions]]:
         """The documents of `_GROUP` steps: batches of similar lengths, in random order."""
@@ -157,11 +164,11 @@ class LMDataModule(StepDataModule):
         batches of the optimiser step. A summed loss divided by it is this batch's part of the mean over the step.
         """
         counts = self._counts(step // self.accumulate) / (self.accumulate * world)
-        docs, lay = self._documents(step)[rank::world], pack if self.pack else collate
-        batch = lay(docs, self.documents.grid, self.max_positions)
+        docs, grid, most = self._documents(step)[rank::world], self.documents.grid, self.max_positions
+        batch = pack(docs, grid, most) if self.pack else collate(docs, grid, most, _MULTIPLE)
         if self.twins:
             every = self._documents(step)
-            batch |= collate_twins(every, range(rank, len(every), world), self.documents.grid, self.max_positions)
+            batch |= collate_twins(every, range(rank, len(every), world), grid, most)
         return batch | {
             f"{kind}_count": torch.tensor(float(n)) for kind, n in zip((*KINDS, "word"), counts, strict=True)
         }
@@ -198,11 +205,10 @@ class LMDataModule(StepDataModule):
         return batch | {f"{kind}_answer": marks & (batch[f"{kind}_target"] >= 0)}
 
 
-def collate(docs: list[Positions], grid: Grid, max_positions: int, multiple: int = 16) -> LMBatch:
+def collate(docs: list[Positions], grid: Grid, max_positions: int, multiple: int = 1) -> LMBatch:
     """Pad on the right, where causal attention never looks, and shift: the target of position i is position i + 1.
 
-    To a multiple of `multiple` positions: where every batch has another shape, memory falls into pieces, and in an hour
-    a step on a CPU takes half as long again.
+    To a multiple of `multiple` positions.
     """
     ids, longest = grid.ids, max(len(d) for d in docs)
     longest = min(longest + -longest % multiple, max_positions)
@@ -229,7 +235,8 @@ def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_pos
     found = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
     row = {i: place for place, i in enumerate(own)}
     words = [(row[i], here, number) for number, (i, here, _) in enumerate(found) if i in row]
-    both = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions)
+    twins = [doc if doc.twin is None else doc.twin for doc in docs]
+    both = collate(twins, grid, max_positions, _MULTIPLE)
     taught = both["text_target"][list(own)]
     return {
         "twin": both["grid"],
@@ -243,7 +250,7 @@ def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_pos
 
 def pack(docs: list[Positions], grid: Grid, max_positions: int) -> LMBatch:
     """The positions of `collate` without its padding, in one sequence: (1, L, ...), with the documents' "lengths"."""
-    alone = [collate([doc], grid, max_positions, 1) for doc in docs]
+    alone = [collate([doc], grid, max_positions) for doc in docs]
     batch = {name: torch.cat([one[name] for one in alone], 1) for name in alone[0]}
     return batch | {"lengths": torch.tensor([one["grid"].shape[1] for one in alone])}
 
