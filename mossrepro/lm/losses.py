@@ -18,8 +18,8 @@ def chunked_cross_entropy(
     """Sum of the cross-entropy of head(x) over n positions: x (n, D), target (n,) int64 -> () float32.
 
     Logits are computed for `rows` positions at a time, dropped, and computed again in the backward pass. Otherwise
-    4,000 targets would keep 5 GB at full size; the recomputation costs 2 % of a step at `small`. Positions are filled up
-    to a multiple of `multiple` with some that do not count.
+    4,000 targets would keep 5 GB at full size; the recomputation costs 2 % of a step at `small`. Positions are filled
+    up to a multiple of `multiple` with some that do not count.
     """
 
     def of_chunk(x: Tensor, target: Tensor) -> Tensor:
