@@ -102,8 +102,7 @@ class TextToCode(nn.Module):
         said = [labels(ways[word][int(random.integers(len(ways[word])))]) for word in words]
         phones = np.array([SILENCE, *(phone for word in said for phone in word), SILENCE])
         mean, spread = self.durations.numpy()[phones].T
-        pace = float(self.pace[speaker])
-        pace += _TEMPO * float(random.standard_normal())
+        pace = float(self.pace[speaker]) + _TEMPO * float(random.standard_normal())
         length = np.exp(mean + pace * (phones != SILENCE) + spread * random.standard_normal(len(phones)))
         ends = np.cumsum(length)
         count = STEPS * max(1, round(ends[-1] / STEPS))

@@ -83,7 +83,7 @@ def _voices(voices: str) -> list[dict]:
 
 
 def _codec_jobs(recipe: CodecRecipe, voices: str) -> Iterator[Utterance]:
-    """All utterances of a codec corpus; the slow engine's come first, so that none of them is left for the end."""
+    """All utterances of a codec corpus: random words, the slow engine's first, then natural sentences."""
     sentence = _Sentences()
     kokoro, pseudo = roster.names("kokoro", "train", False, voices), roster.names("hibari", "train", True)
     held_out = roster.names(role="held-out")
@@ -107,7 +107,6 @@ def _codec_jobs(recipe: CodecRecipe, voices: str) -> Iterator[Utterance]:
     for i in range(recipe.pseudo):
         voice = pseudo[i % len(pseudo)]
         yield Utterance(f"train-{voice}-{i:05d}", sentence("train", 3, 12), voice, "train")
-
     for i in range(recipe.test_natural):
         text = sentence.natural("test")
         for voice in new:

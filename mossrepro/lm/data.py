@@ -15,6 +15,7 @@ from mossrepro.data.token_store import TokenStore
 from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.documents import Documents
 from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.prose import read_prose
 from mossrepro.lm.task import VALIDATED
 from mossrepro.lm.tokenizer import open_tokenizer
@@ -24,7 +25,6 @@ from mossrepro.training.step_data import StepDataModule, announce
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.random import Memo, rng
 
-IGNORE = -100
 KINDS = ("text", "monologue", "speech")  # kinds of targets
 _VAL_QUESTIONS = 32  # questions of a validation batch
 # Documents of every kind drawn as a check before training; several, since a kind may have several sources.
@@ -70,7 +70,9 @@ class LMDataModule(StepDataModule):
         "seed",
         "lengths",
         "words",
+        "written",
         "word_count",
+        "twin_target",
         *(f"{kind}_{what}" for kind in KINDS for what in ("target", "count", "answer")),
     )
 
@@ -235,14 +237,11 @@ def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_pos
     found = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
     row = {i: place for place, i in enumerate(own)}
     words = [(row[i], here, number) for number, (i, here, _) in enumerate(found) if i in row]
-    twins = [doc if doc.twin is None else doc.twin for doc in docs]
-    both = collate(twins, grid, max_positions, _MULTIPLE)
-    taught = both["text_target"][list(own)]
+    twins = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions, _MULTIPLE)
+    twins["text_target"][[i for i in range(len(docs)) if i not in row]] = IGNORE
     return {
-        "twin": both["grid"],
-        "twin_target": torch.full_like(both["text_target"], IGNORE).index_copy(
-            0, torch.tensor([*own], dtype=torch.int64), taught
-        ),
+        "twin": twins["grid"],
+        "twin_target": twins["text_target"],
         "words": torch.tensor(words, dtype=torch.int64).view(-1, 3),
         "written": torch.tensor([(i, there) for i, _, there in found], dtype=torch.int64).view(-1, 2),
     }

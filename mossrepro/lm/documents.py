@@ -32,8 +32,8 @@ import numpy as np
 
 from mossrepro.data.facts import Fact, plain
 from mossrepro.data.script import Line, hidden_pairs, tells
-from mossrepro.lm.grid import PROSE, Grid, Positions
-from mossrepro.lm.twins import LATE, MOST_WORDS, Heard, heard_turn
+from mossrepro.lm.grid import LATE, PROSE, Grid, Positions
+from mossrepro.lm.twins import MOST_WORDS, Heard, heard_turn
 from mossrepro.utils.errors import ConfigError, DataError
 
 REPEAT = "Repeat: "

@@ -34,6 +34,7 @@ SYSTEM_TURNS = {
 PROSE = "short"  # those under which a model's own prose is asked for and replayed
 
 
+LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 _FIELDS = ("text", "speech", "supervise", "monologue", "word_end")  # of `Positions`, those along its length
 
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.grid import LATE, Grid, Positions
 
-LATE = 1  # codes (80 ms) by which a causal codec's output lags behind the sound, see `CodecDataModule`
 MOST_WORDS = 1000  # of a turn
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 

@@ -4,8 +4,7 @@ import numpy as np
 
 from mossrepro.data.facts import Fact
 from mossrepro.lm.documents import SPOKEN, Documents
-from mossrepro.lm.grid import Positions
-from mossrepro.lm.twins import LATE
+from mossrepro.lm.grid import LATE, Positions
 
 
 def validation(source: Documents, pairing: str) -> list[Positions]:

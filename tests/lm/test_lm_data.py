@@ -9,6 +9,7 @@ import torch
 from lm_toys import module
 
 from mossrepro.data.token_store import TokenWriter
+from mossrepro.lm.data import collate
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 
 
@@ -99,3 +100,15 @@ def test_thoughts_run_ahead_as_the_flag_says(folder) -> None:
         now["monologue_target"], next_["monologue_target"]
     )
     assert torch.equal(now["monologue_target"] >= 0, next_["monologue_target"] >= 0)
+
+
+def test_batches_have_lengths_of_few_sizes_and_targets_stay_what_they_are(folder) -> None:
+    data = module(folder)
+    for step in range(4):
+        batch, docs = data.train_batch(step, 0, 1), data._documents(step)
+        longest, plain = max(map(len, docs)), collate(docs, data.documents.grid, 256)
+        assert batch["grid"].shape[1] % 16 == 0 and 0 <= batch["grid"].shape[1] - longest < 16
+        assert plain["grid"].shape[1] == longest and torch.equal(batch["grid"][:, :longest], plain["grid"])
+        assert torch.equal(batch["text_target"][:, :longest], plain["text_target"])
+        assert (batch["text_target"][:, longest:] < 0).all() and (batch["speech_target"][:, longest:] < 0).all()
+    assert module(folder, max_positions=50).train_batch(0, 0, 1)["grid"].shape[1] == 50

@@ -9,7 +9,7 @@ from lm_toys import module, small_model
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mossrepro.lm.losses import chunked_cross_entropy
+from mossrepro.lm.losses import chunked_cross_entropy, chunked_divergence
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.utils.layers import Packing
 
@@ -97,3 +97,17 @@ def test_compiled_layers_are_the_plain_ones(folder, backend: str) -> None:
         again, others = gradients(task, batch)
         assert again == pytest.approx(losses, rel=1e-5)
         assert all(torch.allclose(others[name], slope, atol=1e-4) for name, slope in slopes.items())
+
+
+@pytest.mark.parametrize("rows", [2, 7, 50])
+def test_divergence_in_pieces(rows: int) -> None:
+    torch.manual_seed(0)
+    head, x, teacher = nn.Linear(5, 90, bias=False), torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+    wanted = F.kl_div(head(x).log_softmax(-1), head(teacher).softmax(-1), reduction="sum")
+    found = chunked_divergence(head, x, teacher, rows)
+    torch.testing.assert_close(found, wanted)
+    slopes = [torch.autograd.grad(one, (x, head.weight)) for one in (found, F.kl_div(
+        head(x).log_softmax(-1), head(teacher).detach().softmax(-1), reduction="sum"))]  # fmt: skip
+    for ours, theirs in zip(*slopes, strict=True):  # the teacher is not taught
+        torch.testing.assert_close(ours, theirs)
+    assert chunked_divergence(head, x[:0], teacher[:0], rows).item() == 0

@@ -99,6 +99,7 @@ def test_a_batch_has_the_twins_of_its_documents_and_ranks_share_them(folder):
     targets = torch.stack([part["twin_target"] for part in parts])
     assert torch.equal(targets.amax(0), whole["twin_target"]) and ((targets >= 0).sum(0) <= 1).all()
     assert "twin" not in module(folder).train_batch(2, 0, 1)
+    assert whole.keys() - set(data.on_host) == {"grid", "twin"}  # all else stays in main memory
 
 
 def test_two_halves_of_a_batch_have_the_gradient_of_the_whole(folder, tmp_path):
