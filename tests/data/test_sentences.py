@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from mossrepro.data.sentences import _ASKING, natural_sentence, random_sentence, vocabulary
+from mossrepro.data.sentences import _ASKING, _language_model, natural_sentence, random_sentence, vocabulary
 from mossrepro.utils import random
 
 
@@ -46,6 +47,10 @@ def test_natural_sentences_are_reproducible_and_follow_the_trigrams():
     assert {len(one) for one in said} <= set(range(3, 8)) and {word for one in said for word in one} <= set(words)
     assert all(text[0].isupper() for text in made)
     assert [text[-1] for text in made] == ["?" if one[0] in _ASKING else "." for one in said]
-    # Nine function words stand in more than a seventh of the places; in random order they would in 1.5 %.
-    small = sum(word in {"the", "a", "to", "of", "i", "you", "and", "in", "it"} for one in said for word in one)
-    assert small > 0.15 * sum(map(len, said))
+    table, base = _language_model()
+    gain = []  # of a word given the two before it, beside a word given none
+    for one in (["<s>", *words] for words in said):
+        for i, word in enumerate(one[1:], 1):
+            given = table.prob([word, *reversed(one[max(0, i - 2) : i])])
+            gain.append(base.log_to_ln(given) - base.log_to_ln(table.prob([word])))
+    assert np.mean(gain) > 1  # nats; in random order it is below 0
