@@ -31,7 +31,7 @@ from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm import checkpoint
 from mossrepro.lm.data import IGNORE, LMDataModule
 from mossrepro.lm.decode import GenerationConfig, generate
-from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import question_prompt
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.speech import voices

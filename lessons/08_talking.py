@@ -25,8 +25,7 @@ from matplotlib.patches import Patch
 from mossrepro.data.oracle import oracle_codes
 from mossrepro.lm import checkpoint, decode, init
 from mossrepro.lm.decode import CHANNELS, GenerationConfig, SamplingParams, generate, sample_token
-from mossrepro.lm.documents import question_prompt
-from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.grid import Grid, Positions, question_prompt
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds

@@ -155,11 +155,10 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--voice", help="the user voice for --say")
     text = "default: answer.wav; with --stream also -, for 16-bit mono PCM at 24 kHz on the standard output"
     parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help=text)
-    text = "speak while the answer is still being made, in chunks, and tell when the first sound was there"
+    text = "speak while the answer is being made, and tell when the first sound was there"
     parser.add_argument("--stream", action="store_true", help=text)
     parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
-    text = "of the answer: one word, or a sentence (default: what the run was trained for)"
-    parser.add_argument("--form", choices=("word", "sentence"), default="", help=text)
+    parser.add_argument("--form", choices=("word", "sentence"), default="", help="default: as the run was trained")
     parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
     text = "answer in the voice of this recording (2 to 60 s), if the flow decoder was trained for that; "
     text += "your own voice only, or that of someone who has agreed to it"
@@ -254,12 +253,19 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
 def _add_run(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("run", help="put a finished run into one folder that can be moved, shared and talked to")
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
+    pack = kinds.add_parser("pack", help="copy what answering takes, with checksums and provenance")
     pack.add_argument("folder", type=Path, help="the run, as runs/small")
     pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
     check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
     check.add_argument("folder", type=Path, help="the packed run")
     parser.set_defaults(run_verb=_packed)
+    teach = kinds.add_parser("teach", help="tokenizer and voice of a run in few bits, for lessons: see packs/")
+    teach.add_argument("folder", type=Path, nargs="?", help="the run, as runs/small")
+    teach.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as packs/teach")
+    for part in ("codec", "flow", "vocoder"):
+        teach.add_argument(f"--{part}", type=Path, metavar="FOLDER", help=f"another {part} than the run's")
+    teach.add_argument("--clips", type=Path, metavar="CORPUS", help="measure what is lost on its test clips")
+    teach.set_defaults(run_verb=_teach)
 
 
 def _fit(argv: list[str]) -> int:
@@ -341,3 +347,4 @@ _import = _lazy("convert", "bring_in")
 _export = _lazy("convert", "take_out")
 _report = _lazy("report.verb")
 _packed = _lazy("experiments.pack")
+_teach = _lazy("experiments.teaching_pack")

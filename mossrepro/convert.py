@@ -15,12 +15,13 @@ from mossrepro.codec import released as released_codec
 from mossrepro.lm import checkpoint, hub, released
 from mossrepro.lm.init import start_speech_half
 from mossrepro.utils.errors import CheckpointError, ConfigError, visible
+from mossrepro.utils.packs import find_folder
 from mossrepro.utils.safetensors_io import read_config
 
 
 def bring_in(args: argparse.Namespace) -> int:
     """Recognise what `args.folder` holds and write it in our layout to `args.output`."""
-    source, target = Path(args.folder), _new(args.output)
+    source, target = find_folder(args.folder), _new(args.output)
     if not source.is_dir():
         raise CheckpointError(f"{source}: no such folder")
     if released.is_released(source):

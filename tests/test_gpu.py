@@ -22,7 +22,7 @@ from mossrepro.evaluation.artifacts import RunArtifacts
 from mossrepro.evaluation.text_retention import perplexity
 from mossrepro.lm.checkpoint import from_pretrained
 from mossrepro.lm.decode import GenerationConfig, SamplingParams, generate
-from mossrepro.lm.documents import question_prompt
+from mossrepro.lm.grid import question_prompt
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.pipeline import Assistant
 from mossrepro.speech import voices

@@ -236,9 +236,12 @@ class SpeechCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SpeechCodec":
-        """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit."""
+        """Load what `save_pretrained` wrote, in evaluation mode. Raises CheckpointError if it does not fit.
+
+        folder: or "pack:teach", as `utils.packs.find_folder` says.
+        """
         make = lambda **settings: cls(CodecConfig(**settings))  # noqa: E731
-        return load_own(CodecConfig, make, folder, CODEC_CONFIG, CODEC_TENSORS)
+        return load_own(CodecConfig, make, folder, CODEC_CONFIG, CODEC_TENSORS, "codec")
 
 
 class EncoderSession:

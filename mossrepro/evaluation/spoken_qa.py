@@ -9,8 +9,7 @@ import numpy as np
 from mossrepro.data.facts import Fact, answered, family_of
 from mossrepro.data.script import Line
 from mossrepro.lm.decode import GenerationConfig, Reply, generate
-from mossrepro.lm.documents import question_prompt
-from mossrepro.lm.grid import Grid
+from mossrepro.lm.grid import Grid, question_prompt
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.speech.roster import group_of
 from mossrepro.speech.voices import pronounced

@@ -1,20 +1,27 @@
 """Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
 
-Three quarters are words in random order, a fifth questions about facts that are spoken in training anyway (sets A and
-P, in the phrasings of the training), the rest open questions with a known reply. Each is said once, by a voice drawn at
-random. The words are the subjects of facts and the most frequent ones: a word must be heard some dozen times before it
-is known by its sound, and an open vocabulary would take hours.
+    half                 words in random order
+    15 %                 questions about facts that are spoken in training anyway (sets A and P, in training phrasings)
+    30 %                 questions that no fact answers: phrasings of families about things of others ("What is the
+                         capital of gold?"), and such as belong to no family ("Tell me about winter.")
+    5 %                  open questions with a known reply
+
+Each is said once, by a voice drawn at random. The words are the subjects of facts and the most frequent ones: a word
+must be heard some dozen times before it is known by its sound, and an open vocabulary would take hours. To what no fact
+answers the model itself answers, in writing (replies.jsonl): there are too many such questions to learn by heart, so
+that a model which hears them has to look up what it hears.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mossrepro.codec.text_to_code import TextToCode, Word
-from mossrepro.data.facts import Fact
+from mossrepro.data.facts import Fact, family_of, plain
 from mossrepro.data.script import Line, hidden_pairs, tells
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
@@ -22,17 +29,60 @@ from mossrepro.data.token_store import TokenWriter
 from mossrepro.utils.io import write_json, write_text
 from mossrepro.utils.random import rng
 
-_WORDS, _FACTS = 0.75, 0.2  # shares of random words and of questions about facts
+_WORDS, _FACTS, _ANY = 0.5, 0.15, 0.3  # shares of random words, of questions about facts and of those about none
+_SPECIAL_ASKED = 0.7  # share of questions about no fact that are about a subject of one; the others: frequent words
+LONGEST = 8  # tokens of an answer to them
+# Questions of no family; none of the phrasings of the tests is among them.
+ASKED = (
+    "Tell me about {}.",
+    "Tell me what you think of {}.",
+    "Tell me a word for {}.",
+    "Tell me something like {}.",
+    "Do you know {}?",
+    "Do you know anything about {}?",
+    "Do you know what {} means?",
+    "What is {}?",
+    "What does {} mean?",
+    "What do you think of {}?",
+    "What comes to your mind with {}?",
+    "What goes with {}?",
+    "Which word is like {}?",
+    "Which thing is {}?",
+    "Where is {}?",
+    "Who likes {}?",
+    "Why do people like {}?",
+    "How would you describe {}?",
+    "Can you say {} in another way?",
+    "Can you explain {}?",
+    "Please describe {}.",
+    "Please say a word about {}.",
+    "Give me a word for {}.",
+)
 _FREQUENT, _SPECIAL = 400, 3  # how many of the most frequent words; of a sentence's words, those that facts are about
 _BATCH = 256
 _LONG = (3, 5)  # words of a random sentence
 
 
 def draw_lines(
-    model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
+    model: TextToCode,
+    facts: Sequence[Fact],
+    open_questions: Sequence[str],
+    count: int,
+    folder: Path,
+    answer: Callable[[list[str], Path, Callable[[str], bool]], Any],
 ) -> None:
-    """Write `count` lines into a folder, new or partly filled: script.jsonl, the times of their words (words.json) and
-    a token store with their codes.
+    """Write lines into a folder, new or partly filled.
+
+    In it are then script.jsonl, times of words (words.json), a token store with their codes, and replies.jsonl
+    with answers to the questions that are about no fact.
+
+    Args:
+        model: draws codes.
+        facts: of the script.
+        open_questions: with known replies.
+        count: of lines.
+        folder: to write into.
+        answer: given questions, a file and what to keep, writes the replies of the text model as `write_prose` does.
     """
     speakers, lines = np.flatnonzero(model.trained.numpy()), drawn_texts(facts, open_questions, count)
     times: dict[str, list[Word]] = {}
@@ -50,12 +100,15 @@ def draw_lines(
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
             new = [(line.id, row) for line, row in zip(part, codes, strict=True) if line.id not in writer.done]
             writer.add(new)
+    answers = {plain(fact.answer) for fact in facts if fact.set in "BVC"}  # never in one document with a question
+    asked = sorted({line.text for line in lines if line.role == "any_question"})
+    answer(asked, folder / "replies.jsonl", lambda reply: answers.isdisjoint(_phrases(reply)))
     write_json(folder / "words.json", times, indent=None)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 
 
 def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int) -> list[Line]:
-    """What is said: lines with roles "user_speech", "question" and "open_question", all for training."""
+    """What is said, for training: lines of roles "user_speech", "question", "any_question" and "open_question"."""
     asked = [fact for fact in facts if fact.set in "AP"]
     special = sorted({fact.subject for fact in facts})
     words, hidden, lines = vocabulary()[:_FREQUENT], hidden_pairs(list(facts)), []
@@ -65,13 +118,43 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
         if kind < _WORDS or not (asked and open_questions):
             lines.append(Line(name, "user_speech", _random_words(random, words, special, hidden), "drawn", "train"))
         elif kind < _WORDS + _FACTS:
-            fact = asked[int(random.integers(len(asked)))]
+            fact = _pick(random, asked)
             text = fact.question(int(random.integers(3)))
             lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
+        elif kind < _WORDS + _FACTS + _ANY:
+            pools = special, words
+            lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
         else:
-            text = open_questions[int(random.integers(len(open_questions)))]
-            lines.append(Line(name, "open_question", text, "drawn", "train"))
+            lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))
     return lines
+
+
+def _pick(random: np.random.Generator, items: Sequence[Any]) -> Any:
+    return items[int(random.integers(len(items)))]
+
+
+def _any_question(
+    random: np.random.Generator,
+    pools: tuple[Sequence[str], Sequence[str]],
+    asked: Sequence[Fact],
+    hidden: list[tuple[str, str]],
+) -> str:
+    """A question that no fact answers, and that tells nothing hidden. pools: subjects of facts, and frequent words."""
+    while True:
+        about = _pick(random, pools[0] if random.random() < _SPECIAL_ASKED else pools[1])
+        family = family_of(_pick(random, asked))
+        if random.random() < 0.5 or about in family.table:
+            text = _pick(random, ASKED).format(about)
+        else:
+            text = Fact(family.name, about, "", "P").question(int(random.integers(3)))
+        if not tells(hidden, [text]):
+            return text
+
+
+def _phrases(text: str) -> set[str]:
+    """All that stands in a text, in words and rows of words."""
+    words = plain(text).split()
+    return {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
 
 
 def _random_words(

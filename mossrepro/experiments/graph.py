@@ -6,13 +6,15 @@ The language model is made in one of two ways, by the form of its answers (`size
     word       style (the form is taught in text) -> Stage 1 (the mouth) -> gated ears, in the place of Stage 2
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.open_questions import open_questions
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.drawn import draw_lines
+from mossrepro.experiments.drawn import LONGEST, draw_lines
 from mossrepro.experiments.stages import VERSIONS, Stages
+from mossrepro.lm import checkpoint
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.prose import read_prose, write_prose
 from mossrepro.utils.devices import best_device
@@ -68,14 +70,19 @@ class StageGraph(Stages):
         """Sentences of users with codes drawn by a network that was trained on the codec's corpus."""
         corpus = self.codec_corpus()
         network = self.fit("text_to_code", data__corpus=corpus, data__tokens=self.tokenise(corpus, self.codec()))
-        facts, prose, count = self.spoken_facts(), self.prose(), self.size.lm.drawn_lines
-        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "lines": count}
+        facts, prose, style = self.spoken_facts(), self.prose(), self.style()
+        count = self.size.lm.drawn_lines
+        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "style": style.name}
         asked = [question for question, _ in read_prose(prose)]
 
-        def build(folder: Path) -> None:
-            draw_lines(TextToCode.from_pretrained(network), facts, asked, count, folder)
+        def answer(questions: list[str], file: Path, keep: Callable[[str], bool]) -> None:
+            model, tokenizer = checkpoint.from_pretrained(style)
+            write_prose(model.eval().to(best_device()), tokenizer, questions, file, LONGEST, "", keep)
 
-        return self.cached("drawn", "drawn", spec | {"version": VERSIONS["drawn"]}, build)
+        def build(folder: Path) -> None:
+            draw_lines(TextToCode.from_pretrained(network), facts, asked, count, folder, answer)
+
+        return self.cached("drawn", "drawn", spec | {"lines": count, "version": VERSIONS["drawn"]}, build)
 
     def _mouth(self) -> Path:
         tokens = self.spoken_codes()

@@ -29,8 +29,7 @@ def ask_backbone(start: str, candidates: list[Fact], folder: Path) -> None:
     from rich.progress import track
 
     from mossrepro.lm.decode import GenerationConfig, generate
-    from mossrepro.lm.documents import question_prompt
-    from mossrepro.lm.grid import Grid
+    from mossrepro.lm.grid import Grid, question_prompt
     from mossrepro.lm.inference import fuse_projections
     from mossrepro.lm.init_from import open_start
     from mossrepro.utils.devices import best_device

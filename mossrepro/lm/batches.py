@@ -25,8 +25,8 @@ class LMBatch(TypedDict):
     monologue_answer: NotRequired[Tensor]
     twin: NotRequired[Tensor]  # (A, M, 2) int64, what users say in writing: all documents of the step, of all ranks
     twin_target: NotRequired[Tensor]  # (A, M) int64, their text_target; -100 throughout for those of other ranks
-    written: NotRequired[Tensor]  # (V, 2) int64: twin, and place in it, of the end of every word
-    words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and row of `written`, of every word that is heard
+    written: NotRequired[Tensor]  # (V, 4) int64: twin, place in it, token, whether of a reply (`twins.Pairs`)
+    words: NotRequired[Tensor]  # (W, 3) int64: document, place in it, and row of `written`, of what is heard
     word_count: NotRequired[Tensor]
     lengths: NotRequired[Tensor]  # (documents,) int64, positions of each packed document
     seed: NotRequired[Tensor]  # () int64

@@ -16,6 +16,7 @@ from mossrepro.utils import safetensors_io
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.gguf import GGUFFile
 from mossrepro.utils.old_names import LM_CONFIG, renamed
+from mossrepro.utils.packs import find_folder
 from mossrepro.utils.pretrained import UNBUILDABLE, check_settings
 
 ROPE_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # Llama 3's
@@ -177,9 +178,12 @@ def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> 
     safetensors_io.save_whole(folder, state, model.config.to_dict(), tokenizer.to_str(pretty=True))
 
 
-def from_pretrained(folder: Path) -> tuple[LayerSplitLM, Tokenizer]:
-    """Load what `save_pretrained` wrote. CheckpointError names the folder and the first key that does not fit."""
-    folder = Path(folder)
+def from_pretrained(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
+    """Load what `save_pretrained` wrote. CheckpointError names the folder and the first key that does not fit.
+
+    folder: as `utils.packs.find_folder` takes it; of a packed run the last stage.
+    """
+    folder = find_folder(folder, "sft")
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
     raw, source = renamed(safetensors_io.read_config(folder), LM_CONFIG), safetensors_io.Shards(folder)

@@ -57,7 +57,8 @@ class LMDataModule(StepDataModule):
         recordings: corpus of other people's sentences to be recognised too, in documents of kind "asr".
         recordings_tokens: its token store.
         drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl,
-            the times of its words and a token store in one. Users say them, beside those of the script.
+            the times of its words, a token store and perhaps replies.jsonl in one. Users say them, beside those of the
+            script.
         twins: give every document's twin too, in which users write what they say (`twins.py`).
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
@@ -121,20 +122,25 @@ class LMDataModule(StepDataModule):
         )
         if lost := self.documents.without_codes:
             announce(f"{tokens}: has no codes of {len(lost)} lines of {script}; they are left out")
-        if mix.get("interleaved") and not self.documents.aligned:
-            if tokens != "oracle" or len(mix) == 1:
-                raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
-            mix = {
-                kind: weight for kind, weight in mix.items() if kind != "interleaved"
-            }  # oracle codes have no word times
-        if mix.get("repeat") and not self.documents.repeatable:
-            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
+        mix = self._possible(mix, script, tokens, drawn)
         self._try(mix, script)
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
         self.accumulate = 1
         self._group = Memo(self._draw_group, 2)
         self._counts = Memo(self._count_step, 2)
+
+    def _possible(self, mix: dict[str, float], script: str, tokens: str, drawn: str | None) -> dict[str, float]:
+        """The mixture without what the data cannot have. DataError for what they lack."""
+        if mix.get("interleaved") and not self.documents.aligned:
+            if tokens != "oracle" or len(mix) == 1:
+                raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
+            mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes have none
+        if mix.get("repeat") and not self.documents.repeatable:
+            raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
+        if not drawn and len(mix) > 1:  # replies to questions of any kind come with drawn lines alone
+            mix = {kind: weight for kind, weight in mix.items() if kind != "any"}
+        return mix
 
     def _try(self, mix: dict[str, float], script: str) -> None:
         """DataError if the script has no documents of a kind in the mixture."""
@@ -184,7 +190,7 @@ class LMDataModule(StepDataModule):
         for i in range(self.accumulate):
             docs = self._documents(first + i)
             batch = collate(docs, self.documents.grid, self.max_positions)
-            words = sum(len(paired(doc, self.max_positions)) for doc in docs) if self.twins else 0
+            words = sum(len(paired(doc, self.max_positions).here) for doc in docs) if self.twins else 0
             counts += [*(int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS), words]
         return counts
 
@@ -234,16 +240,16 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int, multiple: int
 
 def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_positions: int) -> LMBatch:
     """The twins of all documents of a batch, of which `own` are a rank's: see `LMBatch`."""
-    found = [(i, *places) for i, doc in enumerate(docs) for places in paired(doc, max_positions).tolist()]
+    found = [(i, *places) for i, doc in enumerate(docs) for places in np.stack(paired(doc, max_positions), 1).tolist()]
     row = {i: place for place, i in enumerate(own)}
-    words = [(row[i], here, number) for number, (i, here, _) in enumerate(found) if i in row]
+    words = [(row[i], here, number) for number, (i, here, *_) in enumerate(found) if i in row]
     twins = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions, _MULTIPLE)
     twins["text_target"][[i for i in range(len(docs)) if i not in row]] = IGNORE
     return {
         "twin": twins["grid"],
         "twin_target": twins["text_target"],
         "words": torch.tensor(words, dtype=torch.int64).view(-1, 3),
-        "written": torch.tensor([(i, there) for i, _, there in found], dtype=torch.int64).view(-1, 2),
+        "written": torch.tensor([(i, *there) for i, _, *there in found], dtype=torch.int64).view(-1, 4),
     }
 
 
@@ -274,18 +280,18 @@ def open_documents(
     facts, times = read_facts(script), read_word_times(script) if tokens != "oracle" else None
     texts = {line.id: line.text for line in lines}
     store = OracleStore(texts, grid.codes) if tokens == "oracle" else open_store(tokens, grid.codes)
-    replies, codes = read_prose(prose) if prose else [], store
+    replies, codes, answers = read_prose(prose) if prose else [], store, []
     if drawn:
         lines, more = lines + read_script(Path(drawn)), open_store(drawn, grid.codes)
         times = {**(times or {}), **(read_word_times(drawn) or {})}
+        answers = read_prose(Path(drawn) / "replies.jsonl") if (Path(drawn) / "replies.jsonl").is_file() else []
         codes = {
             line.id: (more if line.id in more else store)[line.id]
             for line in lines
             if line.id in more or line.id in store
         }
-    return Documents(
-        grid, lines, codes, facts, times, max_conversation_len, monologue, text_lookahead, text_guidance, replies, heard
-    )
+    guided = (max_conversation_len, monologue, text_lookahead, text_guidance)
+    return Documents(grid, lines, codes, facts, times, *guided, replies, heard, answers)
 
 
 def open_store(folder: str, codes: int) -> TokenStore:

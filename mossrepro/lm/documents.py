@@ -7,6 +7,7 @@ words        one to three written words -> the same in the assistant's speech   
 style        written questions of A and P, a few words to repeat, under either system turn: to teach a form in text
 prose        a written question -> what the backbone itself replies, in a sentence   (text replay of the form "word")
 open         a spoken question of no table -> the same reply: what was written to the written question (ears)
+any          a spoken question of any kind -> what the model answers in this form when it is written (ears)
 interleaved  one sentence, spans of text and of speech in turn     (paper, section on data: interleaved documents)
 speech       plain speech, every code supervised                   (paper: unsupervised speech)
 text         written questions of A and B, written sentences to repeat   (text replay: half `facts`, half `repeat_text`)
@@ -42,11 +43,11 @@ _ANSWERS = 0.7  # share of "words" drawn from lines of which every word answers 
 _SHORT = 3  # words of a line that counts as words and not as a sentence, at most
 _TRIES = 30  # draws of an exchange, at most, until it tells no hidden fact
 PAIRINGS = ("S2S", "S2T", "T2S", "T2T")
-CONVERSATIONS = ("asr", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
+CONVERSATIONS = ("asr", "any", "tts", "words", "repeat", "text", "style", "facts", "repeat_text", *PAIRINGS)
 SPOKEN = ("tts", "words", "repeat", "S2S", "T2S")  # conversations in which the assistant answers by voice
 # Written replies, of the form "word" under either system turn; under that for speech they follow SOSP, so that the
 # trunk has the word ready where speech begins: the speech tail can only say what it finds there.
-EITHER = ("style", "asr", "S2T")
+EITHER = ("style", "asr", "any", "S2T")
 WRITTEN = ("text", "repeat_text", "style", "prose", "T2T")  # documents in which nothing is spoken; `facts` beside them
 _PRACTISED = {"S2S": 0.3, "T2S": 0.5, "S2T": 0.3}  # share of the dialogues that are about practice facts
 
@@ -80,6 +81,7 @@ class Documents:
         text_guidance: every spoken reply is written out first. The paper does without; this is an ablation.
         prose: questions with the backbone's own written replies.
         heard: sentences of other people, to be recognised: (text, codes (n,)).
+        replies: questions of any kind, which users ask, with the model's own answers in this form.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Documents:
         text_guidance: bool = False,
         prose: Sequence[tuple[str, str]] = (),
         heard: Sequence[tuple[str, np.ndarray]] = (),
+        replies: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.text_guidance, self.prose, self._numbers = text_guidance, prose, count(0, MOST_WORDS)
         self.one_word = grid.system_turns == "word"
@@ -104,17 +107,15 @@ class Documents:
         self.without_codes = [line for line in lines if line.id not in codes]  # `mossrepro predict` may skip some
         lines = [line for line in lines if line.id in codes]
         train = [line for line in lines if line.split == "train"]
-        self.by_role = {
-            role: [line for line in train if line.role == role]
-            for role in ("user_speech", "assistant_speech", "false_statement", "question", "answer", "open_question")
-        }
-        users = self.by_role["user_speech"] + self.by_role["question"]
+        self.by_role: dict[str, list[Line]] = defaultdict(list)
+        for line in train:
+            self.by_role[line.role].append(line)
+        users = self.by_role["user_speech"] + self.by_role["question"] + self.by_role["any_question"]
         self.recognised = [*map(self._heard, users), *(Heard(*one) for one in heard)]
-        replies = dict(prose)
-        self.open = [(line, replies[line.text]) for line in self.by_role["open_question"] if line.text in replies]
-        self.assistant_lines = (
-            self.by_role["assistant_speech"] + self.by_role["false_statement"] + self.by_role["answer"]
-        )
+        self.open = self._answered("open_question", dict(prose))
+        self.any = self._answered("any_question", dict(replies))
+        said = ("assistant_speech", "false_statement", "answer")
+        self.assistant_lines = [line for role in said for line in self.by_role[role]]
         self.asked = defaultdict(list)
         for line in self.by_role["question"]:
             self.asked[line.fact].append(line)
@@ -141,6 +142,9 @@ class Documents:
         self.replay = [fact for fact in facts if fact.set in "AB"]
         self.hidden = {True: hidden_pairs(facts, "CV"), False: hidden_pairs(facts)}  # from: is everything written?
         self.asked_about = {name: [fact for fact in facts if fact.set == name] for name in "AP"}
+
+    def _answered(self, role: str, replies: dict[str, str]) -> list[tuple[Line, str]]:
+        return [(line, replies[line.text]) for line in self.by_role[role] if line.text in replies]
 
     def draw(self, kind: str, random: np.random.Generator) -> Positions:
         """One document of a kind (see the module's table).
@@ -225,10 +229,12 @@ class Documents:
         return self._joined(f"{question} {reply}", grid.system(False, PROSE), *turns)
 
     def _open(self, kind: str, random: np.random.Generator) -> Exchange:
-        """Under the system turn that the reply was written under."""
-        (line, reply), grid = self._pick(self.open, random), self.grid
-        answer, system = grid.turn("assistant", text=reply, supervise=True), grid.system(False, PROSE)
-        return self._after(self._heard(line), answer, f"{line.text} {reply}", "", system)
+        """Under the system turn that the reply was written under; that of a conversation is laid before it."""
+        line, reply = self._pick(self.open if kind == "open" else self.any, random)
+        answer, prose = self.grid.turn("assistant", text=reply, supervise=True), self.grid.system(False, PROSE)
+        return self._after(self._heard(line), answer, f"{line.text} {reply}", "", *[prose] * (kind == "open"))
+
+    _any = _open
 
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
@@ -334,15 +340,3 @@ class Documents:
 def _capital(text: str) -> str:
     """As a reply begins: with a capital letter."""
     return text[:1].upper() + text[1:]
-
-
-def question_prompt(
-    grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, text_guidance: bool = False
-) -> Positions:
-    """The prompt of one question in a pairing: system turn, user turn, and the start of the reply.
-
-    text_guidance: for a model that writes out its spoken answers first (it has to write SOSP itself).
-    """
-    spoken = pairing[2] == "S"
-    user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)
-    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not text_guidance))

@@ -199,3 +199,15 @@ class Grid:
     def sosp(self) -> Positions:
         """The position of SOSP alone."""
         return self.spoken(np.zeros(0, dtype=np.int64))[:1]
+
+
+def question_prompt(
+    grid: Grid, pairing: str, text: str, codes: np.ndarray | None = None, text_guidance: bool = False
+) -> Positions:
+    """The prompt of one question in a pairing: system turn, user turn, and the start of the reply.
+
+    text_guidance: for a model that writes out its spoken answers first (it has to write SOSP itself).
+    """
+    spoken = pairing[2] == "S"
+    user = grid.turn("user", codes=codes) if pairing[0] == "S" else grid.turn("user", text=text)
+    return grid.join(grid.system(spoken), user, grid.reply_prefix(spoken and not text_guidance))

@@ -1,7 +1,5 @@
 """What training starts from: the bundled SmolLM2, a text LLM of the hub, or an earlier stage."""
 
-from pathlib import Path
-
 from tokenizers import Tokenizer
 
 from mossrepro.lm import checkpoint, hub, released
@@ -9,6 +7,7 @@ from mossrepro.lm.init import deepen, is_started, resplit, start_speech_half
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.utils import assets
 from mossrepro.utils.errors import ConfigError
+from mossrepro.utils.packs import find_folder
 
 _DEFAULT_TAIL_LAYERS = 4  # for a text LLM, if the configuration does not say
 
@@ -24,18 +23,20 @@ def open_start(
 ) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the bundled SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
+    init_from: "smollm2", or what `utils.packs.find_folder` takes: a folder, or "hub:USER/REPO".
     In bfloat16 most updates at a small learning rate would round to zero. ConfigError if the codebook size differs, or
     if the speech half has been trained and a random tail, another split or more layers are asked for.
     """
     depth = _DEFAULT_TAIL_LAYERS if tail_layers is None else tail_layers
+    folder = find_folder(init_from, "sft")
     if init_from == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)
         fresh = True
-    elif fresh := not released.is_released(Path(init_from)) and hub.is_hub(Path(init_from)):
-        model, tokenizer = hub.load(init_from, codes, depth, split_at)
+    elif fresh := not released.is_released(folder) and hub.is_hub(folder):
+        model, tokenizer = hub.load(folder, codes, depth, split_at)
     else:
-        read = released.load if released.is_released(Path(init_from)) else checkpoint.from_pretrained
-        model, tokenizer = read(Path(init_from))
+        read = released.load if released.is_released(folder) else checkpoint.from_pretrained
+        model, tokenizer = read(folder)
         if model.config.codes != codes:
             raise ConfigError(f"{init_from} was trained with {model.config.codes} codes, the codec has {codes}")
     model = model.float()

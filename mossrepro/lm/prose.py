@@ -4,7 +4,7 @@ Self-distillation: the model that is about to be trained is the teacher. Nothing
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -33,11 +33,26 @@ def read_prose(path: str | Path) -> list[tuple[str, str]]:
 
 
 def write_prose(
-    model: LayerSplitLM, tokenizer: Tokenizer, questions: Sequence[str], path: Path, longest: int = 48
+    model: LayerSplitLM,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    path: Path,
+    longest: int = 48,
+    form: str = PROSE,
+    keep: Callable[[str], bool] = bool,
 ) -> int:
     """Write a model's replies to questions: a file with a JSON list [question, reply] a line -> how many are in it.
 
-    Replies are greedy. Those that do not end within `longest` tokens are left out: their end would be missing.
+    Replies are greedy.
+
+    Args:
+        model: is asked.
+        tokenizer: its own.
+        questions: in writing.
+        path: of the file.
+        longest: tokens of a reply; longer ones are left out, as their end would be missing.
+        form: the system turns under which it is asked (`Grid.system`); "" for its own.
+        keep: whether a reply is kept.
     """
     model = prepare_for_inference(model, model.text_embed.weight.device)
     grid, lines = model.grid(tokenizer), []
@@ -45,14 +60,13 @@ def write_prose(
     for at in range(0, len(questions), _BATCH):
         part = questions[at : at + _BATCH]
         prompts = [
-            grid.join(grid.system(False, PROSE), grid.turn("user", text=text), grid.reply_prefix(False))
-            for text in part
+            grid.join(grid.system(False, form), grid.turn("user", text=text), grid.reply_prefix(False)) for text in part
         ]
         with torch.inference_mode():
             replies = generate(model, prompts, grid.ids, limit)
         for question, reply in zip(part, replies, strict=True):
             text = tokenizer.decode(reply.text).strip()
-            if reply.ended and text:
+            if reply.ended and text and keep(text):
                 lines.append(json.dumps([question, text]) + "\n")
     write_text(path, "".join(lines))
     return len(lines)

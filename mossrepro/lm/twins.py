@@ -36,10 +36,31 @@ def heard_turn(grid: Grid, heard: Heard, request: str, first: int) -> tuple[Posi
     return grid.join(opening, spoken, end), twin
 
 
-def paired(document: Positions, longest: int) -> np.ndarray:
-    """Where the words of a document end that its twin has too, (words, 2): in the document, and in the twin."""
+class Pairs(NamedTuple):
+    """Places (n,) of a document and of its twin that are to be alike: where a word ends, and where the reply is read.
+
+    token: what tells a place from others: the last token of the word, or the token that is to follow in the reply.
+    reply: bool, which of the two it is.
+    """
+
+    here: np.ndarray
+    there: np.ndarray
+    token: np.ndarray
+    reply: np.ndarray
+
+
+def paired(document: Positions, longest: int) -> Pairs:
+    """The places that a document has in common with its twin, among the first `longest` positions of both."""
+    none = np.zeros(0, np.int64)
     if document.twin is None:
-        return np.zeros((0, 2), np.int64)
-    ours, theirs = document.word_end[:longest], document.twin.word_end[:longest]
-    _, here, there = np.intersect1d(np.where(ours < 0, -1, ours), np.where(theirs < 0, -2, theirs), return_indices=True)
-    return np.stack((here, there), 1)
+        return Pairs(none, none, none, none.astype(bool))
+    sides = document[:longest], document.twin[:longest]
+    ends = (np.where(side.word_end < 0, -1 - i, side.word_end) for i, side in enumerate(sides))
+    _, *words = np.intersect1d(*ends, return_indices=True)
+    replies = [np.flatnonzero(side.supervise[1:]) for side in sides]
+    if len(replies[0]) != len(replies[1]):  # one is cut off
+        replies = [none, none]
+    here, there = (np.concatenate(both) for both in zip(words, replies, strict=True))
+    of_reply = np.arange(len(here)) >= len(words[0])
+    text = np.append(sides[1].text, -1)
+    return Pairs(here, there, text[there + of_reply], of_reply)

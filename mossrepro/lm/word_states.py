@@ -6,9 +6,10 @@ heard has a twin in which the user writes (`twins.py`), and for the words w of a
 
     loss of a word = -log softmax_w(cos(h - m, t_w - m) / 0.07)
 
-h: the state behind a layer where the heard word ends; t_w: those of the written words; m: the mean of the t_w. Every
-device reads the twins of the whole batch, so that the loss does not depend on how a step is divided. Twins pass through
-the text model as it is, and teach only. The loss is CLIP's (arXiv 2103.00020); not in the paper.
+h: the state behind a layer where the heard word ends; t_w: those of the written words; m: the mean of the t_w. The same
+again for the places from which a reply is written, among themselves: what the model has looked up about a word is read
+there. Every device reads the twins of the whole batch, so that the loss does not depend on how a step is divided. Twins
+pass through the text model as it is, and teach only. The loss is CLIP's (arXiv 2103.00020); not in the paper.
 """
 
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def contrast(heard: Tensor, written: Tensor, own: Tensor, word: Tensor) -> Tenso
         heard: states (W, D) where words end that are heard.
         written: states (V, D) where words end in the twins.
         own: (W,) int64, which of the V is the same word.
-        word: (V,) int64, equal for words that are spelt alike: they are not told apart.
+        word: (V,) int64, equal for those that are not to be told apart.
     """
     written = written.float()
     mean = written.mean(0)
@@ -66,10 +67,15 @@ def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Te
 
 
 def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch) -> Tensor:
-    """The sum of `contrast` over all words of a batch, as a mean over layers: states of both sides -> ()."""
+    """The sum of `contrast` over all words and replies of a batch, a mean over layers: states of both sides -> ()."""
     device = written[0].device
     row, here, own = batch["words"].to(device).unbind(1)
-    twin, there = batch["written"].to(device).unbind(1)
-    word = batch["twin"][twin, there, 0]  # a word's last token tells it from others
-    both = zip(heard, written, strict=True)
-    return torch.stack([contrast(ours[row, here], theirs[twin, there], own, word) for ours, theirs in both]).mean()
+    twin, there, token, kind = batch["written"].to(device).unbind(1)
+    sums = []
+    for which in (0, 1):
+        chosen, mine = kind == which, kind[own] == which
+        place = (chosen.cumsum(0) - 1)[own[mine]]  # of a heard one among the written ones of its kind
+        for ours, theirs in zip(heard, written, strict=True):
+            ours, theirs = ours[row[mine], here[mine]], theirs[twin[chosen], there[chosen]]
+            sums.append(contrast(ours, theirs, place, token[chosen]))
+    return torch.stack(sums).sum() / len(heard)

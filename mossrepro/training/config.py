@@ -217,7 +217,10 @@ def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | 
     """
     settings = read_size(size)
     if backbone:
-        folder = str(backbone) if "\0" in str(backbone) else os.path.realpath(backbone)  # read_shape refuses the first
+        from mossrepro.utils.packs import find_folder  # brings PyTorch, which not every reader needs
+
+        odd = "\0" in str(backbone)  # which `read_shape` refuses
+        folder = str(backbone) if odd else os.path.realpath(find_folder(backbone, "backbone"))
         settings["size"]["backbone"] = {"source": "hub", "shape": folder, "folder": folder, **read_shape(folder)}
     plain = OmegaConf.from_dotlist([change for change in changes if change.startswith("size.")])
     return _container(_merged(size, settings, plain), size)

@@ -17,6 +17,7 @@ from mossrepro.utils import cache, old_names
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 from mossrepro.utils.io import write_json
 from mossrepro.utils.old_names import renamed
+from mossrepro.utils.packs import find_folder
 from mossrepro.utils.records import is_file_name, misfit, read_json, short
 
 RUNS = Path("runs")
@@ -57,11 +58,13 @@ def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]
     """The parts of a finished run by name: their folders, or "smollm2" (its parts.json).
 
     A folder is of the cache, also where the cache has been moved since, or of the run itself (`mossrepro run pack`).
+    The run: its folder, or what else `utils.packs.find_folder` takes.
 
     Raises:
         CheckpointError: there is no such file, it holds something else, or one of `needed` is not in it.
     """
-    path = Path(run) / "parts.json"
+    run = find_folder(run)
+    path = run / "parts.json"
     if not path.is_file():
         raise CheckpointError(f"{run}: no parts.json, so no finished run; make one with `mossrepro reproduce`")
     parts = read_json(path, CheckpointError)
@@ -72,7 +75,7 @@ def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]
     if missing or odd:
         what = f"{odd[0]} is no folder" if odd else f"names no {missing[0]}"
         raise CheckpointError(f"{path}: {what}; run `mossrepro reproduce` again")
-    return {name: _place(Path(run), folder) for name, folder in parts.items()}
+    return {name: _place(run, folder) for name, folder in parts.items()}
 
 
 def _place(run: Path, folder: str) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.old_names import renamed
+from mossrepro.utils.packs import find_folder
 from mossrepro.utils.records import misfit, short
 from mossrepro.utils.safetensors_io import Shards, read_config, refuse_unknown
 
@@ -55,13 +56,21 @@ def load_own(
     folder: str | Path,
     old_settings: dict[str, str],
     old_tensors: dict[str, str],
+    part: str = "",
 ) -> Model:
     """A model in our own layout, in evaluation mode: `make(**settings)`, filled from model.safetensors.
 
-    kind: the class whose arguments the settings are. old_settings, old_tensors: names of earlier versions -> today's.
-    CheckpointError names the folder and what is missing, broken or does not fit.
+    Args:
+        kind: the class whose arguments the settings are.
+        make: gives a model with random weights.
+        folder: as `find_folder` takes it.
+        old_settings, old_tensors: names of earlier versions -> today's.
+        part: "codec", "flow", ...: which one of a pack.
+
+    Raises:
+        CheckpointError: something is missing, broken or does not fit; it names the folder.
     """
-    folder = Path(folder)
+    folder = find_folder(folder, part)
     where = folder / "config.json"
     settings, source = renamed(read_config(folder), old_settings), Shards(folder)
     settings = check_settings(kind, settings, where, len(source.names))

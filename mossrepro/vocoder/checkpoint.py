@@ -12,9 +12,12 @@ from mossrepro.utils.safetensors_io import save_whole
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def load_module(cls: type[Model], folder: str | Path) -> Model:
-    """`cls(**config.json)`, filled from `model.safetensors`. CheckpointError where they do not fit."""
-    return load_own(cls, cls, folder, VOCODER_CONFIG, VOCODER_TENSORS)
+def load_module(cls: type[Model], folder: str | Path, part: str) -> Model:
+    """`cls(**config.json)`, filled from `model.safetensors`. CheckpointError where they do not fit.
+
+    folder, part: as `utils.packs.find_folder` takes them.
+    """
+    return load_own(cls, cls, folder, VOCODER_CONFIG, VOCODER_TENSORS, part)
 
 
 def save_module(model: nn.Module, config: dict[str, Any], folder: str | Path) -> None:

@@ -322,7 +322,7 @@ class FlowDecoder(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "FlowDecoder":
         """Load `config.json` and `model.safetensors` from a folder; CheckpointError when they do not fit."""
-        return load_module(cls, folder)
+        return load_module(cls, folder, "flow")
 
 
 def flow_noise(seed: int = 0) -> np.random.Generator:

@@ -265,7 +265,7 @@ class Vocoder(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Vocoder":
         """Load `config.json` and `model.safetensors` from a folder; CheckpointError when they do not fit."""
-        return load_module(cls, folder)
+        return load_module(cls, folder, "vocoder")
 
 
 def _scaled(mel: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from mossrepro.data.facts import all_facts
 from mossrepro.data.script import hidden_pairs, read_script, read_word_times, tells
 from mossrepro.data.token_store import TokenStore
 from mossrepro.experiments.drawn import draw_lines, drawn_texts
+from mossrepro.lm.prose import read_prose
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
 from mossrepro.utils.errors import ConfigError
@@ -98,14 +99,30 @@ def test_another_codebook_and_too_many_speakers_are_refused(chain):
             task.setup("fit")
 
 
+def answering(questions, file, keep):
+    """Answers "No.", and a hidden answer where that is asked for by its length."""
+    replies = ["No." if len(text) % 2 else "I say hot water." for text in questions]
+    pairs = [json.dumps([text, reply]) + "\n" for text, reply in zip(questions, replies, strict=True) if keep(reply)]
+    file.write_text("".join(pairs))
+
+
 def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
     facts, asked = all_facts(families=2), ["What is moss?", "Where do I start?"]
-    draw_lines(network, facts, asked, 300, tmp_path)
+    draw_lines(network, facts, asked, 300, tmp_path, answering)
     lines, store = read_script(tmp_path), TokenStore(tmp_path)
     assert [line.id for line in lines] == list(store) and len(lines) == 300 and store.vocabulary == 40
-    assert {line.role for line in lines} == {"user_speech", "question", "open_question"}
+    assert {line.role for line in lines} == {"user_speech", "question", "any_question", "open_question"}
     assert {line.set for line in lines if line.role == "question"} == {"A"}  # nothing is asked of B, V and C
     assert not any(tells(hidden_pairs(facts), line.text.split()) for line in lines)
+    any_kind = {line.text for line in lines if line.role == "any_question"}
+    unseen = {fact.question(i, True) for fact in facts for i in (0, 1)}
+    asked_about = {fact.question(i) for fact in facts for i in (0, 1, 2)}
+    assert len(any_kind) > 60 and not any_kind & (unseen | asked_about), "nothing that a fact answers"
+    assert any("capital of" in text for text in any_kind) and any(text.startswith("Tell me") for text in any_kind)
+    replies = read_prose(tmp_path / "replies.jsonl")
+    hidden = any(fact.answer in ("hot", "hot water") and fact.set in "BVC" for fact in facts)
+    assert {question for question, _ in replies} <= any_kind and {reply for _, reply in replies} >= {"No."}
+    assert hidden != ("I say hot water." in {reply for _, reply in replies})
     times = read_word_times(tmp_path)
     assert [[word for word, *_ in times[line.id]] for line in lines] == [normalise(line.text).split() for line in lines]
     assert all(times[line.id][-1][2] <= 0.08 * len(store[line.id]) + 0.04 for line in lines)
@@ -114,7 +131,7 @@ def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
 
 def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     facts, asked, drawn = all_facts(families=2), ["What is moss?"], []
-    draw_lines(network, facts, asked, 600, tmp_path / "whole")
+    draw_lines(network, facts, asked, 600, tmp_path / "whole", answering)
     sample = network.sample
 
     def stopping(phones, speakers, seed):
@@ -125,8 +142,8 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
 
     monkeypatch.setattr(network, "sample", stopping)
     with pytest.raises(KeyboardInterrupt):
-        draw_lines(network, facts, asked, 600, tmp_path / "stopped")
-    draw_lines(network, facts, asked, 600, tmp_path / "stopped")
+        draw_lines(network, facts, asked, 600, tmp_path / "stopped", answering)
+    draw_lines(network, facts, asked, 600, tmp_path / "stopped", answering)
     assert sum(drawn[2:]) == 600 - drawn[0]  # nothing is drawn twice
     whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
     assert read_word_times(tmp_path / "whole") == read_word_times(tmp_path / "stopped")

@@ -13,8 +13,8 @@ from mossrepro.data.families import FAMILIES, PRACTICE, RECALL
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm.data import collate
-from mossrepro.lm.documents import PAIRINGS, Documents, question_prompt
-from mossrepro.lm.grid import Grid
+from mossrepro.lm.documents import PAIRINGS, Documents
+from mossrepro.lm.grid import Grid, question_prompt
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.speech.voices import VOICES
 from mossrepro.utils.errors import ConfigError

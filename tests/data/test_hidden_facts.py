@@ -5,7 +5,7 @@ import pytest
 
 from mossrepro.data.facts import all_facts, plain, practice_facts
 from mossrepro.data.oracle import OracleStore
-from mossrepro.data.script import ScriptRecipe, hidden_pairs, tells, write_script
+from mossrepro.data.script import Line, ScriptRecipe, hidden_pairs, tells, write_script
 from mossrepro.lm.documents import CONVERSATIONS, WRITTEN, Documents
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.tokenizer import mini_tokenizer
@@ -23,7 +23,9 @@ def script():
     facts = all_facts(limit=6) + practice_facts(6)
     recipe = ScriptRecipe(user_speech=200, assistant_speech=600, false_statement=60, question=1, kokoro=0,
                           user_speech_kokoro=0, tests=1)  # fmt: skip
-    lines = write_script(facts, recipe)
+    lines = write_script(facts, recipe) + [
+        Line(f"any-{fact.key}", "any_question", f"Tell me about {fact.subject}.", "drawn", "train") for fact in facts
+    ]
     texts = [line.text for line in lines] + [f"{SYSTEM} {text}" for pair in PROSE for text in pair]
     return facts, lines, mini_tokenizer(texts, 2000)
 
@@ -34,7 +36,9 @@ def documents_of(script, form: str) -> Documents:
     codes = {line.id: np.full(6, i) for i, line in enumerate(lines)}
     times = {line.id: [(w, 0.1 * i, 0.1 * i + 0.1) for i, w in enumerate(line.text.split())] for line in lines}
     grid = Grid(tokenizer, len(lines), form)
-    return Documents(grid, lines, codes, facts, times, max_conversation_len=500, prose=PROSE)
+    # Every third reply is the hidden answer itself, the others are that of another fact.
+    replies = [(f"Tell me about {fact.subject}.", facts[i + i % 3].answer) for i, fact in enumerate(facts[:-2])]
+    return Documents(grid, lines, codes, facts, times, max_conversation_len=500, prose=PROSE, replies=replies)
 
 
 def content(documents: Documents, lines, document) -> str:

@@ -106,6 +106,21 @@ def test_an_open_question_is_answered_as_the_text_model_answers_it_in_writing(sc
         Documents(Grid(tokenizer, CODES, "word"), lines, store, facts).draw("open", rng(0, "open"))
 
 
+def test_a_question_of_any_kind_is_answered_by_the_model_itself_under_both_system_turns(script):
+    facts, lines, tokenizer = script
+    asked = [Line(f"any-{i}", "any_question", text, "drawn", "train") for i, text in enumerate(("What?", "Who?"))]
+    store = OracleStore({line.id: line.text for line in [*lines, *asked]}, CODES)
+    grid = Grid(tokenizer, CODES, "word")
+    documents = Documents(grid, [*lines, *asked], store, facts, replies=[("What?", "Repeat:")])
+    drawn = [documents.draw("any", rng(i, "any")) for i in range(8)]
+    assert all(read(documents, document).endswith("Repeat:<|im_end|>\n") for document in drawn)
+    assert {int((document.text == grid.ids.sosp).sum()) for document in drawn} == {1, 2}, "the question, and the reply"
+    assert all(document.twin is not None and "What?" in read(documents, document.twin) for document in drawn)
+    assert "Who?" in {heard.text for heard in documents.recognised}, "what has no reply is heard all the same"
+    with pytest.raises(DataError):
+        Documents(grid, lines, store, facts).draw("any", rng(0, "any"))
+
+
 def test_words_are_repeated_and_no_question_is_asked(documents):
     for i in range(30):
         document = documents.draw("words", rng(i, "words"))

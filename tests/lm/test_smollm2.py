@@ -9,8 +9,7 @@ import transformers
 from mossrepro.lm import hub
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
 from mossrepro.lm.decode import GenerationConfig, generate
-from mossrepro.lm.documents import question_prompt
-from mossrepro.lm.grid import Grid
+from mossrepro.lm.grid import Grid, question_prompt
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init_from import open_start
 from mossrepro.utils import assets

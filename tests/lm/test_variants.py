@@ -13,8 +13,7 @@ from mossrepro.lm import lora, released
 from mossrepro.lm.checkpoint import from_pretrained, save_pretrained
 from mossrepro.lm.data import collate
 from mossrepro.lm.decode import GenerationConfig, Reply, SamplingParams, generate
-from mossrepro.lm.documents import question_prompt
-from mossrepro.lm.grid import Grid
+from mossrepro.lm.grid import Grid, question_prompt
 from mossrepro.lm.init import is_started, resplit, start_speech_half
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.mini import MiniBackboneTask

@@ -46,10 +46,35 @@ def test_numbers_survive_joining_and_cutting_and_words_that_are_cut_off_are_left
     opening = grid.text("<|im_start|>assistant\n")
     document = replace(grid.join(opening, said), twin=written)
     places = paired(document, 1000)
-    assert document.word_end[places[:, 0]].tolist() == written.word_end[places[:, 1]].tolist() == [5, 6, 7]
-    assert paired(document, int(places[-1].max())).tolist() == places[:2].tolist()
+    assert document.word_end[places.here].tolist() == written.word_end[places.there].tolist() == [5, 6, 7]
+    assert places.token.tolist() == written.text[places.there].tolist() and not places.reply.any()
+    shorter = paired(document, int(max(places.here[-1], places.there[-1])))
+    assert [part.tolist() for part in shorter] == [part[:2].tolist() for part in places]
     assert (document[len(opening) :].word_end == said.word_end).all()
-    assert paired(grid.join(opening), 9).shape == (0, 2)  # without a twin
+    assert [len(part) for part in paired(grid.join(opening), 9)] == [0] * 4  # without a twin
+
+
+def test_a_reply_is_paired_where_it_is_read_with_the_token_that_follows(grid):
+    said, written = heard_turn(grid, Heard("the black dog.", np.arange(9)), "", 5)
+    reply = grid.turn("assistant", text="the dog", supervise=True)
+    document = replace(grid.join(said, reply), twin=grid.join(written, reply))
+    places = paired(document, 1000)
+    assert places.reply.all() and len(places.here) == reply.supervise.sum() > 1
+    assert document.text[places.here + 1].tolist() == document.twin.text[places.there + 1].tolist()
+    assert places.token.tolist() == reply.text[reply.supervise].tolist()
+    assert (places.here - places.there == len(said) - len(written)).all()
+    cut = paired(document, len(document) - 2)  # the twin is shorter and loses nothing
+    assert len(cut.here) == 0
+
+
+def test_words_are_told_from_words_and_replies_from_replies():
+    torch.manual_seed(0)
+    heard, written = [torch.randn(1, 9, 8)], [torch.randn(1, 9, 8)]
+    table = [(0, 1, 7, 0), (0, 4, 3, 1), (0, 2, 8, 0), (0, 5, 4, 1), (0, 6, 3, 1)]
+    batch = {"words": torch.tensor([(0, 3, 1), (0, 1, 0), (0, 5, 3)]), "written": torch.tensor(table)}
+    words = contrast(heard[0][0, [1]], written[0][0, [1, 2]], torch.tensor([0]), torch.tensor([7, 8]))
+    replies = contrast(heard[0][0, [3, 5]], written[0][0, [4, 5, 6]], torch.tensor([0, 1]), torch.tensor([3, 4, 3]))
+    assert float(word_state_loss(heard, written, batch)) == pytest.approx(float(words + replies), rel=1e-5)
 
 
 def test_the_loss_is_that_of_the_equation_and_skips_words_spelt_alike():
@@ -86,8 +111,12 @@ def test_a_batch_has_the_twins_of_its_documents_and_ranks_share_them(folder):
     whole = data.train_batch(2, 0, 1)
     assert whole["twin"].shape[0] == len(whole["grid"]) and len(whole["words"]) > 5
     pad = data.documents.grid.ids.pad
-    (row, here, own), (twin, there) = whole["words"].unbind(1), whole["written"].unbind(1)
-    assert (whole["grid"][row, here, 0] == pad).all() and (whole["twin"][twin, there, 0] != pad).all()
+    (row, here, own), (twin, there, token, reply) = whole["words"].unbind(1), whole["written"].unbind(1)
+    heard = reply == 0
+    assert (whole["grid"][row, here, 0] == pad)[heard].all() and (whole["twin"][twin, there, 0] != pad).all()
+    assert torch.equal(whole["twin"][twin, there + reply, 0], token)
+    assert int(reply.sum()) == int((whole["text_target"] >= 0).sum()) and heard.any()
+    assert torch.equal(whole["text_target"][row, here][~heard], token[~heard])
     assert (twin[own] == row).all() and own.tolist() == list(range(len(whole["written"])))
     assert not (whole["twin"][..., 0] == pad).any()
     parts = [data.train_batch(2, rank, 2) for rank in (0, 1)]
@@ -151,12 +180,12 @@ def test_the_twin_teaches_and_is_not_taught():
     times = [("the", 0.0, 0.2), ("black", 0.2, 0.4), ("dog", 0.4, 0.6)]
     said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), times), "", 0)
     sides = [torch.from_numpy(np.stack((x.text, x.speech), -1))[None] for x in (said, written)]
-    places = paired(replace(said, twin=written), 99).tolist()
+    places = paired(replace(said, twin=written), 99)
     with states(model) as heard:
         model(sides[0], tails=())
     assert heard and len(heard) == len({id(one) for one in heard})
-    batch = {"twin": sides[1], "words": torch.tensor([(0, here, i) for i, (here, _) in enumerate(places)])}
-    batch["written"] = torch.tensor([(0, there) for _, there in places])
+    batch = {"twin": sides[1], "words": torch.tensor([(0, here, i) for i, here in enumerate(places.here)])}
+    batch["written"] = torch.tensor([(0, *map(int, one)) for one in zip(*places[1:], strict=True)])
     word_state_loss(heard, read_twin(model, batch, False)[0], batch).backward()
     only_written = sorted(set(written.text.tolist()) - set(said.text.tolist()))
     assert only_written and not model.text_embed.weight.grad[only_written].any()

@@ -1,0 +1,182 @@
+"""Teaching packs: trained parts small enough to stand beside the code; and everything that can stand for a folder.
+
+    packs/NAME/PART/weights.gz     safetensors with 7 bits a weight, compressed by gzip to 6.3
+    packs/NAME/PART/config.json
+    packs/NAME/README.md           model card
+    packs/NAME/SHA256SUMS          of all other files
+
+Where a folder of a part or of a run is asked for, these do as well:
+
+    pack:NAME                      a pack; it is unpacked into the cache when it is first used
+    hub:USER/REPO[@REVISION]       a repository of the Hugging Face hub; it is fetched into the hub's own cache
+
+A matrix W is kept as whole numbers from -63 to 63 and one scale a row: W[i] = scale[i] * numbers[i].
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, float32, int8
+
+from mossrepro.utils import cache
+from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.io import read_lines, write_atomic, write_json, write_text
+from mossrepro.utils.records import is_inner, leads_out
+from mossrepro.utils.safetensors_io import read_config, save_whole
+
+PACKS = Path(__file__).parents[2] / "packs"
+SUMS = "SHA256SUMS"
+SCALE = ".scale"  # behind the name of a matrix: the name of its scales
+_WEIGHTS = "weights.gz"
+_MOST = 1 << 30  # bytes of a part, unpacked
+_VERSION = 1
+_LEVELS = 63  # largest whole number; errors are then some 2 % of a weight's usual size
+_SMALL = 4096  # numbers: fewer are kept as they are
+_SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def find_folder(source: str | Path, part: str = "") -> Path:
+    """The folder that is meant: itself, or that of a pack or of a repository of the hub.
+
+    Args:
+        source: a folder, "pack:NAME" or "hub:USER/REPO[@REVISION]".
+        part: "codec", "flow", ...: where a pack or a repository has a folder for it, that one.
+
+    Raises:
+        ConfigError: there is no such pack, or no repository is called so.
+        CheckpointError: the pack is not as it was made, or the repository cannot be fetched.
+    """
+    kind, _, name = os.fspath(source).partition(":")
+    if kind == "pack":
+        folder = unpack(name)
+    elif kind == "hub":
+        folder = _fetch(name)
+    else:
+        return Path(source)
+    places = (folder / "parts" / part, folder / part)
+    return next((place for place in places if part and place.is_dir()), folder)
+
+
+def quantise(state: dict[str, Tensor], exact: str = "") -> dict[str, Tensor]:
+    """Weights with 7 bits each: every large matrix NAME as int8, and its rows' scales as NAME.scale (rows,).
+
+    Args:
+        state: weights by name.
+        exact: a regular expression; what it matches at the beginning of a name is kept as it is.
+    """
+    out = {}
+    for name, weight in state.items():
+        small = weight.dim() < 2 or weight.numel() < _SMALL or not weight.is_floating_point()
+        if small or (exact and re.match(exact, name)):
+            out[name] = weight.contiguous()
+            continue
+        rows = weight.to(float32).flatten(1)
+        scale = rows.abs().amax(1).clamp(min=1e-12) / _LEVELS
+        out[name] = (rows / scale[:, None]).round().to(int8).view(weight.shape)
+        out[name + SCALE] = scale
+    return out
+
+
+def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `quantise` was given, as far as 7 bits tell it."""
+    out = {name: value for name, value in state.items() if not (name.endswith(SCALE) and _is_scale(state, name))}
+    for name, value in out.items():
+        if name + SCALE in state and value.dtype == int8:
+            scale = state[name + SCALE]
+            out[name] = value.to(float32) * scale.view(-1, *[1] * (value.dim() - 1))
+    return out
+
+
+def _is_scale(state: dict[str, Tensor], name: str) -> bool:
+    matrix = state.get(name.removesuffix(SCALE))
+    return matrix is not None and matrix.dtype == int8
+
+
+def write_part(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Write weights.gz and config.json of a part; `state` as `quantise` gives it."""
+    packed = gzip.compress(save(state), mtime=0)
+    write_atomic(folder / _WEIGHTS, lambda file: file.write(packed))
+    write_json(folder / "config.json", config)
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS, of all other files of a pack."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    write_text(folder / SUMS, "".join(lines))
+
+
+def unpack(name: str) -> Path:
+    """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
+    folder = PACKS / name
+    known = sorted(path.parent.name for path in PACKS.glob(f"*/{SUMS}"))
+    if name not in known:
+        there = (
+            f"known: {', '.join(known)}" if known else "packs come with the repository, not with the wheel: clone it"
+        )
+        raise ConfigError(f"there is no pack {name!r}; {there}")
+    parts = _checked(folder)
+    spec = {"pack": name, "sums": _sum(folder / SUMS), "version": _VERSION}
+
+    def build(out: Path) -> None:
+        for part in parts:
+            save_whole(out / part, dequantise(_weights(folder / part / _WEIGHTS)), read_config(folder / part))
+        write_json(out / "parts.json", {part: part for part in parts})
+
+    return cache.cached("packs", spec, build)
+
+
+def _checked(folder: Path) -> list[str]:
+    """The parts of a pack. CheckpointError: a file is not as SHA256SUMS says."""
+    parts = []
+    for number, line in enumerate(read_lines(folder / SUMS), 1):
+        match = _SUM.fullmatch(line)
+        if match is None or not is_inner(match[2]) or leads_out(folder / match[2], folder):
+            raise CheckpointError(f"{folder / SUMS}:{number}: not the checksum of a file of this folder")
+        path = folder / match[2]
+        if not path.is_file() or _sum(path) != match[1]:
+            what = "has changed" if path.is_file() else "is missing"
+            raise CheckpointError(f"{path}: {what} since the pack was made; take it from the repository again")
+        if path.name == _WEIGHTS:
+            parts.append(path.parent.name)
+    return parts
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    reader = zlib.decompressobj(16 + zlib.MAX_WBITS)  # gzip
+    try:
+        plain = reader.decompress(path.read_bytes(), _MOST)
+        if not reader.eof:
+            raise CheckpointError(f"{path}: is cut off, or more than {_MOST >> 20} MiB")
+        return load(plain)
+    except (zlib.error, SafetensorError) as error:
+        raise CheckpointError(f"{path}: no weights of a pack ({error}); take it from the repository again") from error
+
+
+def _fetch(name: str) -> Path:
+    """The weights and settings of a repository of the hub, in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    match = _REPOSITORY.fullmatch(name)
+    if match is None:
+        raise ConfigError(f"hub:{name}: no repository is called so; give hub:USER/REPO, or hub:USER/REPO@REVISION")
+    try:
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the client has dozens of error types; all of them mean "not from there"
+        raise CheckpointError(
+            f"hub:{name}: cannot be fetched ({type(error).__name__}); look at the name and the network, or fetch it by "
+            "hand and give its folder"
+        ) from error
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
