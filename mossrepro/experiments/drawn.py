@@ -3,13 +3,14 @@
     half                 words in random order
     15 %                 questions about facts that are spoken in training anyway (sets A and P, in training phrasings)
     30 %                 questions that no fact answers: phrasings of families about things of others ("What is the
-                         capital of gold?"), and such as belong to no family ("Tell me about winter.")
+                         capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
+                         a subject of B, V or C
     5 %                  open questions with a known reply
 
 Each is said once, by a voice drawn at random. The words are the subjects of facts and the most frequent ones: a word
-must be heard some dozen times before it is known by its sound, and an open vocabulary would take hours. To what no fact
-answers the model itself answers, in writing (replies.jsonl): there are too many such questions to learn by heart, so
-that a model which hears them has to look up what it hears.
+must be heard some dozen times before it is known by its sound, and an open vocabulary would take hours. Where no fact
+answers, the model itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that
+a model which hears them has to look up what it hears.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 
 from mossrepro.codec.text_to_code import TextToCode, Word
 from mossrepro.data.facts import Fact, family_of, plain
-from mossrepro.data.script import Line, hidden_pairs, tells
+from mossrepro.data.script import Line, hidden_pairs, read_script, tells
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import TokenWriter
@@ -60,29 +61,15 @@ ASKED = (
 )
 _FREQUENT, _SPECIAL = 400, 3  # how many of the most frequent words; of a sentence's words, those that facts are about
 _BATCH = 256
+Answer = Callable[[list[str], Path, Callable[[str], bool]], Any]
 _LONG = (3, 5)  # words of a random sentence
 
 
 def draw_lines(
-    model: TextToCode,
-    facts: Sequence[Fact],
-    open_questions: Sequence[str],
-    count: int,
-    folder: Path,
-    answer: Callable[[list[str], Path, Callable[[str], bool]], Any],
+    model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
 ) -> None:
-    """Write lines into a folder, new or partly filled.
-
-    In it are then script.jsonl, times of words (words.json), a token store with their codes, and replies.jsonl
-    with answers to the questions that are about no fact.
-
-    Args:
-        model: draws codes.
-        facts: of the script.
-        open_questions: with known replies.
-        count: of lines.
-        folder: to write into.
-        answer: given questions, a file and what to keep, writes the replies of the text model as `write_prose` does.
+    """Write `count` lines into a folder, new or partly filled: script.jsonl, the times of their words (words.json) and
+    a token store with their codes.
     """
     speakers, lines = np.flatnonzero(model.trained.numpy()), drawn_texts(facts, open_questions, count)
     times: dict[str, list[Word]] = {}
@@ -100,11 +87,24 @@ def draw_lines(
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
             new = [(line.id, row) for line, row in zip(part, codes, strict=True) if line.id not in writer.done]
             writer.add(new)
-    answers = {plain(fact.answer) for fact in facts if fact.set in "BVC"}  # never in one document with a question
-    asked = sorted({line.text for line in lines if line.role == "any_question"})
-    answer(asked, folder / "replies.jsonl", lambda reply: answers.isdisjoint(_phrases(reply)))
     write_json(folder / "words.json", times, indent=None)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
+
+
+def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path) -> None:
+    """Write the text model's replies to the questions that are about no fact.
+
+    Those that hold an answer of B, V or C are left out: it never stands in one document with a question.
+
+    Args:
+        folder: drawn lines, as `draw_lines` writes them.
+        facts: of the script.
+        answer: given questions, a file and what to keep, writes replies as `write_prose` does.
+        path: of the file.
+    """
+    hidden = {plain(fact.answer) for fact in facts if fact.set in "BVC"}
+    asked = sorted({line.text for line in read_script(folder) if line.role == "any_question"})
+    answer(asked, path, lambda reply: hidden.isdisjoint(_phrases(reply)))
 
 
 def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int) -> list[Line]:
@@ -112,6 +112,8 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     asked = [fact for fact in facts if fact.set in "AP"]
     special = sorted({fact.subject for fact in facts})
     words, hidden, lines = vocabulary()[:_FREQUENT], hidden_pairs(list(facts)), []
+    secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
+    pools = sorted({fact.subject for fact in asked if plain(fact.subject) not in secret}), sorted(set(words) - secret)
     for i in range(count):
         random = rng(0, "drawn", i)
         kind, name = random.random(), f"drawn-{i:06d}"
@@ -122,7 +124,6 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
             text = fact.question(int(random.integers(3)))
             lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
         elif kind < _WORDS + _FACTS + _ANY:
-            pools = special, words
             lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
         else:
             lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))

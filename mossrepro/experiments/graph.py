@@ -12,7 +12,7 @@ from pathlib import Path
 from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.open_questions import open_questions
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.drawn import LONGEST, draw_lines
+from mossrepro.experiments.drawn import LONGEST, draw_lines, replies_to
 from mossrepro.experiments.stages import VERSIONS, Stages
 from mossrepro.lm import checkpoint
 from mossrepro.lm.init_from import open_start
@@ -70,19 +70,26 @@ class StageGraph(Stages):
         """Sentences of users with codes drawn by a network that was trained on the codec's corpus."""
         corpus = self.codec_corpus()
         network = self.fit("text_to_code", data__corpus=corpus, data__tokens=self.tokenise(corpus, self.codec()))
-        facts, prose, style = self.spoken_facts(), self.prose(), self.style()
-        count = self.size.lm.drawn_lines
-        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "style": style.name}
+        facts, prose, count = self.spoken_facts(), self.prose(), self.size.lm.drawn_lines
+        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "lines": count}
         asked = [question for question, _ in read_prose(prose)]
 
-        def answer(questions: list[str], file: Path, keep: Callable[[str], bool]) -> None:
-            model, tokenizer = checkpoint.from_pretrained(style)
-            write_prose(model.eval().to(best_device()), tokenizer, questions, file, LONGEST, "", keep)
-
         def build(folder: Path) -> None:
-            draw_lines(TextToCode.from_pretrained(network), facts, asked, count, folder, answer)
+            draw_lines(TextToCode.from_pretrained(network), facts, asked, count, folder)
 
-        return self.cached("drawn", "drawn", spec | {"lines": count, "version": VERSIONS["drawn"]}, build)
+        return self.cached("drawn", "drawn", spec | {"version": VERSIONS["drawn"]}, build)
+
+    def replies(self) -> Path:
+        """What the model, taught to answer in one word, writes to those drawn questions that no fact answers."""
+        drawn, style, facts = self.drawn(), self.style(), self.spoken_facts()
+        spec = {"drawn": drawn.name, "style": style.name, "version": VERSIONS["replies"]}
+
+        def answer(questions: list[str], path: Path, keep: Callable[[str], bool]) -> None:
+            model, tokenizer = checkpoint.from_pretrained(style)
+            write_prose(model.eval().to(best_device()), tokenizer, questions, path, LONGEST, "", keep)
+
+        build = lambda folder: replies_to(drawn, facts, answer, folder / "replies.jsonl")  # noqa: E731
+        return self.cached("drawn", "replies", spec, build) / "replies.jsonl"
 
     def _mouth(self) -> Path:
         tokens = self.spoken_codes()
@@ -105,7 +112,7 @@ class StageGraph(Stages):
             "data__tokenizer": self.tokenizer(),
         }
         if tokens != "oracle" and self.size.lm.drawn_lines:
-            inputs["data__drawn"] = self.drawn()
+            inputs |= {"data__drawn": self.drawn(), "data__replies": self.replies()}
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}

@@ -54,7 +54,9 @@ STAGES = (
 VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 12, "recogniser": 4}
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "sft"), 5)
-VERSIONS |= dict.fromkeys(("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "adversarial"), 1)
+VERSIONS |= dict.fromkeys(
+    ("adapt", "adapt_codec", "prose", "replies", "style", "edit", "text_to_code", "adversarial"), 1
+)
 VERSIONS |= {"stage2": 7, "drawn": 4}
 _SOUND = (
     "codec",

@@ -5,6 +5,7 @@ same ones, and how far the mel of their resynthesis moves.
 """
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from mossrepro.training.runs import read_parts
 from mossrepro.utils import packs
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import ConfigError, DataError, visible
-from mossrepro.utils.io import write_text
-from mossrepro.utils.safetensors_io import Shards, read_config
+from mossrepro.utils.io import move_in, write_text
+from mossrepro.utils.safetensors_io import read_config
 from mossrepro.vocoder.flow import FlowDecoder
+from mossrepro.vocoder.generator import Vocoder
 
 MADE_OF = {"codec": "recogniser", "flow": "flow", "vocoder": "vocoder"}  # part of a pack -> of a run
 _EXACT = {"codec": r"quantiser\.", "flow": "", "vocoder": ""}  # never rounded: a codebook is its codes
-_FORGOTTEN = ("quantiser.recent", "quantiser.seen")  # latents of the training, kept for resuming alone
+_FORGOTTEN = ("recent", "seen")  # of the quantiser: latents of the training, kept for resuming alone
+KINDS = {"codec": SpeechCodec, "flow": FlowDecoder, "vocoder": Vocoder}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,22 +54,30 @@ def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = 
         clips: a corpus; what is lost is measured on its test clips. None: it is not.
 
     Raises:
-        ConfigError: there is something at `out` already.
+        ConfigError: there is something at `out` already, or codec and flow decoder have other codes.
         CheckpointError: a folder holds no such part.
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already; give another -o, or delete it")
-    models = {"codec": SpeechCodec.from_pretrained(parts["codec"]), "flow": FlowDecoder.from_pretrained(parts["flow"])}
-    kept = {}
-    for part, folder in parts.items():
-        source = Shards(folder)
-        state = {name: source[name] for name in sorted(source.names)}
-        state |= {name: torch.zeros_like(state[name]) for name in _FORGOTTEN if name in state}
-        kept[part] = packs.quantise(state, _EXACT[part])
-        packs.write_part(out / part, kept[part], read_config(folder))
-    lost = "" if clips is None else _lost(models["codec"], models["flow"], kept, clips)
-    write_text(out / "README.md", _card(out.name, lost))
-    packs.write_sums(out)
+    loaded = {part: KINDS[part].from_pretrained(folder) for part, folder in parts.items()}
+    codes = loaded["codec"].config.codes, loaded["flow"].codes
+    if codes[0] != codes[1]:
+        raise ConfigError(f"the codec has {codes[0]} codes, the flow decoder {codes[1]}; give parts of one run")
+    for name in _FORGOTTEN:
+        getattr(loaded["codec"].quantiser, name).zero_()
+    kept = {part: packs.quantise(model.state_dict(), _EXACT[part]) for part, model in loaded.items()}
+    configs = {part: read_config(packs.find_folder(folder, part)) for part, folder in parts.items()}
+    lost = "" if clips is None else _lost(loaded["codec"], loaded["flow"], kept, clips)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    try:
+        for part in parts:
+            packs.write_part(partial / part, kept[part], configs[part])
+        write_text(partial / "README.md", _card(out.name, lost))
+        packs.write_sums(partial)
+        move_in(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
@@ -78,7 +89,7 @@ def _lost(codec: SpeechCodec, flow: FlowDecoder, kept: dict, corpus: Path, most:
     waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
     codes = _codes(codec, waves)
     mels = [_mel(flow, row) for row in codes]
-    codec.load_state_dict(packs.dequantise(kept["codec"]), strict=False)
+    codec.load_state_dict(packs.dequantise(kept["codec"]))
     flow.load_state_dict(packs.dequantise(kept["flow"]))
     same = np.concatenate([a == b for a, b in zip(codes, _codes(codec, waves), strict=True)]).mean()
     apart = np.mean([float((mel - _mel(flow, row)).abs().mean()) for mel, row in zip(mels, codes, strict=True)])

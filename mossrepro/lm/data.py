@@ -57,8 +57,9 @@ class LMDataModule(StepDataModule):
         recordings: corpus of other people's sentences to be recognised too, in documents of kind "asr".
         recordings_tokens: its token store.
         drawn: folder of lines whose codes were drawn without sound (`mossrepro/experiments/drawn.py`): a script.jsonl,
-            the times of its words, a token store and perhaps replies.jsonl in one. Users say them, beside those of the
-            script.
+            the times of its words and a token store in one. Users say them, beside those of the script.
+        replies: file as `prose`, of the model's own answers to questions of any kind in the form of the system turns,
+            for documents of kind "any".
         twins: give every document's twin too, in which users write what they say (`twins.py`).
         max_positions: positions at which a document is cut off.
         pack: documents of a batch are laid end to end instead of padded to the longest; none attends to another.
@@ -96,6 +97,7 @@ class LMDataModule(StepDataModule):
         recordings: str | None = None,
         recordings_tokens: str | None = None,
         drawn: str | None = None,
+        replies: str | None = None,
         twins: bool = False,
         seed: int = 0,
         num_workers: int = 0,
@@ -119,10 +121,11 @@ class LMDataModule(StepDataModule):
             prose,
             heard,
             drawn,
+            replies,
         )
         if lost := self.documents.without_codes:
             announce(f"{tokens}: has no codes of {len(lost)} lines of {script}; they are left out")
-        mix = self._possible(mix, script, tokens, drawn)
+        mix = self._possible(mix, script, tokens)
         self._try(mix, script)
         self.kinds, weights = list(mix), np.array(list(mix.values()), dtype=float)
         self.weights = weights / weights.sum()
@@ -130,16 +133,19 @@ class LMDataModule(StepDataModule):
         self._group = Memo(self._draw_group, 2)
         self._counts = Memo(self._count_step, 2)
 
-    def _possible(self, mix: dict[str, float], script: str, tokens: str, drawn: str | None) -> dict[str, float]:
-        """The mixture without what the data cannot have. DataError for what they lack."""
+    def _possible(self, mix: dict[str, float], script: str, tokens: str) -> dict[str, float]:
+        """The mixture without what the data need not have. DataError for what they lack, or if nothing is left."""
         if mix.get("interleaved") and not self.documents.aligned:
             if tokens != "oracle" or len(mix) == 1:
                 raise DataError(f"{script}: no word times, nothing can be interleaved; set data.mix.interleaved to 0")
             mix = {kind: weight for kind, weight in mix.items() if kind != "interleaved"}  # oracle codes have none
         if mix.get("repeat") and not self.documents.repeatable:
             raise DataError(f"{script}: no sentence is spoken by a user and by the assistant; set data.mix.repeat to 0")
-        if not drawn and len(mix) > 1:  # replies to questions of any kind come with drawn lines alone
+        if mix.get("any") and not self.documents.any:
+            announce("data.replies: no line asks what is answered there; documents of kind 'any' are left out")
             mix = {kind: weight for kind, weight in mix.items() if kind != "any"}
+        if not sum(mix.values()):
+            raise DataError(f"{script}: has no documents of the kinds in data.mix")
         return mix
 
     def _try(self, mix: dict[str, float], script: str) -> None:
@@ -190,7 +196,11 @@ class LMDataModule(StepDataModule):
         for i in range(self.accumulate):
             docs = self._documents(first + i)
             batch = collate(docs, self.documents.grid, self.max_positions)
-            words = sum(len(paired(doc, self.max_positions).here) for doc in docs) if self.twins else 0
+            words = (
+                sum(len(paired(doc, self.max_positions, self.documents.grid.ids.pad).here) for doc in docs)
+                if self.twins
+                else 0
+            )
             counts += [*(int((batch[f"{kind}_target"] >= 0).sum()) for kind in KINDS), words]
         return counts
 
@@ -240,7 +250,11 @@ def collate(docs: list[Positions], grid: Grid, max_positions: int, multiple: int
 
 def collate_twins(docs: list[Positions], own: Sequence[int], grid: Grid, max_positions: int) -> LMBatch:
     """The twins of all documents of a batch, of which `own` are a rank's: see `LMBatch`."""
-    found = [(i, *places) for i, doc in enumerate(docs) for places in np.stack(paired(doc, max_positions), 1).tolist()]
+    found = [
+        (i, *places)
+        for i, doc in enumerate(docs)
+        for places in np.stack(paired(doc, max_positions, grid.ids.pad), 1).tolist()
+    ]
     row = {i: place for place, i in enumerate(own)}
     words = [(row[i], here, number) for number, (i, here, *_) in enumerate(found) if i in row]
     twins = collate([doc if doc.twin is None else doc.twin for doc in docs], grid, max_positions, _MULTIPLE)
@@ -271,6 +285,7 @@ def open_documents(
     prose: str | None = None,
     heard: Sequence[tuple[str, np.ndarray]] = (),
     drawn: str | None = None,
+    replies: str | None = None,
 ) -> Documents:
     """The documents of a script's folder and its token store. DataError names what is missing or does not fit."""
     for name in ("script.jsonl", "facts.json"):
@@ -280,18 +295,18 @@ def open_documents(
     facts, times = read_facts(script), read_word_times(script) if tokens != "oracle" else None
     texts = {line.id: line.text for line in lines}
     store = OracleStore(texts, grid.codes) if tokens == "oracle" else open_store(tokens, grid.codes)
-    replies, codes, answers = read_prose(prose) if prose else [], store, []
+    codes = store
     if drawn:
         lines, more = lines + read_script(Path(drawn)), open_store(drawn, grid.codes)
         times = {**(times or {}), **(read_word_times(drawn) or {})}
-        answers = read_prose(Path(drawn) / "replies.jsonl") if (Path(drawn) / "replies.jsonl").is_file() else []
         codes = {
             line.id: (more if line.id in more else store)[line.id]
             for line in lines
             if line.id in more or line.id in store
         }
     guided = (max_conversation_len, monologue, text_lookahead, text_guidance)
-    return Documents(grid, lines, codes, facts, times, *guided, replies, heard, answers)
+    own, answers = (read_prose(path) if path else [] for path in (prose, replies))
+    return Documents(grid, lines, codes, facts, times, *guided, own, heard, answers)
 
 
 def open_store(folder: str, codes: int) -> TokenStore:

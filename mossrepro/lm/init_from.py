@@ -28,6 +28,8 @@ def open_start(
     if the speech half has been trained and a random tail, another split or more layers are asked for.
     """
     depth = _DEFAULT_TAIL_LAYERS if tail_layers is None else tail_layers
+    if init_from.startswith("hub:") and "@" not in init_from:
+        raise ConfigError(f"{init_from}@REVISION: which one? A fit that is resumed must start from the same weights")
     folder = find_folder(init_from, "sft")
     if init_from == "smollm2":
         model, tokenizer = checkpoint.load_gguf(assets.get("smollm2"), codes, depth, split_at)

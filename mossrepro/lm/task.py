@@ -37,7 +37,7 @@ class LayerSplitTask(Task):
 
     loss = text_weight * (sum over text targets) / N_text + speech_weight * (the same for speech)
          + monologue_weight * (the same for the inner monologue, the text predicted beside a spoken reply)
-         + word_states * (sum over heard words of the loss of `word_states.py`) / N_words,
+         + word_states * (sum over heard words and replies to them of the loss of `word_states.py`) / N_words,
     N counted over all ranks and accumulated batches of an optimiser step (`LMDataModule`), so that the gradient does
     not depend on how the step is divided. Positions with a target are gathered before the heads: no (B, L, vocabulary)
     tensor exists.
@@ -61,8 +61,8 @@ class LayerSplitTask(Task):
         text_weight: weight of the text loss.
         speech_weight: weight of the loss on codes.
         monologue_weight: weight of the loss on monologues.
-        word_states: weight of the loss that draws the states of heard words to those of written ones; 0 for none. Needs
-            data.twins.
+        word_states: weight of the loss that draws the states of heard words, and of replies to them, to those of written
+            ones; 0 for none. Needs data.twins.
         distil: share of the text loss that is the divergence from what the model predicts for the twin (data.twins) in
             the place of the cross-entropy of the text: heard, it is to write what it would write, as sure as it is.
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",

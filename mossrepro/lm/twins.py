@@ -49,18 +49,19 @@ class Pairs(NamedTuple):
     reply: np.ndarray
 
 
-def paired(document: Positions, longest: int) -> Pairs:
-    """The places that a document has in common with its twin, among the first `longest` positions of both."""
-    none = np.zeros(0, np.int64)
-    if document.twin is None:
+def paired(document: Positions, longest: int, pad: int) -> Pairs:
+    """The places that a document has in common with its twin, among the first `longest` positions of both.
+
+    Of a reply only what is written, and only where something is heard before it. pad: text id of spoken positions.
+    """
+    none, twin = np.zeros(0, np.int64), document.twin
+    if twin is None or np.array_equal(document.text, twin.text):
         return Pairs(none, none, none, none.astype(bool))
-    sides = document[:longest], document.twin[:longest]
+    sides = document[:longest], twin[:longest]
     ends = (np.where(side.word_end < 0, -1 - i, side.word_end) for i, side in enumerate(sides))
     _, *words = np.intersect1d(*ends, return_indices=True)
-    replies = [np.flatnonzero(side.supervise[1:]) for side in sides]
-    if len(replies[0]) != len(replies[1]):  # one is cut off
-        replies = [none, none]
-    here, there = (np.concatenate(both) for both in zip(words, replies, strict=True))
+    replies = [np.flatnonzero(side.supervise[1:] & (side.text[1:] != pad)) for side in sides]
+    whole = min(map(len, replies))  # one side may be cut off
+    here, there = (np.concatenate((ours, reply[:whole])) for ours, reply in zip(words, replies, strict=True))
     of_reply = np.arange(len(here)) >= len(words[0])
-    text = np.append(sides[1].text, -1)
-    return Pairs(here, there, text[there + of_reply], of_reply)
+    return Pairs(here, there, np.append(sides[1].text, -1)[there + of_reply], of_reply)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mossrepro.lm.batches import LMBatch
 from mossrepro.lm.model import LayerSplitLM
-from mossrepro.utils.devices import select
+from mossrepro.utils.devices import select, send
 
 TEMPERATURE = 0.07
 _DEPTHS = (0.25, 0.5, 0.75, 1.0)  # of the trunk: the layers whose states are compared
@@ -68,14 +68,13 @@ def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Te
 
 def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch) -> Tensor:
     """The sum of `contrast` over all words and replies of a batch, a mean over layers: states of both sides -> ()."""
-    device = written[0].device
-    row, here, own = batch["words"].to(device).unbind(1)
-    twin, there, token, kind = batch["written"].to(device).unbind(1)
-    sums = []
+    device, sums = written[0].device, []
+    row, here, own = batch["words"].unbind(1)  # in main memory: nothing waits for the device
+    twin, there, token, kind = batch["written"].unbind(1)
     for which in (0, 1):
         chosen, mine = kind == which, kind[own] == which
         place = (chosen.cumsum(0) - 1)[own[mine]]  # of a heard one among the written ones of its kind
-        for ours, theirs in zip(heard, written, strict=True):
-            ours, theirs = ours[row[mine], here[mine]], theirs[twin[chosen], there[chosen]]
-            sums.append(contrast(ours, theirs, place, token[chosen]))
+        parts = (row[mine], here[mine], twin[chosen], there[chosen], place, token[chosen])
+        ours, at, theirs, beside, place, alike = (send(part, device) for part in parts)
+        sums += [contrast(h[ours, at], t[theirs, beside], place, alike) for h, t in zip(heard, written, strict=True)]
     return torch.stack(sums).sum() / len(heard)

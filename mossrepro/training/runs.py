@@ -71,7 +71,11 @@ def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]
     if problem := misfit(parts, dict[str, str]):
         raise CheckpointError(f"{path}: {problem}, not the folders of a run by name")
     missing = [name for name in needed if name not in renamed(parts, old_names.PARTS)]
-    odd = [name for name, folder in parts.items() if "\0" in folder or len(os.fsencode(folder)) > _LONGEST_PATH]
+    odd = [
+        name  # a run may be somebody else's: what it names is a folder, and nothing is fetched for it
+        for name, folder in parts.items()
+        if "\0" in folder or len(os.fsencode(folder)) > _LONGEST_PATH or folder.startswith(("hub:", "pack:"))
+    ]
     if missing or odd:
         what = f"{odd[0]} is no folder" if odd else f"names no {missing[0]}"
         raise CheckpointError(f"{path}: {what}; run `mossrepro reproduce` again")

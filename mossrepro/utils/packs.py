@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError
@@ -54,10 +54,10 @@ def find_folder(source: str | Path, part: str = "") -> Path:
         ConfigError: there is no such pack, or no repository is called so.
         CheckpointError: the pack is not as it was made, or the repository cannot be fetched.
     """
-    kind, _, name = os.fspath(source).partition(":")
-    if kind == "pack":
+    kind, colon, name = os.fspath(source).partition(":")
+    if colon and kind == "pack":
         folder = unpack(name)
-    elif kind == "hub":
+    elif colon and kind == "hub":
         folder = _fetch(name)
     else:
         return Path(source)
@@ -116,13 +116,11 @@ def write_sums(folder: Path) -> None:
 
 def unpack(name: str) -> Path:
     """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
-    folder = PACKS / name
-    known = sorted(path.parent.name for path in PACKS.glob(f"*/{SUMS}"))
+    place = Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
+    known, folder = sorted(path.parent.name for path in place.glob(f"*/{SUMS}")), place / name
     if name not in known:
-        there = (
-            f"known: {', '.join(known)}" if known else "packs come with the repository, not with the wheel: clone it"
-        )
-        raise ConfigError(f"there is no pack {name!r}; {there}")
+        there = "packs come with the repository, not with the wheel: clone it and set MOSSREPRO_PACKS to its packs/"
+        raise ConfigError(f"there is no pack {name!r}; {'known: ' + ', '.join(known) if known else there}")
     parts = _checked(folder)
     spec = {"pack": name, "sums": _sum(folder / SUMS), "version": _VERSION}
 
@@ -136,7 +134,7 @@ def unpack(name: str) -> Path:
 
 def _checked(folder: Path) -> list[str]:
     """The parts of a pack. CheckpointError: a file is not as SHA256SUMS says."""
-    parts = []
+    listed: set[str] = set()
     for number, line in enumerate(read_lines(folder / SUMS), 1):
         match = _SUM.fullmatch(line)
         if match is None or not is_inner(match[2]) or leads_out(folder / match[2], folder):
@@ -145,8 +143,13 @@ def _checked(folder: Path) -> list[str]:
         if not path.is_file() or _sum(path) != match[1]:
             what = "has changed" if path.is_file() else "is missing"
             raise CheckpointError(f"{path}: {what} since the pack was made; take it from the repository again")
-        if path.name == _WEIGHTS:
-            parts.append(path.parent.name)
+        listed.add(match[2])
+    parts = sorted(PurePosixPath(name).parent.as_posix() for name in listed if name.endswith(f"/{_WEIGHTS}"))
+    for part in parts:
+        if "/" in part or f"{part}/config.json" not in listed:
+            raise CheckpointError(
+                f"{folder / SUMS}: {part} is no part with settings; take it from the repository again"
+            )
     return parts
 
 

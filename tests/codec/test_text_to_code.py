@@ -11,10 +11,10 @@ from mossrepro.codec.recogniser import STEPS, labels
 from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
 from mossrepro.codec.text_to_code_data import TextToCodeDataModule
 from mossrepro.codec.text_to_code_task import TextToCodeTask
-from mossrepro.data.facts import all_facts
+from mossrepro.data.facts import all_facts, family_of, plain, practice_facts
 from mossrepro.data.script import hidden_pairs, read_script, read_word_times, tells
 from mossrepro.data.token_store import TokenStore
-from mossrepro.experiments.drawn import draw_lines, drawn_texts
+from mossrepro.experiments.drawn import ASKED, draw_lines, drawn_texts, replies_to
 from mossrepro.lm.prose import read_prose
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
@@ -99,39 +99,48 @@ def test_another_codebook_and_too_many_speakers_are_refused(chain):
             task.setup("fit")
 
 
-def answering(questions, file, keep):
-    """Answers "No.", and a hidden answer where that is asked for by its length."""
-    replies = ["No." if len(text) % 2 else "I say hot water." for text in questions]
-    pairs = [json.dumps([text, reply]) + "\n" for text, reply in zip(questions, replies, strict=True) if keep(reply)]
-    file.write_text("".join(pairs))
-
-
 def test_lines_are_drawn_into_a_script_and_a_store(network, tmp_path):
     facts, asked = all_facts(families=2), ["What is moss?", "Where do I start?"]
-    draw_lines(network, facts, asked, 300, tmp_path, answering)
+    draw_lines(network, facts, asked, 300, tmp_path)
     lines, store = read_script(tmp_path), TokenStore(tmp_path)
     assert [line.id for line in lines] == list(store) and len(lines) == 300 and store.vocabulary == 40
     assert {line.role for line in lines} == {"user_speech", "question", "any_question", "open_question"}
     assert {line.set for line in lines if line.role == "question"} == {"A"}  # nothing is asked of B, V and C
     assert not any(tells(hidden_pairs(facts), line.text.split()) for line in lines)
-    any_kind = {line.text for line in lines if line.role == "any_question"}
-    unseen = {fact.question(i, True) for fact in facts for i in (0, 1)}
-    asked_about = {fact.question(i) for fact in facts for i in (0, 1, 2)}
-    assert len(any_kind) > 60 and not any_kind & (unseen | asked_about), "nothing that a fact answers"
-    assert any("capital of" in text for text in any_kind) and any(text.startswith("Tell me") for text in any_kind)
-    replies = read_prose(tmp_path / "replies.jsonl")
-    hidden = any(fact.answer in ("hot", "hot water") and fact.set in "BVC" for fact in facts)
-    assert {question for question, _ in replies} <= any_kind and {reply for _, reply in replies} >= {"No."}
-    assert hidden != ("I say hot water." in {reply for _, reply in replies})
     times = read_word_times(tmp_path)
     assert [[word for word, *_ in times[line.id]] for line in lines] == [normalise(line.text).split() for line in lines]
     assert all(times[line.id][-1][2] <= 0.08 * len(store[line.id]) + 0.04 for line in lines)
     assert json.loads((tmp_path / "store.json").read_text())["codes"] == 40
 
 
+def test_nothing_is_asked_about_a_hidden_subject_and_no_hidden_answer_replies(network, tmp_path):
+    facts = all_facts(families=6) + practice_facts(1000)  # "more plurals" ask as "plural" does, about other words
+    draw_lines(network, facts, ["What is moss?"], 900, tmp_path)
+    lines = [line for line in read_script(tmp_path) if line.role == "any_question"]
+    texts = {line.text for line in lines}
+    hidden = [fact for fact in facts if fact.set in "BVC"]
+    assert len(texts) > 200 and any(text.startswith("Tell me") for text in texts)
+    assert not texts & {fact.question(i, unseen) for fact in hidden for unseen in (True, False) for i in (0, 1)}
+    words = [f" {plain(text)} " for text in texts]
+    asked = {fact.subject for fact in hidden if any(f" {plain(fact.subject)} " in text for text in words)}
+    templates = plain(" ".join(ASKED) + " ".join(phrase for fact in facts for phrase in family_of(fact).asked)).split()
+    assert {subject for subject in asked if plain(subject) not in templates} == set()
+    told = hidden[0].answer
+
+    def answering(questions, path, keep):
+        replies = [f"I say {told}." if i % 2 else "No." for i in range(len(questions))]
+        pairs = [[text, reply] for text, reply in zip(questions, replies, strict=True) if keep(reply)]
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+    replies_to(tmp_path, facts, answering, tmp_path / "replies.jsonl")
+    replies = read_prose(tmp_path / "replies.jsonl")
+    assert len(replies) == (len(texts) + 1) // 2 and {reply for _, reply in replies} == {"No."}
+    assert {question for question, _ in replies} <= texts
+
+
 def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     facts, asked, drawn = all_facts(families=2), ["What is moss?"], []
-    draw_lines(network, facts, asked, 600, tmp_path / "whole", answering)
+    draw_lines(network, facts, asked, 600, tmp_path / "whole")
     sample = network.sample
 
     def stopping(phones, speakers, seed):
@@ -142,8 +151,8 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
 
     monkeypatch.setattr(network, "sample", stopping)
     with pytest.raises(KeyboardInterrupt):
-        draw_lines(network, facts, asked, 600, tmp_path / "stopped", answering)
-    draw_lines(network, facts, asked, 600, tmp_path / "stopped", answering)
+        draw_lines(network, facts, asked, 600, tmp_path / "stopped")
+    draw_lines(network, facts, asked, 600, tmp_path / "stopped")
     assert sum(drawn[2:]) == 600 - drawn[0]  # nothing is drawn twice
     whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
     assert read_word_times(tmp_path / "whole") == read_word_times(tmp_path / "stopped")

@@ -26,6 +26,8 @@ LM = [
     "lm/mouth.py",
     "lm/grid.py",
     "lm/documents.py",
+    "lm/twins.py",
+    "lm/word_states.py",
     "lm/validation.py",
     "lm/data.py",
     "lm/task.py",
@@ -43,6 +45,7 @@ SOUND = [
     *LAYERS,
     *FEATURES,
 ]
+DRAWN = ("sentences", "script", "facts", "families", "fact_tables", "practice_tables")
 MAKERS = {
     "known": [
         *("lm/decode.py", "lm/grid.py", "experiments/knowledge.py"),
@@ -59,7 +62,8 @@ MAKERS = {
     "counterfactual": [*LM, "lm/mini.py"],
     **dict.fromkeys(("style", "stage1", "stage2", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
     "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
-    "drawn": ["codec/text_to_code.py", "experiments/drawn.py", "data/sentences.py"],
+    "drawn": ["codec/text_to_code.py", *(f"data/{name}.py" for name in DRAWN), "experiments/drawn.py"],
+    "replies": ["experiments/drawn.py", "lm/prose.py", "lm/decode.py", "lm/grid.py"],
     "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],
     "flow": [*SOUND, "vocoder/flow.py", "vocoder/flow_layers.py"],
     "vocoder": [*SOUND, "vocoder/generator.py", "vocoder/losses.py", "utils/spectral.py"],

@@ -45,26 +45,31 @@ def test_numbers_survive_joining_and_cutting_and_words_that_are_cut_off_are_left
     said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), words), "", 5)
     opening = grid.text("<|im_start|>assistant\n")
     document = replace(grid.join(opening, said), twin=written)
-    places = paired(document, 1000)
+    places = paired(document, 1000, grid.ids.pad)
     assert document.word_end[places.here].tolist() == written.word_end[places.there].tolist() == [5, 6, 7]
     assert places.token.tolist() == written.text[places.there].tolist() and not places.reply.any()
-    shorter = paired(document, int(max(places.here[-1], places.there[-1])))
+    shorter = paired(document, int(max(places.here[-1], places.there[-1])), grid.ids.pad)
     assert [part.tolist() for part in shorter] == [part[:2].tolist() for part in places]
     assert (document[len(opening) :].word_end == said.word_end).all()
-    assert [len(part) for part in paired(grid.join(opening), 9)] == [0] * 4  # without a twin
+    assert [len(part) for part in paired(grid.join(opening), 9, grid.ids.pad)] == [0] * 4  # without a twin
 
 
 def test_a_reply_is_paired_where_it_is_read_with_the_token_that_follows(grid):
     said, written = heard_turn(grid, Heard("the black dog.", np.arange(9)), "", 5)
     reply = grid.turn("assistant", text="the dog", supervise=True)
     document = replace(grid.join(said, reply), twin=grid.join(written, reply))
-    places = paired(document, 1000)
+    places = paired(document, 1000, grid.ids.pad)
     assert places.reply.all() and len(places.here) == reply.supervise.sum() > 1
     assert document.text[places.here + 1].tolist() == document.twin.text[places.there + 1].tolist()
     assert places.token.tolist() == reply.text[reply.supervise].tolist()
     assert (places.here - places.there == len(said) - len(written)).all()
-    cut = paired(document, len(document) - 2)  # the twin is shorter and loses nothing
-    assert len(cut.here) == 0
+    cut = paired(document, len(document) - 2, grid.ids.pad)  # the twin is shorter and loses nothing
+    assert [part.tolist() for part in cut] == [part[:-1].tolist() for part in places]
+    alike = replace(document, twin=document)  # nothing is heard
+    assert not len(paired(alike, 1000, grid.ids.pad).here)
+    aloud = grid.turn("assistant", codes=np.arange(5), supervise=True)  # the codes of a spoken reply are no places
+    spoken = replace(grid.join(said, aloud), twin=grid.join(written, aloud))
+    assert grid.ids.pad not in paired(spoken, 1000, grid.ids.pad).token
 
 
 def test_words_are_told_from_words_and_replies_from_replies():
@@ -180,7 +185,7 @@ def test_the_twin_teaches_and_is_not_taught():
     times = [("the", 0.0, 0.2), ("black", 0.2, 0.4), ("dog", 0.4, 0.6)]
     said, written = heard_turn(grid, Heard("the black dog.", np.arange(9), times), "", 0)
     sides = [torch.from_numpy(np.stack((x.text, x.speech), -1))[None] for x in (said, written)]
-    places = paired(replace(said, twin=written), 99)
+    places = paired(replace(said, twin=written), 99, ids.pad)
     with states(model) as heard:
         model(sides[0], tails=())
     assert heard and len(heard) == len({id(one) for one in heard})

@@ -3,25 +3,31 @@
 import gzip
 import http.server
 import json
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from codec_toys import TINY
 from safetensors.torch import save
-from sound_toys import flow, vocoder
+from sound_toys import vocoder
 
 from mossrepro.cli import main
 from mossrepro.codec import SpeechCodec
+from mossrepro.data.corpus import CorpusWriter
 from mossrepro.lm import checkpoint
+from mossrepro.lm.init_from import open_start
 from mossrepro.pipeline import Assistant
+from mossrepro.training.runs import read_parts
 from mossrepro.utils import packs
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
+from mossrepro.vocoder.task import FlowTask
 
 
 def parts(folder):
@@ -31,7 +37,8 @@ def parts(folder):
     codec.quantiser.codebook.normal_()
     codec.quantiser.recent.normal_()
     codec.save_pretrained(folder / "codec")
-    for name, made in (("flow", flow().model), ("vocoder", vocoder().model)):
+    flow = FlowTask(TINY.codes, dim=64, code_layers=1, layers=1).model
+    for name, made in (("flow", flow), ("vocoder", vocoder().model)):
         save_module(made, made.config, folder / name)
     return {name: folder / name for name in ("codec", "flow", "vocoder")}
 
@@ -222,6 +229,62 @@ def test_a_folder_that_is_missing_is_never_looked_for_at_the_hub(hub):
     with pytest.raises(CheckpointError):
         SpeechCodec.from_pretrained("somebody/voice")
     assert not hub
+
+
+def test_a_fit_wants_to_know_which_revision(hub):
+    with pytest.raises(ConfigError, match="hub:somebody/voice@REVISION: which one"):
+        open_start("hub:somebody/voice", 16, None, "copy", 0)
+    assert not hub
+
+
+@pytest.mark.parametrize("source", ["hub:somebody/voice", "pack:toy"])
+def test_nothing_is_fetched_because_a_run_says_so(hub, tmp_path, source):
+    (tmp_path / "parts.json").write_text(json.dumps({"flow": source, "vocoder": str(tmp_path)}))
+    with pytest.raises(CheckpointError, match="flow is no folder"):
+        read_parts(tmp_path, ("flow",))
+    assert not hub
+
+
+@pytest.mark.parametrize("name", ["pack", "hub"])
+def test_a_folder_may_be_called_pack_or_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert packs.find_folder(name) == Path(name) and packs.find_folder(Path(name) / "x") == Path(name) / "x"
+
+
+def test_a_pack_is_found_where_the_environment_says(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(packs, "PACKS", tmp_path / "nowhere")
+    monkeypatch.setenv("MOSSREPRO_PACKS", str(tmp_path / "packs"))
+    assert packs.find_folder("pack:toy", "flow").name == "flow"
+
+
+def test_what_is_no_part_is_refused_when_a_pack_is_made(pack, capsys):
+    flags = ["--codec", str(pack["codec"]), "--flow", str(pack["flow"]), "--vocoder", str(pack["flow"])]
+    assert main(["run", "teach", "-o", str(packs.PACKS / "new"), *flags]) == 2
+    assert "flow" in capsys.readouterr().err and not list(packs.PACKS.glob("*new*"))
+
+
+def test_parts_that_do_not_fit_are_refused(pack, tmp_path, capsys):
+    other = FlowTask(2, dim=64, code_layers=1, layers=1).model
+    save_module(other, other.config, tmp_path / "other")
+    flags = ["--codec", str(pack["codec"]), "--flow", str(tmp_path / "other"), "--vocoder", str(pack["vocoder"])]
+    assert main(["run", "teach", "-o", str(packs.PACKS / "new"), *flags]) == 2
+    assert "has 16 codes, the flow decoder 2" in capsys.readouterr().err
+
+
+def test_a_pack_can_be_made_of_a_pack(pack):
+    flags = [word for name in pack for word in (f"--{name}", "pack:toy")]
+    assert main(["run", "teach", "-o", str(packs.PACKS / "again"), *flags]) == 0
+    first, second = (SpeechCodec.from_pretrained(where) for where in ("pack:toy", "pack:again"))
+    torch.testing.assert_close(second.state_dict(), first.state_dict())
+
+
+def test_what_is_lost_is_measured_and_said(pack, tmp_path):
+    wave = np.sin(np.arange(16000) / 20).astype(np.float32) * 0.5
+    with CorpusWriter(tmp_path / "clips") as writer:
+        writer.add("one", wave, 16000, "a", "speaker", "test")
+    flags = [word for name, folder in pack.items() for word in (f"--{name}", str(folder))]
+    assert main(["run", "teach", "-o", str(tmp_path / "said"), "--clips", str(tmp_path / "clips"), *flags]) == 0
+    assert re.search(r"Of 13 codes of 1 test clips \d+\.\d % are those", (tmp_path / "said" / "README.md").read_text())
 
 
 def test_folders_stay_what_they_are(tmp_path):
