@@ -1,17 +1,26 @@
 """`reproduce --set`, `--backbone`, `--size FILE`: what reaches the stages, and their keys."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from stage_toys import BACKBONE
 
 from mossrepro import cli
+from mossrepro.data.facts import Fact
+from mossrepro.data.script import Line
 from mossrepro.experiments import content, stages
 from mossrepro.experiments.ablate import BASELINE, VariantGraph
 from mossrepro.experiments.codec_baselines import BaselineGraph
 from mossrepro.experiments.graph import StageGraph
+from mossrepro.lm import prose
+from mossrepro.lm.decode import Reply
+from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.prose import read_prose
+from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.training.config import find_size, read_config
 from mossrepro.training.runs import RUNS, changes_of, run_folder, run_name
 from mossrepro.utils.errors import ConfigError
@@ -147,6 +156,7 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     monkeypatch.setattr(graph, "prose", lambda: tmp_path / "prose.jsonl")
     monkeypatch.setattr(graph, "tokenise", lambda corpus, codec: tmp_path / "wide")
     monkeypatch.setattr(graph, "drawn", lambda: tmp_path / "drawn")
+    monkeypatch.setattr(graph, "replies", lambda: tmp_path / "replies.jsonl")
 
     def cached(stage, kind, spec, build):
         build(tmp_path / kind)
@@ -161,6 +171,31 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     assert (f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]) == bool(drawn)
+    assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
+
+
+def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypatch, tmp_path):
+    """Asked under its own system turns, not those of prose; what it says is kept where no test asks for it."""
+    graph, asked = StageGraph("smoke"), []
+    style, drawn = tmp_path / "style", tmp_path / "drawn"
+    drawn.mkdir()
+    lines = [Line(f"drawn-{i}", "any_question", f"What is {word}?", "drawn", "train") for i, word in enumerate("abc")]
+    (drawn / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    made = mini_tokenizer(["user", "assistant", "system", "What is a?", "Paris!", "Something"] * 3, 400)
+    made.save(str(tmp_path / "tokenizer.json"))
+    MiniBackboneTask(str(tmp_path / "tokenizer.json"), **BACKBONE).save_pretrained(style)
+    monkeypatch.setattr(graph, "drawn", lambda: drawn)
+    monkeypatch.setattr(graph, "style", lambda: style)
+    monkeypatch.setattr(graph, "spoken_facts", lambda: [Fact("capital", "France", "Paris", "C")])
+
+    def generate(model, prompts, ids, config):
+        asked.extend(prompts)
+        return [Reply(made.encode(text).ids, [], True) for text in ("Paris!", "Something", "Something")]
+
+    monkeypatch.setattr(prose, "generate", generate)
+    pairs = read_prose(graph.replies())
+    assert pairs == [("What is b?", "Something"), ("What is c?", "Something")]
+    assert len(asked) == 3
 
 
 def test_a_form_that_is_none_or_lacks_its_numbers_is_refused():
