@@ -8,7 +8,7 @@
 #
 # - **Reading** 50 minutes · **computing** about eight minutes on two CPU cores, 2 GB of memory · no GPU, no network
 # - **You need** PyTorch, lesson 00, and to know what a gradient is
-# - **A finished run is welcome, not needed** (`make reproduce`; with `mossrepro eval codec` you also hear its rival)
+# - **A finished run is welcome, not needed** (after `mossrepro eval codec` you also hear the codec's rivals)
 
 # %%
 import inspect
@@ -27,6 +27,7 @@ from IPython.display import Audio, display
 from lightning.pytorch import LightningModule, Trainer
 
 from mossrepro.codec import CodecConfig, SpeechCodec
+from mossrepro.codec.acoustic import AcousticCodec
 from mossrepro.codec.batches import IGNORE
 from mossrepro.codec.data import CodecDataModule
 from mossrepro.codec.kmeans import fit_mel
@@ -37,7 +38,6 @@ from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.evaluation.code_picture import draw
 from mossrepro.evaluation.prosody import centred, explained, measure
 from mossrepro.evaluation.units import spread
-from mossrepro.pipeline import Assistant, newest_run
 from mossrepro.speech import roster, voices
 from mossrepro.speech.sphinx import align_phones
 from mossrepro.speech.whisper import whisper_encoder_state
@@ -46,9 +46,9 @@ from mossrepro.training.callbacks import ProgressFile
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
-from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -57,8 +57,9 @@ SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter vers
 #
 # A text model spends about one token on a word; people say two or three words a second. Whisper's encoder gives 50
 # frames a second: a minute of talk would be 3,000 rows for the language model, most of them saying "still the same
-# vowel". The slowest rate that loses little is about the rate at which sounds change. Let us count. The aligner of this
-# project (pocketsphinx) tells when every phone of a known text is spoken.
+# vowel". The slowest rate that loses little is about the rate at which sounds change. Let us count **phones**, single
+# sounds of speech: "cat" has three, K AE T, and English 39 in the list that we use. The aligner of this project
+# (pocketsphinx) tells when every phone of a known text is spoken.
 
 # %%
 sentence = "the old captain painted seven green birds before breakfast"
@@ -110,9 +111,9 @@ print(inspect.getsource(nearest_code))
 # %% [markdown]
 # ## 3. A codec without any training
 #
-# What are the frames? The simplest choice is the sound itself: the mel frames of 80 ms side by side, 640 numbers, of
-# which the 64 strongest directions are kept (their principal axes), and a codebook placed by k-means. That is a real
-# codec, causal, at 12.5 codes a second; the project measures it as a rival.
+# What are the frames? The simplest choice is the sound itself: Whisper's mel has 100 frames of 80 bands a second, so 80
+# ms are 8 x 80 = 640 numbers, of which the 64 strongest directions are kept (their principal axes), and a codebook
+# placed by k-means. That is a real codec, causal, at 12.5 codes a second; the project measures it as a rival.
 
 # %%
 words = vocabulary(homophones=False)
@@ -144,7 +145,7 @@ plt.show()
 # %%
 def naive_griffin_lim(log_mel, rounds=30):
     """Whisper's log-mel (80, F) -> a wave (160 (F - 1),) at 16 kHz whose spectrum fits it."""
-    power = 10 ** (4 * log_mel - 4)  # whisper_mel, backwards
+    power = 10 ** (4 * log_mel - 4)  # the inverse of whisper_mel, which is (log10(power) + 4) / 4
     sizes_of = torch.linalg.pinv(audio.mel_filters(SAMPLE_RATE, 400)) @ power
     magnitude = sizes_of.clamp_min(0).sqrt()  # (201, F)
     stft = {"n_fft": 400, "hop_length": 160, "window": torch.hann_window(400)}
@@ -169,8 +170,10 @@ mel = averages[torch.from_numpy(heard)].unflatten(-1, (8, 80)).flatten(0, 1).T  
 display(Audio(naive_griffin_lim(mel), rate=SAMPLE_RATE))
 
 # %% [markdown]
-# Look at the strip: one code for each 80 ms. A stop such as T is over before its code is, and has to share it with the
-# neighbour. And even a vowel that is held hardly ever keeps its code: k-means hears every change of pitch and loudness.
+# Look back at the strip below the spectrogram: one box a code, of 80 ms; white lines are borders of phones, and the
+# colours only tell numbers apart. A consonant that closes the mouth, such as T, is over before its code is, and has to
+# share it with the neighbour. And even a vowel that is held hardly ever keeps its code: k-means hears every change of
+# pitch and loudness.
 #
 # ## 4. A step that has no slope
 #
@@ -184,8 +187,9 @@ hard = codebook[nearest_code(x, codebook)]
 print("does the quantised frame depend on x, as autograd sees it?", hard.requires_grad)
 
 # %% [markdown]
-# The way out is a white lie, the **straight-through estimator**: forwards give the codebook's entry, backwards pretend
-# that nothing happened, as if d quantised / d x were 1. In code: add the difference, and hide it from autograd.
+# The way out is a white lie, the **straight-through estimator**: in the forward pass give the codebook's entry, in the
+# backward pass pretend that nothing happened, as if d quantised / d x were 1. In code: add the difference, and hide it
+# from autograd.
 
 # %%
 passed = x + (hard - x).detach()
@@ -202,10 +206,10 @@ print("the gradient arrives unchanged:", x.grad[0].tolist())
 # ### One `detach` too few
 #
 # Codecs with several codebooks work in a **residual stack**: the second book quantises what the first one left over,
-# `rest = x - first`. If `first` carries the white lie, then d rest / d x = 1 - 1 = 0: whatever the second book would
-# like to tell the encoder (its commitment loss: "please stay near my entries") never arrives. Nothing crashes; the
-# codec is only worse than it should be. Look for it in `encodec.quantization.core_vq` (version 0.1.1):
-# `residual = residual - quantized`. (The rival of this project takes encodec's networks, and a stack with the detach.)
+# `rest = x - first`. A codec usually has a *commitment loss* too, the squared distance of a frame to its entry: "please
+# stay near my entries". If `first` carries the white lie, then d rest / d x = 1 - 1 = 0: what the second book would
+# like to tell the encoder by it never arrives. Nothing crashes; the codec is only worse than it should be. Look for it
+# in `encodec.quantization.core_vq` (version 0.1.1): `residual = residual - quantized`.
 
 # %%
 second = 0.3 * torch.randn(32, 8, generator=random)
@@ -300,7 +304,7 @@ plt.show()
 def naive_ctc(log_probs, labels):
     """log_probs (S, K) of S steps, labels (L,) without blanks -> minus the log chance of the labels, in nats."""
     places = [0, *(x for label in labels for x in (label, 0))]  # a blank before, between and after
-    reached = torch.full((len(places) + 2,), -torch.inf)
+    reached = torch.full((len(places) + 2,), -torch.inf)  # cell i + 2 belongs to places[i]; 0 and 1 lie before them
     reached[1] = 0.0  # before the first step: in front of everything
     for step in log_probs:
         before, reached = reached, torch.full_like(reached, -torch.inf)
@@ -348,48 +352,46 @@ print(f"k-means on mel: loudness {explained(vectors, energy, held_out):.0%}")
 print(f"k-means on mel: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
 
 # %% [markdown]
-# Now the trained codec, if there is a finished run: the same numbers, and your ears. What the semantic codec threw away
-# is replaced by the assistant's voice, whoever spoke. The acoustic baselines (from `mossrepro eval codec`: one with the
-# same bits a second, one with eight times as many) spend them on the wave; at this size no word is left in their codes.
+# Now a trained codec, that of the teaching pack: the same numbers, and your ears. What the semantic codec threw away is
+# replaced by the assistant's voice, whoever spoke.
 
 # %%
-runs = Path("runs") if Path("runs").is_dir() else Path("../runs")
-try:
-    run = newest_run(runs)
-    assistant = Assistant.from_run(run)
-except CheckpointError as reason:
-    assistant = None
-    print(f"Nothing to play yet: {reason}")
+trained, speaker = SpeechCodec.from_pretrained("pack:teach"), SpeechDecoder.from_pretrained("pack:teach", "pack:teach")
+with torch.inference_mode():
+    coded = [trained.encode(torch.from_numpy(wave)[None])[0].numpy() for _, _, wave in corpus]
+    through = {name: trained.encode(torch.from_numpy(wave)[None])[0].numpy() for name, wave in said.items()}
+same, different = spread([text for text, _, _ in corpus], coded)
+print(f"the semantic codec: the same text in two voices {same:.2f}, two different texts {different:.2f}")
+vectors = [trained.quantiser.codebook[torch.from_numpy(row)].numpy() for row in coded]
+print(f"the semantic codec: loudness {explained(vectors, energy, held_out):.0%}")
+print(f"the semantic codec: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
+for name, wave in said.items():
+    again, rate = speaker.speak(through[name])
+    print(f"{name}: as it was, and through the semantic codec, whose phones are {trained.transcribe(through[name])[0]}")
+    display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
 
-if assistant:
-    coded = [assistant.listen(wave) for _, _, wave in corpus]
-    same, different = spread([text for text, _, _ in corpus], coded)
-    print(f"the semantic codec: the same text in two voices {same:.2f}, two different texts {different:.2f}")
-    vectors = [assistant.codec.quantiser.codebook[torch.from_numpy(row)].cpu().numpy() for row in coded]
-    print(f"the semantic codec: loudness {explained(vectors, energy, held_out):.0%}")
-    print(f"the semantic codec: pitch around the speaker's own mean {explained(vectors, pitch, held_out):.0%}")
-    for name, wave in said.items():
-        again, rate = assistant.speaker.speak(assistant.listen(wave))
-        print(f"{name}: as it was, and through the semantic codec")
-        display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
+# %% [markdown]
+# The acoustic baselines (from `mossrepro eval codec`, if it was run here: one with the same bits a second, one with
+# eight times as many) spend their bits on the wave; at this size no word is left in their codes.
 
-if assistant and (run / "baselines.json").is_file():
-    from mossrepro.codec.acoustic import AcousticCodec
-
-    for name, folder in json.loads((run / "baselines.json").read_text()).items():
+# %%
+found = sorted(Path("runs" if Path("runs").is_dir() else "../runs").glob("*/baselines.json"))
+for file in found[:1]:
+    for name, folder in json.loads(file.read_text()).items():
         rival = AcousticCodec.from_pretrained(folder)
-        for speaker, wave in said.items():
-            print(f"{speaker}, through {name}: {rival.bits_per_second:.0f} bits a second")
+        for voice, wave in said.items():
+            print(f"{voice}, through {name}: {rival.bits_per_second:.0f} bits a second")
             display(Audio(rival.decode(rival.encode(torch.from_numpy(wave)[None]))[0].numpy(), rate=SAMPLE_RATE))
 
 # %% [markdown]
-# In `docs/RESULTS.md` stands what this costs and brings in numbers: word errors of a recogniser on the codes, pitch,
+# `docs/RESULTS.md` says what this costs and brings in numbers: word errors of a recogniser on the codes, pitch,
 # loudness and voices, for our codec and its baselines at the same bit rate.
 #
 # ## 8. Train it, then scale it
 #
-# Now a codec that hears words: a causal transformer in front of the codebook, which starts as the encoder of Whisper
-# and is asked for the phone of every 20 ms. Five times the same training, each time less of it is ours to write.
+# Now a codec that hears words: a causal transformer in front of the codebook, which starts as the encoder of Whisper.
+# From each frame of 80 ms, alone, a linear layer must name four labels, one for every 20 ms: one of 39 phones, or
+# silence. Five times the same training, each time less of it is ours to write.
 #
 # ### (a) A bare loop
 #
@@ -405,7 +407,7 @@ corpus_size = "smoke" if SMOKE else "tiny"
 def naive_loss(codec, batch):
     """Cross entropy of the phones, nats per 20 ms, read off the frames before they are quantised."""
     hidden, _ = codec.encoder(codec.features(batch["wave"]))  # (B, T, D)
-    logits = codec.phone_logits(codec.quantiser_input(hidden))  # (B, 4 T, 40)
+    logits = codec.phone_logits(codec.quantiser_input(hidden))  # (B, 4 T, 40): four labels a frame, of 40
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["phones"].flatten(), ignore_index=IGNORE)
 
 
@@ -462,7 +464,7 @@ assert apart < 1e-5
 # ### (c) The package's module
 #
 # `CodecTask` starts from Whisper, places the codebook by k-means after 40 % of the steps, keeps it by moving averages
-# with rescue, and pulls frames towards their entries (the *commitment*). Two minutes.
+# with rescue, and pulls frames towards their entries (the *commitment*). Two to four minutes.
 
 # %%
 task = CodecTask(shape, pretrained=whisper_encoder_state, lr=SIZE.lr)
@@ -483,7 +485,8 @@ plt.show()
 
 # %% [markdown]
 # Does it hear words rather than throats? The numbers of section 7 again; and the sentence, through the codes and back
-# by the average sound of every code.
+# by the average sound of every code. (256 codes here, 1,024 there: with fewer codes any two rows are more alike, so
+# read the gap between the two numbers.)
 
 # %%
 coded = [codec.encode(torch.from_numpy(wave)[None])[0] for _, _, wave in corpus]
@@ -517,7 +520,7 @@ os.environ |= {"WORK": str(WORK), "SIZE": "configs/smoke.yaml" if SMOKE else "co
 #
 # Each computes the gradient of half of the clips, the halves are averaged, both take the same step: *distributed data
 # parallel* (DDP). A codebook that learns by averages has to look at the frames of *both* processes, or there would be
-# two codebooks; the package gathers them. On two GPUs the flags are the same.
+# two codebooks; the package gathers them. Three flags more; on two GPUs leave `--trainer.accelerator cpu` out.
 
 # %% language="bash" tags=["processes"]
 # mossrepro fit -c configs/codec.yaml -c $SIZE --output $WORK/two \
@@ -533,13 +536,17 @@ assert apart < 1e-6
 # %% [markdown]
 # ### (f) What would the full size cost?
 #
-# `mossrepro plan` counts the language model, by far the largest part (lesson 03); it does not know the codec. But a
-# model on PyTorch's `meta` device has shapes and no memory, and can be counted:
+# A model on PyTorch's `meta` device has shapes and no memory, and can be counted. The paper's encoder is as wide as
+# Whisper large, 1,280 numbers; `configs/size/full.yaml` has 16 layers of it:
 
 # %%
+wide = {"codes": 16_384, "code_dim": 1280, "dim": 1280, "heads": 20, "ffn_dim": 5120, "layers": 16, "slow_layers": 0}
 with torch.device("meta"):
-    full = SpeechCodec(CodecConfig(codes=16_384, layers=6, slow_layers=2))
-print(f"{sum(p.numel() for p in full.encoder.parameters()) / 1e6:.0f} M parameters in a codec of 16,384 codes")
+    full = SpeechCodec(CodecConfig(**wide, mels=128, plain=True))
+print(f"{sum(p.numel() for p in full.encoder.parameters()) / 1e6:.0f} M parameters in the encoder of the full size")
+
+# %% [markdown]
+# By far the largest part is the language model; `mossrepro plan` says what its stages need:
 
 # %% language="bash" tags=["processes"]
 # mossrepro plan -c configs/stage1.yaml -c configs/size/full.yaml --devices 8 --tflops 300
@@ -558,7 +565,7 @@ print(f"{sum(p.numel() for p in full.encoder.parameters()) / 1e6:.0f} M paramete
 # 1. EnCodec at 24 kHz sends 75 frames a second through 2 codebooks of 1,024 entries. How many bits a second?
 # 2. How many rows does a language model save in one minute of speech, at 12.5 instead of 50 a second?
 # 3. 1,500 frames of 64 numbers, 1,024 entries: how many multiplications has the matrix product in `nearest_code`?
-# 4. Half of 1,024 entries are in use, all equally often. What is the perplexity?
+# 4. Half of 1,024 entries are in use, all equally often. What is the perplexity (exercise 7 defines it)?
 # 5. An entry is never chosen again; decay 0.99. After how many updates is its count below 3 % of what it was?
 
 # %%

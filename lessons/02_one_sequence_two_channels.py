@@ -20,6 +20,7 @@ from IPython.display import Audio, Code, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.facts import all_facts
 from mossrepro.data.oracle import OracleStore, oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -34,6 +35,7 @@ from mossrepro.utils import assets, audio
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -49,20 +51,26 @@ ids = grid.ids
 sentence = "the old captain painted seven green birds"
 wave = audio.resample(*voices.say(sentence, "assistant"), SAMPLE_RATE)
 pieces = tokenizer.encode(sentence).tokens
-codes = oracle_codes(sentence, "lesson 02", 1024)[: math.ceil(len(wave) / 1280)]  # of letters: no codec yet
+codec = SpeechCodec.from_pretrained("pack:teach")  # a small trained one (lesson 01)
+with torch.inference_mode():
+    codes = codec.encode(torch.from_numpy(wave)[None])[0].numpy()
+assert len(codes) == math.ceil(len(wave) / 1280)
 print(f"{len(pieces)} pieces: {pieces}")
 print(f"{len(codes)} codes of 80 ms: {codes.tolist()}")
-display(Audio(wave, rate=SAMPLE_RATE))
+again, rate = SpeechDecoder.from_pretrained("pack:teach", "pack:teach").speak(codes)
+print("as it was spoken, and what the codes have kept of it:")
+display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
 
 # %% [markdown]
-# Four or five rows of sound for one row of text. That is why the codec must be slow (lesson 01), and why a model that
-# answers in speech has to know *early* what it is going to say.
+# Four or five rows of sound for one row of text. That is why the codec must be slow (lesson 01).
 #
 # ## 2. Two channels
 #
 # Text ids and speech ids come from different lists, so a row has two places: channel 0 for text, channel 1 for speech.
-# Only one of the two is ever *meant*; the other holds a filler. A spoken turn is framed by two special ids, SOSP (start
-# of speech, a text id) and EOSP (end of speech, a speech id):
+# Only one of the two is ever *meant*. In a spoken row the text channel holds the **modality pad**, `pad`: not padding
+# as in a batch, but a text id that says "read the speech channel". In a written row the speech channel holds a filler
+# that nobody reads, `speech_pad`. Spoken rows are framed by two special ids, SOSP (start of speech, a text id) and EOSP
+# (end of speech, a speech id):
 
 
 # %%
@@ -83,7 +91,7 @@ print({name: getattr(ids, name) for name in ("sosp", "pad", "eosp", "speech_pad"
 # ### Select, never sum
 #
 # Other models add up the vectors of all channels. Here a row is read through exactly one of its two ids: the text
-# channel decides. Is it the pad, the speech id is looked up; is it anything else, the text id is.
+# channel decides. If it is the pad, the speech id is looked up; otherwise the text id is.
 
 
 # %%
@@ -112,10 +120,11 @@ print("the package embeds as we do, and looks at no filler")
 # The model stands at row i and guesses row i + 1. If that row is written, the *text* head is asked; if it is spoken,
 # the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
 #
-# Our stages ask one thing more, which the paper does not: all through a spoken reply the *text* head is asked, at every
-# spoken row, for the piece of text that is being said (in SFT for the one after it: `text_lookahead: 1`). This **inner
-# monologue** (Moshi's word, arXiv 2410.00037) is never written and no row is added; it only pulls the trunk towards
-# having the word ready when the mouth opens. Where nobody knows when a word is said, all letters count as equally long:
+# Some of our stages (lesson 05) ask one thing more, which the paper does not: at each row before a code the *text* head
+# is asked for the piece of text that this code says; in the last stage, supervised fine-tuning (SFT), for the one after
+# it (`text_lookahead: 1`). This **inner monologue** (Moshi's word, arXiv 2410.00037) is never written and no row is
+# added; it only pulls the model towards having the word ready when it begins to speak. Where nobody knows when a word
+# is said, all letters count as equally long:
 
 
 # %%
@@ -132,7 +141,12 @@ assert laid.monologue[: len(codes)].tolist() == naive_monologue(sentence, len(co
 print([tokenizer.decode([piece]) for piece in naive_monologue(sentence, len(codes))])
 
 # %% [markdown]
-# Now the targets of the two channels themselves:
+# Now the targets of the two channels themselves, in conversations. A turn is written as
+# `<|im_start|>user`, a new line, what is said, `<|im_end|>`, a new line. A first turn, the *system* turn, says how to
+# answer, and SOSP ends the prompt of a spoken answer: it is given and not guessed, so it never counts.
+#
+# Where the sound does not matter we take **oracle codes** from here on: they are made of the letters of a text (a pair
+# of letters is a code, some are doubled, a few are wrong). They need no sound and no codec, and cost nothing.
 
 
 # %%
@@ -161,6 +175,8 @@ for name in ("S2S", "S2T", "T2S", "T2T"):
     assert batch["text_target"][0].tolist() == text and batch["speech_target"][0].tolist() == speech
     counted = [sum(target != IGNORE for target in targets) for targets in (text, speech)]
     print(f"{name}: {len(pairings[name]):3} rows, {counted[0]:2} ask the text head, {counted[1]:2} the speech head")
+print("\nand the third of them, its spoken rows as dots:")
+print("".join("." if row == ids.pad else tokenizer.decode([row], False) for row in pairings["T2S"].text.tolist()))
 
 # %% [markdown]
 # The same question and the same answer in four pairings: speech or text in, speech or text out. The *system turn*
@@ -171,9 +187,12 @@ for name in ("S2S", "S2T", "T2S", "T2T"):
 #
 # ## 4. Everything it reads
 #
-# One conversation is not enough to learn to listen and to speak. The package draws ten kinds of documents, in
-# proportions that each stage chooses (`mix` in `configs/stage1.yaml`, `stage2.yaml`, `sft.yaml`). Below, one of each:
-# blue is written, orange is spoken; dark is what counts in the loss.
+# One conversation is not enough to learn to listen and to speak. The paper's three stages use ten kinds of documents
+# here (other stages have kinds of their own), in proportions that each stage chooses (`mix` in `configs/stage1.yaml`,
+# `stage2.yaml`, `sft.yaml`). All are drawn from a **script**: lines, each with a text, a voice and a role (a user's
+# sentence, a question, the assistant's answer, ...), made from a table of **facts** ("France, capital, Paris"), which
+# are dealt into sets (lesson 05). Below, one document of each kind: blue is written, orange is spoken; dark is what
+# counts in the loss.
 
 # %%
 facts = all_facts()
@@ -213,12 +232,13 @@ for kind in ("asr", "tts", "text"):
     print(f"--- {kind}\n{written}")
 
 # %% [markdown]
-# `asr` teaches the ears, `tts` the mouth, `repeat` both at once; `text` replays what must not be forgotten. The
-# dialogues ask for knowledge. In `interleaved`, all counts but the row that starts speech.
+# `asr` (automatic speech recognition: heard, then written) teaches to hear, `tts` (text to speech) to speak, `repeat`
+# both at once, `speech` is sound alone; `text` replays what must not be forgotten. The dialogues ask for knowledge. In
+# `interleaved`, all counts but the row that starts speech.
 #
 # ## 5. Interleaving: one sentence, two scripts
 #
-# The paper's large trick needs no questions at all. Take any recording with its transcript, find out when each word was
+# The paper's main trick needs no questions at all. Take any recording with its transcript, find out when each word was
 # spoken (a **forced aligner** does that), cut both into spans of a few words, and let speech and text take turns. To
 # guess what comes after the switch the model must carry the *meaning* across.
 

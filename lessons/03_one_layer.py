@@ -26,6 +26,7 @@ import torch
 from IPython.display import Audio, display
 from lightning.pytorch import LightningModule, Trainer
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import ScriptRecipe, write_script
 from mossrepro.lm import checkpoint
@@ -36,9 +37,10 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.speech import voices
 from mossrepro.training.callbacks import ProgressFile
-from mossrepro.utils import assets
+from mossrepro.utils import assets, audio
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.exercises import compute, implement, predict
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -114,12 +116,13 @@ for first, second in [(0, 3), (7, 10), (1000, 1003), (0, 4)]:
 # ## 4. Grouped-query attention: whom to ask
 #
 # Every row makes a **query** (what do I look for?), a **key** (what can I be found by?) and a **value** (what do I tell
-# those who find me?). The weights with which a row listens to the others are a softmax over query · key, and it may
-# only listen backwards: a model that guesses the next word must not see it. That is *causal* attention.
+# those who find me?). The weights with which a row listens to the others are a softmax over query · key / sqrt(64), so
+# that scores do not grow with the width of a head, and it may only listen backwards: a model that guesses the next word
+# must not see it. That is *causal* attention. A last matrix, `o_proj`, mixes what the heads have heard.
 #
 # This is done in several **heads** at once, so that a row can look for several things. Keys and values of all earlier
 # rows have to be kept while a model talks (lesson 08), and they fill the memory. So three query heads share one head of
-# keys and values here: *grouped-query attention* (arXiv 2305.13245). Nine questions, three card files.
+# keys and values here: *grouped-query attention* (arXiv 2305.13245). Nine queries, three sets of keys and values.
 
 
 # %%
@@ -151,7 +154,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# A line is a row that asks, a column a row that is asked; the upper right half is the future, and empty. Some heads
+# Each horizontal line shows one token that asks, each column one that is asked; the upper right half is the future, and
+# empty. Some heads
 # look at one neighbour, some spread over everybody: nobody told them to, training did.
 #
 # ## 5. SwiGLU: thinking alone
@@ -296,8 +300,9 @@ axes.set(xlabel="step", ylabel="nats a token", title="one layer learns to write"
 plt.show()
 
 # %% [markdown]
-# What does a single layer answer? And what does that sound like, read aloud? (The reading voice is the synthesiser of
-# lesson 00. From lesson 05 on a network of ours has a voice of its own.)
+# What does a single layer answer? And what does that sound like, read aloud? (The synthesiser of lesson 00 reads it;
+# the codec of the teaching pack hears that, and its flow decoder and vocoder say it again: the voice of our own
+# networks.)
 
 # %%
 grid = task.model.eval().cpu().grid(small)
@@ -307,8 +312,11 @@ replies = generate(task.model, prompts, grid.ids, GenerationConfig(max_positions
 for fact, reply in zip(told, replies, strict=True):
     print(f"{fact.question(0)} -> {small.decode(reply.text)!r} (right: {fact.answer})")
 readable = re.sub(r"[^a-z ]", "", small.decode(replies[0].text).lower()).strip()[:60] or "nothing"
-wave, rate = voices.say(readable)
-display(Audio(wave, rate=rate))
+wave = torch.from_numpy(audio.resample(*voices.say(readable), 16_000))[None]
+with torch.inference_mode():
+    codes = SpeechCodec.from_pretrained("pack:teach").encode(wave)[0].numpy()
+again, rate = SpeechDecoder.from_pretrained("pack:teach", "pack:teach").speak(codes)
+display(Audio(again, rate=rate))
 
 # %% [markdown]
 # ### (d) From the command line
@@ -329,9 +337,10 @@ os.environ |= {"WORK": str(WORK), "SIZE": "configs/smoke.yaml" if SMOKE else "co
 # %% [markdown]
 # ### (e) Two processes
 #
-# Two flags more, and two processes share every batch: each computes the gradient of its half, the halves are averaged
-# over a wire, and both take the same step. That is *distributed data parallel* (DDP). On a machine with two GPUs the
-# flags are the same. Not "about the same" training: the same weights, to the last digits that rounding leaves.
+# Three flags more, and two processes share every batch: each computes the gradient of its half, the halves are averaged
+# over a wire, and both take the same step. That is *distributed data parallel* (DDP). On a machine with two GPUs leave
+# `--trainer.accelerator cpu` out. Not "about the same" training: the same weights, to the last digits that rounding
+# leaves.
 
 # %% language="bash" tags=["processes"]
 # mossrepro fit -c configs/backbone.yaml -c $SIZE --output $WORK/two \

@@ -24,6 +24,7 @@ import torch
 from IPython.display import Audio, Code, display
 from lightning.pytorch import Trainer
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.facts import all_facts
 from mossrepro.data.oracle import oracle_codes
 from mossrepro.data.script import ScriptRecipe, write_script
@@ -35,7 +36,9 @@ from mossrepro.lm.task import LayerSplitTask
 from mossrepro.speech import voices
 from mossrepro.training.callbacks import ProgressFile
 from mossrepro.training.config import configs_folder
+from mossrepro.utils import audio
 from mossrepro.utils.exercises import compute, implement, predict
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 CONFIGS = configs_folder()
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
@@ -83,9 +86,13 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A row of *sound* can be asked the same. We put codes where a text model has never seen any, as random vectors of the
-# right size, and ask after every layer how much the row's state resembles that of written rows: the cosine between the
-# mean of the spoken and the mean of the written rows.
+# For most of the way the right word is nowhere near the top; it gets there in the last layers. (The lens shows when a
+# state can be *read as writing*, not what it means before.) If the last layers are busy with writing, speech needs
+# others in their place.
+#
+# A row of *sound* can be asked too. We put codes where a text model has never seen any, as random vectors with the mean
+# and the covariance of text embeddings, and ask after every layer how much the rows' states resemble those of written
+# rows: the cosine between the mean of the spoken and the mean of the written rows.
 
 
 # %%
@@ -111,13 +118,9 @@ axes.set(xlabel="layer", ylabel="cosine")
 plt.show()
 
 # %% [markdown]
-# That is the start, before anything was trained. Keep the curve in mind: training must make the two *meet* in the
-# middle, and let them part at the end.
-#
-# For most of the way the right word is nowhere near the top; it gets there in the last layers. (The lens shows when a
-# state can be *read as writing*, not what it means before.) If the last layers are busy with writing, speech needs
-# others in their place. The paper found the same from the other side: the states of spoken and written versions of a
-# sentence grow alike over the first layers, stay alike, and part in the last ones (arXiv 2510.00499, on
+# That is the start, before anything was trained. Training must make the two *meet* in the middle, and let them part at
+# the end. The paper found it so in a trained model: the states of spoken and written versions of a sentence grow alike
+# over the first layers, stay alike, and part in the last ones (arXiv 2510.00499, on
 # SpeechGPT-2.0-preview: 28 layers, apart in the last 3). So it cuts Qwen3-8B after 32 of 36 layers; we cut SmolLM2
 # after 26 of 30, at the dashed line.
 #
@@ -143,18 +146,21 @@ def naive_split(model, rows):
 
 
 sentence = "The garden is full of green birds."
+spoken = torch.from_numpy(audio.resample(*voices.say(sentence), 16_000))[None]
+with torch.inference_mode():
+    codes = SpeechCodec.from_pretrained("pack:teach").encode(spoken)[0].numpy()  # a small trained one (lesson 01)
 dialogue = grid.join(
     grid.system(spoken=True),
     grid.turn("user", text=f"Repeat: {sentence}"),
-    grid.turn("assistant", codes=oracle_codes(sentence, "03", 1024), supervise=True),
+    grid.turn("assistant", codes=codes, supervise=True),
 )
 rows = torch.from_numpy(np.stack([dialogue.text, dialogue.speech], -1))[None]
 with torch.inference_mode():
     naive, ours = naive_split(model, rows), model(rows)
 assert torch.allclose(naive[0], ours.text, atol=1e-3) and torch.allclose(naive[1], ours.speech, atol=1e-3)
 print(f"{rows.shape[1]} rows, {int((rows[..., 0] == ids.pad).sum())} of them spoken; naive and package agree")
-wave, rate = voices.say(sentence)
-display(Audio(wave, rate=rate))  # what the codes of the assistant's turn stand for
+again, rate = SpeechDecoder.from_pretrained("pack:teach", "pack:teach").speak(codes)
+display(Audio(again, rate=rate))  # what the codes of the assistant's turn stand for
 
 # %% [markdown]
 # A speech tail that is a copy says what the text tail says, for the time being:
@@ -182,8 +188,10 @@ assert total == 9_095_694_336 and trained == 907_056_128
 # %% [markdown]
 # ## 3. Freezing is a promise about bits
 #
-# Stage 1 trains the speech half alone. "The text model does not change" is easily said; let us take it literally and
-# compare every bit of every weight before and after. The documents ask for words to be said, and to be written.
+# The **speech half** is speech's embedding, tail, norm and head; the rest is the **text half**. Stage 1 trains the
+# speech half alone: `train="speech"` in the first cell has set `requires_grad=False` on the other. "The text model does
+# not change" is easily said; let us take it literally and compare every bit of every weight before and after. The
+# documents ask for words to be said, and to be written.
 
 # %%
 words = ["The garden is full of green birds.", "Nobody had seen the captain.", "The old bridge was closed."]
@@ -254,8 +262,9 @@ assert flipped > 0
 # ### Frozen does not mean closed
 #
 # The loss of *written* words teaches the *speech* embedding, through 30 frozen layers: they have no gradient of their
-# own and still let one through. It asks the codes to be where a text model expects words. (How much of Stage 1 is owed
-# to it we have not measured.)
+# own and still let one through. It asks the codes to be where a text model expects words. (The size `small` freezes the
+# embedding too, where it starts as the spelling of its phones: a step takes half the time, and the loss ends 0.1 nats
+# higher at equal steps; `docs/LOG.md`.)
 
 # %%
 heard = collate([documents[1]], grid, 256)  # spoken in, written out
@@ -312,10 +321,11 @@ for name, new in model.state_dict().items():
 print("every bit of the text half is what it was")
 
 # %% [markdown]
-# Scaled, this is `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml`, and two GPUs are two flags more
-# (`--trainer.devices 2 --trainer.strategy ddp`): lesson 05 does both.
+# On the command line this is `mossrepro fit -c configs/stage1.yaml` with a size and data, and two GPUs are two flags
+# more (`--trainer.devices 2 --trainer.strategy ddp`): lesson 05 does both. (`small` itself trains `stage1_word.yaml`.)
 #
-# What a stage may train is one word in its configuration (`train: speech`, `shared`, `gradual` or `all`):
+# What a stage may train is one word in its configuration, `train`: the paper's stages use `speech` and `all`; the
+# others below are for ablations and for parts that lesson 05 tells of:
 
 # %%
 display(Code(inspect.getsource(LayerSplitLM.train_only), language="python"))
@@ -323,8 +333,8 @@ display(Code(inspect.getsource(LayerSplitLM.train_only), language="python"))
 # %% [markdown]
 # ## 4. Other places to cut
 #
-# The reviewers asked what happens with another depth, or with speech's own layers first or in the middle. As long as
-# the speech tail is a copy, every one of these models says the same: they differ in what may *change*.
+# The paper's reviewers asked what happens with another depth, or with speech's own layers first or in the middle. As
+# long as the speech tail is a copy, every one of these models says the same: they differ in what may *change*.
 
 # %%
 written = rows.clone()
@@ -345,10 +355,10 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
 # %% [markdown]
 # Each is an overlay: `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml -c
 # configs/experiment/split_middle.yaml`, with the data as docs/data.md says. The paper's own table says that freezing
-# first carries nearly all of the gain (MMLU 66.5 against 62.1 without), and that the split alone brings little. At
-# `small` we found something else (`docs/LOG.md`, one seed, 40 % of the steps): never frozen, all ended as well; without
-# a split it heard as well and spoke worse. *Frozen without a split* was never published:
-# `configs/experiment/frozen_no_split.yaml`.
+# first carries nearly all of the gain (66.5 against 62.1 without in MMLU, a test of knowledge by multiple choice), and
+# that the split alone brings little. At `small` we found something else (`docs/LOG.md`, one seed, 40 % of the steps):
+# never frozen was as good; without a split it heard as well and spoke worse. *Frozen without a split* was never
+# published: `configs/experiment/frozen_no_split.yaml`.
 #
 # ## 5. Exercises
 #

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 05 · Stage 1 to SFT
 #
-# A split model with a new mouth knows nothing about sounds. Three trainings make an assistant of it: **Stage 1** (the
-# text half is frozen), **Stage 2** (everything learns, some text is replayed) and **SFT** (dialogues). This lesson runs
-# all three, from the same cells on any machine: a mini model on a CPU, SmolLM2 where there is a GPU. Then you write a
-# step of Stage 1 yourself, and scale it.
+# A split model with a new speech tail knows nothing about sounds. Three trainings make an assistant of it: **Stage 1**
+# (the text half is frozen), **Stage 2** (everything learns, some text is replayed) and **SFT** (dialogues). This lesson
+# runs all three, from the same cells on any machine: a mini model on a CPU, SmolLM2 where there is a GPU. Then you
+# write a step of Stage 1 yourself, and scale it.
 #
 # - **Reading** 40 minutes · **computing** ten minutes on two CPU cores (once: everything is cached), 2 GB of memory;
 #   where PyTorch finds a CUDA device it is `small` that is trained, in sentences (not measured)
@@ -26,6 +26,7 @@ from IPython.display import Audio, Code, display
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import OmegaConf
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.facts import Fact
 from mossrepro.data.oracle import OracleStore
@@ -43,6 +44,7 @@ from mossrepro.training.task import warm_cosine
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 CONFIGS = configs_folder()
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
@@ -55,17 +57,21 @@ STAGES = ("stage1", "stage2", "sft")
 # To leave the codec out of it, we take oracle codes (lesson 02). They are made of the letters of a text, so they give
 # its spelling away, which no codec does; the clips below are for you, the model never hears them. The chain below is
 # that of `make reproduce` with these codes and a share of its steps (40 % at `small`); `script` is what is spoken and
-# by whom. A few of its lines:
+# by whom. A few of its lines, as they were spoken and as the teaching pack's codec and voice give them back:
 
 # %%
 chain = OracleGraph(SIZE, 0.0, ["size.lm.form=sentence"] if SIZE == "small" else [])  # the paper's three stages
 script = chain.script()
 lines = read_script(script)
 clips = {clip.id: clip for clip in read_manifest(script)}
+codec, speaker = SpeechCodec.from_pretrained("pack:teach"), SpeechDecoder.from_pretrained("pack:teach", "pack:teach")
 for role in ("user_speech", "assistant_speech", "question", "answer"):
     line = next(line for line in lines if line.role == role)
     print(f"{role:16} {line.voice:22} {line.text}")
-    display(Audio(load_clip(script, clips[line.id], 16_000), rate=16_000))
+    wave = load_clip(script, clips[line.id], 16_000)
+    with torch.inference_mode():
+        again, rate = speaker.speak(codec.encode(torch.from_numpy(wave)[None])[0].numpy())
+    display(Audio(wave, rate=16_000), Audio(again, rate=rate))
 
 # %% [markdown]
 # A stage is a file. What it may train is one word in it (`train`), what it reads is a mixture of documents (`mix`).
@@ -92,11 +98,12 @@ plt.show()
 # *hear*, for which the trunk must move, and replays text (`text`) so that it does not move away. SFT has the four
 # pairings of speech and text. The paper's stages differ in size (hundreds of thousands of hours), not in kind.
 #
-# ## 2. One loss from three sums
+# ## 2. One loss from sums
 #
-# A row is asked for a text id or for a speech id, and a spoken row for its monologue (lesson 02). The loss is the mean
-# over all text rows, plus the mean over all speech rows, plus half the mean over all monologues, *of one optimiser
-# step*.
+# A row is asked for a text id or for a speech id. The loss is the mean over all text rows plus the mean over all speech
+# rows *of one optimiser step*; Stage 2 and SFT add half the mean over the rows that have a monologue (lesson 02).
+# Below, the first two.
+#
 # If a step is cut in two (for a small memory, or for two GPUs), a mean of means would be wrong: the halves hold
 # different numbers of rows. So sums are kept, and divided by the rows of the whole step.
 
@@ -147,7 +154,8 @@ for stage in STAGES:
           f"speech tail {one.speech_lr:g}, head {one.head_lr:g}, embedding {one.embed_lr:g}")  # fmt: skip
 
 # %% [markdown]
-# What starts from nothing (head and embedding of speech) may take large steps, what knows something takes small ones.
+# At `small` what starts from nothing (head and embedding of speech) takes larger steps than what knows something; at
+# `tiny` all rates of a stage are equal. In Stage 1 the text half is frozen, whatever its rate says.
 #
 # ## 4. Three trainings
 #
@@ -222,24 +230,29 @@ plt.show()
 # - **Hearing comes late.** Questions asked aloud are answered only when all of the model has moved (Stage 2) and has
 #   met spoken questions (SFT). (Whether it can *speak* earlier is not asked here: spoken answers need a judge, lesson
 #   09.)
-# - **C, asked aloud.** The mini model (`tiny`) has read nothing but our facts: what it knows of C does not come out by
-#   voice in any form. With SmolLM2 (`small`) it comes out *in writing*: there the knowledge sits in a trunk that read
-#   the web, and a question needs only to be heard. Spoken, hardly any of it comes out, even with three times the steps:
-#   the mouth must be able to say what it was never told. `docs/RESULTS.md` has the numbers of the real codec.
+# - **C, asked aloud.** The mini model (`tiny`) has read nothing but our facts: questions on C asked aloud are answered
+#   neither in writing nor by voice. SmolLM2 (`small`) answers them *in writing*: there the knowledge sits in a trunk
+#   that read the web, and a question needs only to be heard. By voice it hardly ever answers, even with three times the
+#   steps: the speech tail must be able to say what it was never told. (`docs/RESULTS.md` says how that is with the real
+#   codec.)
 #
 # ### Why it is so hard to say what one knows
-# A mouth is taught by repeating: "Repeat: Paris", and the codes of "Paris". Whatever it needs for that stands in the
-# prompt, so it learns to look there. Asked for the capital of France it looks there again, and says "France". The word
-# itself is at hand: the frozen text head, asked of the *speech* tail's output where speech begins, names the right
-# answer to four questions of five (the monologue of lesson 02 keeps it readable). Only the codes are not read off it.
+# The speech tail is taught by repeating: "Repeat: Paris", and the codes of "Paris". Whatever it needs for that stands
+# in the prompt, so it learns to look there. Asked for the capital of France it looks there again, and says "France".
+# The word itself is at hand: the frozen text head, asked of the *speech* tail's output where speech begins, names the
+# right answer to four questions of five (the monologue of lesson 02 keeps it readable). Only the codes are not read off
+# it.
 #
-# `small` therefore goes another way than the paper (`size.lm.form: word`): answers are one word, and behind the speech
-# tail stands a **mouth** (`mossrepro/lm/mouth.py`, eighty lines): three layers that see their own codes and what the
-# text head reads in the tail's output, and nothing else. There is no prompt to look at, and a word that was named after
-# a question looks to them like one named after "Repeat:". After minutes in which no question was asked, more than half
-# of the answers that the text model would write come out by voice (`docs/LOG.md`); without it, an eighth to a quarter.
-# The price: it is closer to a text model's vocabulary than the paper is, though no token is sampled, written or read
-# back. Decide for yourself what that means for "without text guidance"; `mossrepro ablate no_mouth` is the other way.
+# `small` therefore goes another way than the paper (`size.lm.form: word`). First the trunk is taught, in text, to
+# answer in one word. Then Stage 1, in which behind the speech tail stands a second network, the **mouth**
+# (`mossrepro/lm/mouth.py`, eighty lines): three layers that see their own codes and what the text head reads in the
+# tail's output, and nothing else. There is no prompt to look at, and a word that was named after a question looks to
+# them like one named after "Repeat:". In the place of Stage 2 come *gated ears*, a small change of the trunk that acts
+# on heard codes alone, so that it costs neither text nor voice anything; there is no SFT. Asked *in writing*, after
+# minutes in which no question was spoken, it says more than half of the answers that the text model would write;
+# without a mouth an eighth to a quarter. Asked *aloud* it hears too little yet (`docs/LOG.md`). The price: it is closer
+# to a text model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for yourself
+# what that means for "without text guidance"; `mossrepro ablate no_mouth` is the other way.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
@@ -407,7 +420,7 @@ assert apart < 1e-6
 #
 # 1. One half of a batch has 10 text rows with a mean loss of 1.0, the other 30 with 2.0. What is the step's text loss?
 # 2. A stage has 190 steps of 8 documents of 150 rows. How many rows does it read?
-# 3. At which share of the peak rate does a stage end whose `final` is 0.1?
+# 3. At which share of the peak rate does a stage end if `last` is 0.1?
 # 4. With weights 1 : 1, 500 speech rows and 100 text rows: how many times as heavy is one text row as one speech row?
 # 5. 12.5 codes a second: how many hours of speech are a million codes?
 

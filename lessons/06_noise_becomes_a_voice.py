@@ -41,6 +41,7 @@ from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.data import FlowDataModule
 from mossrepro.vocoder.flow import SIGMA, FlowDecoder, cosine_time
+from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.griffin_lim import griffin_lim
 from mossrepro.vocoder.task import FlowTask
 
@@ -314,6 +315,19 @@ for axes, (title, mel) in zip(panels, pictures.items(), strict=True):
     print(title)
     display(Audio(griffin_lim(mel[None])[0].numpy(), rate=24_000))
 plt.show()
+
+# %% [markdown]
+# And a decoder that was trained for longer, on thousands of sentences: that of the teaching pack, on codes of a trained
+# codec instead of k-means (lesson 01), with its vocoder (lesson 07). The same walk in two, five and ten steps:
+
+# %%
+longer, vocoder = FlowDecoder.from_pretrained("pack:teach"), Vocoder.from_pretrained("pack:teach")
+with torch.inference_mode():
+    good_codes = SpeechCodec.from_pretrained("pack:teach").encode(heard[0])
+    for walked in (2, 5, 10):
+        painted = longer(good_codes, sampling=longer.sampling._replace(steps=walked))
+        print(f"{walked} steps: {text!r}")
+        display(Audio(vocoder(painted)[0].numpy(), rate=24_000))
 
 # %% [markdown]
 # ### (d) From the command line

@@ -22,6 +22,7 @@ from IPython.display import Audio, Code, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.data.oracle import oracle_codes
 from mossrepro.lm import checkpoint, decode, init
 from mossrepro.lm.decode import CHANNELS, GenerationConfig, SamplingParams, generate, sample_token
@@ -36,6 +37,7 @@ from mossrepro.utils.errors import CheckpointError
 from mossrepro.utils.exercises import compute, implement, predict
 from mossrepro.utils.packed_linear import PackedLinear
 from mossrepro.utils.random import seed_for
+from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 SMOKE = os.environ.get("MOSSREPRO_SMOKE") == "1"  # the tests run a shorter version of this lesson
 
@@ -359,7 +361,27 @@ for text, prompt, reply in zip(questions, prompts, together, strict=True):
     print(f"{text:32} {len(prompt)} rows -> {tokenizer.decode(reply.text)}")
 
 # %% [markdown]
-# ## 6. Ask out loud (with a finished run)
+# ## 6. Heard while it is made
+#
+# The second half of the timeline, for real: the teaching pack's flow decoder and vocoder take codes one by one, as a
+# language model gives them, and hand out sound as soon as eight codes are there. What comes out in pieces is what comes
+# out at once, and no piece costs more than the one before, for both carry a state and look back two seconds at most.
+
+# %%
+speaker = SpeechDecoder.from_pretrained("pack:teach", "pack:teach")
+sentence = audio.resample(*voices.say("Tell me the capital of Italy, and how one gets there by train."), 16_000)
+with torch.inference_mode():
+    said = SpeechCodec.from_pretrained("pack:teach").encode(torch.from_numpy(sentence)[None])[0].tolist()
+pieces, took, started = [], [], time.perf_counter()
+for piece in speaker.stream(iter(said)):
+    took.append(time.perf_counter() - started)
+    pieces.append(piece)
+    started = time.perf_counter()
+print(f"{len(said)} codes in {len(pieces)} pieces; seconds a piece: {', '.join(f'{one:.2f}' for one in took)}")
+display(Audio(np.concatenate(pieces), rate=speaker.vocoder.rate))
+
+# %% [markdown]
+# ## 7. Ask out loud (with a finished run)
 #
 # The question is spoken by a voice that no part of the run has ever heard. It is turned into codes, answered in codes,
 # and the codes are turned into sound. Between the two players there is no text.
@@ -384,7 +406,7 @@ if assistant:
     print("the same question, answered in writing:", assistant.answer(asked, spoken=False).text)
 
 # %% [markdown]
-# ## 7. Exercises
+# ## 8. Exercises
 #
 # Solutions are in `lessons/solutions`. **Compute** the first five (half a percent is near enough): put your numbers in
 # place of `None`.

@@ -37,11 +37,12 @@ SIZES = ((900, 24_000), (700, 16_000), (500, 12_000))
 REPOSITORY = ""  # where a notebook gets the project from on a bare machine; "": its reader is asked
 INSTALL = f'''# Only where the project is not installed, as on Colab: the address of this notebook's repository.
 REPOSITORY = "{REPOSITORY}"
-import importlib.util
+import importlib.util, os
 
 if importlib.util.find_spec("mossrepro") is None:
     assert REPOSITORY, "set REPOSITORY, two lines above"
     !git clone --quiet --depth 1 {{REPOSITORY}} course
+    os.environ["MOSSREPRO_PACKS"] = os.path.abspath("course/packs")
     %pip install --quiet "./course[data,evaluation,lessons]"
     %pip install --quiet --no-deps --require-hashes -r course/requirements/assets.txt
     %cd course/notebooks'''
