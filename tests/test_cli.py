@@ -60,6 +60,7 @@ VERBS = {  # a command line: the function of the package that does its work
     "report": "report.verb.main",
     "run pack folder -o out": "experiments.pack.main",
     "run check folder": "experiments.pack.main",
+    "run teach -o out": "experiments.teaching_pack.main",
     "import folder -o out": "convert.bring_in",
     "export folder -o out": "convert.take_out",
 }

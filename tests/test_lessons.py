@@ -82,7 +82,7 @@ def test_a_notebook_installs_what_it_needs_where_it_is_not(lesson):
     assert sum("git clone" in cell.source for cell in cells) == build.INSTALL.count("REPOSITORY =") == 1
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.search(r"course\[(.*)\]", build.INSTALL)[1].split(",")) <= set(extras)
-    for path in re.findall(r"course/(\S+)", build.INSTALL):
+    for path in re.findall(r"course/([\w./-]+)", build.INSTALL):
         assert (ROOT / path).exists()
 
 

@@ -176,6 +176,7 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
 
 def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypatch, tmp_path):
     """Asked under its own system turns, not those of prose; what it says is kept where no test asks for it."""
+    monkeypatch.setenv("MOSSREPRO_HOME", str(tmp_path / "home"))
     graph, asked = StageGraph("smoke"), []
     style, drawn = tmp_path / "style", tmp_path / "drawn"
     drawn.mkdir()

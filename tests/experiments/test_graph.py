@@ -175,7 +175,7 @@ def test_a_text_model_is_asked_in_training_phrasings_alone(monkeypatch, tmp_path
     monkeypatch.setattr("mossrepro.lm.init_from.open_start", lambda *_: (model, tokenizer))
     monkeypatch.setattr("mossrepro.lm.inference.fuse_projections", lambda _: None)
     monkeypatch.setattr("mossrepro.lm.grid.Grid", lambda *_: SimpleNamespace(ids=None))
-    monkeypatch.setattr("mossrepro.lm.documents.question_prompt", lambda grid, pairing, text: text)
+    monkeypatch.setattr("mossrepro.lm.grid.question_prompt", lambda grid, pairing, text: text)
     right = {fact.question(i): fact.written for fact in facts[1:] for i in range(3)}
     right.pop(facts[1].question(1))  # this one is known in one phrasing only
 
