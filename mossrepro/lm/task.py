@@ -61,7 +61,7 @@ class LayerSplitTask(Task):
         text_weight: weight of the text loss.
         speech_weight: weight of the loss on codes.
         monologue_weight: weight of the loss on monologues.
-        word_states: weight of the loss that draws the states of heard words, and of replies to them, to those of written
+        word_states: weight of the loss that draws states of heard words, and of replies to them, to those of written
             ones; 0 for none. Needs data.twins.
         distil: share of the text loss that is the divergence from what the model predicts for the twin (data.twins) in
             the place of the cross-entropy of the text: heard, it is to write what it would write, as sure as it is.
