@@ -169,7 +169,8 @@ for seed in range(10 if SMOKE else 60):
     marks = (toy_ids.sosp, toy_ids.im_end, toy_ids.end)
     assert reply.text == [t for speaking, t, s in log if not speaking and t not in marks]
     assert reply.codes == [s for speaking, t, s in log if speaking and s != toy_ids.eosp]
-    assert reply.ended == (naive_step(*log[-1], toy_ids)[2])
+    said_all = log[-1][0] and log[-1][2] == toy_ids.eosp  # and only <|im_end|> has found no place below the limit
+    assert reply.ended == (naive_step(*log[-1], toy_ids)[2] or said_all)
 print(f"{len(replies)} replies, {sum(map(len, replies.values()))} rows: the naive loop and the package agree on each")
 
 # %% [markdown]
