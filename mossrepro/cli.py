@@ -155,17 +155,17 @@ def _add_talk(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--voice", help="the user voice for --say")
     text = "default: answer.wav; with --stream also -, for 16-bit mono PCM at 24 kHz on the standard output"
     parser.add_argument("-o", "--output", type=Path, default=Path("answer.wav"), help=text)
-    text = "speak while the answer is being made, and tell when the first sound was there"
+    text = "speak while the answer is still being made, in chunks, and tell when the first sound was there"
     parser.add_argument("--stream", action="store_true", help=text)
     parser.add_argument("--text", action="store_true", help="answer in text instead of speech")
-    parser.add_argument("--form", choices=("word", "sentence"), default="", help="default: as the run was trained")
+    text = "of the answer: one word, or a sentence (default: what the run was trained for)"
+    parser.add_argument("--form", choices=("word", "sentence"), default="", help=text)
     parser.add_argument("--run", type=Path, help="folder of the run (default: the newest finished one in runs/)")
     text = "answer in the voice of this recording (2 to 60 s), if the flow decoder was trained for that; "
     text += "your own voice only, or that of someone who has agreed to it"
     parser.add_argument("--voice-prompt", type=Path, metavar="FILE", help=text)
     for name, what in (("flow", "flow decoder"), ("vocoder", "vocoder")):
-        text = f"another {what} than the run's: the --output of a fit"
-        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=text)
+        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"another {what}: the --output of a fit")
     _device_option(parser)
     parser.set_defaults(run_verb=_talk)
 
@@ -209,9 +209,8 @@ def _add_plan(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--devices", type=int, default=1, help="default: 1")
     parser.add_argument("--tensor", type=int, default=1, help="devices across which a layer is cut (default: 1)")
     parser.add_argument("--hours", type=float, default=1000.0, help="hours of speech to be counted (default: 1000)")
-    parser.add_argument(
-        "--tflops", type=float, default=0.2, help="TFLOP/s that a device sustains (default: 0.2, two CPU cores)"
-    )
+    text = "TFLOP/s that a device sustains (default: 0.2, two CPU cores)"
+    parser.add_argument("--tflops", type=float, default=0.2, help=text)
     parser.set_defaults(run_verb=_plan)
 
 
@@ -253,7 +252,7 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
 def _add_run(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser("run", help="put a finished run into one folder that can be moved, shared and talked to")
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    pack = kinds.add_parser("pack", help="copy what answering takes, with checksums and provenance")
+    pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
     pack.add_argument("folder", type=Path, help="the run, as runs/small")
     pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
     check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
@@ -265,6 +264,7 @@ def _add_run(verbs: argparse._SubParsersAction) -> None:
     for part in ("codec", "flow", "vocoder"):
         teach.add_argument(f"--{part}", type=Path, metavar="FOLDER", help=f"another {part} than the run's")
     teach.add_argument("--clips", type=Path, metavar="CORPUS", help="measure what is lost on its test clips")
+    teach.add_argument("--data", default="", metavar="TEXT", help="what they were trained on, for the card")
     teach.set_defaults(run_verb=_teach)
 
 

@@ -8,7 +8,6 @@ SHA256SUMS         of all other files; `mossrepro run check`, or sha256sum -c SH
 """
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -21,17 +20,17 @@ from mossrepro.experiments.stages import read_cost
 from mossrepro.training import metrics
 from mossrepro.training.runs import RECORD, read_parts, read_record
 from mossrepro.utils import assets
+from mossrepro.utils.checksums import SUMS, check_sums, write_sums
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError, visible
-from mossrepro.utils.io import copy_file, move_in, read_lines, write_json, write_text
-from mossrepro.utils.records import check_inside, is_inner, leads_out, read_json
+from mossrepro.utils.io import copy_file, move_in, write_json, write_text
+from mossrepro.utils.records import check_inside, read_json
 
 PACKED = ("codec", "recogniser", "sft", "flow", "vocoder")
-SUMS, PROVENANCE = "SHA256SUMS", "provenance.json"
+PROVENANCE = "provenance.json"
 _WEIGHTS = ("model.safetensors", "config.json", "tokenizer.json")
 _FOLDERS = ("facts", "wav", "metrics")
 _BESIDE = ("families.json", "stages.json", RECORD)  # files of a run
 _SHOWN = ("s2s_a", "s2t_c", "s2s_c", "t2t_c", "codec_wer", "resynthesis")  # numbers of the card
-_SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
 def pack(run: str | Path, out: str | Path) -> Path:
@@ -80,9 +79,7 @@ def _copy(run: Path, parts: dict[str, str], out: Path) -> None:
     write_json(out / PROVENANCE, about)
     write_json(out / "parts.json", {name: f"parts/{name}" for name in PACKED})
     write_text(out / "README.md", card(out, about))
-    files = sorted(path for path in out.rglob("*") if path.is_file())
-    lines = [f"{_sum(path)}  {path.relative_to(out).as_posix()}\n" for path in files]
-    write_text(out / SUMS, "".join(lines))
+    write_sums(out)
 
 
 def _origin(folder: Path) -> dict[str, Any]:
@@ -165,11 +162,6 @@ def _cell(value: Any) -> str:
     return re.sub(r"([|<>`*_\[\]])", r"\\\1", visible(str(value if value is not None else "")))
 
 
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check(folder: str | Path) -> int:
     """Compare every file of a packed run with its checksum; prints how many there are.
 
@@ -179,16 +171,7 @@ def check(folder: str | Path) -> int:
     folder = Path(folder)
     if not (folder / SUMS).is_file():
         raise CheckpointError(f"{folder}: no {SUMS}, so no packed run; make one with `mossrepro run pack`")
-    listed = set()
-    for number, line in enumerate(read_lines(folder / SUMS), 1):
-        match = _SUM.fullmatch(line)
-        if match is None or not is_inner(match[2]) or leads_out(folder / match[2], folder):
-            raise CheckpointError(f"{folder / SUMS}:{number}: not the checksum of a file of this folder")
-        path = folder / match[2]
-        if not path.is_file() or _sum(path) != match[1]:
-            what = "has changed" if path.is_file() else "is missing"
-            raise CheckpointError(f"{path}: {what} since the run was packed; copy the folder again")
-        listed.add(path)
+    listed = {folder / name for name in check_sums(folder, "the run was packed", "copy the folder again")}
     found = {path for path in folder.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".json")}
     if more := sorted(found - listed):
         raise CheckpointError(f"{more[0]}: was not there when the run was packed")

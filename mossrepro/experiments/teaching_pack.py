@@ -19,6 +19,7 @@ from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
 from mossrepro.utils import packs
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.checksums import write_sums
 from mossrepro.utils.errors import ConfigError, DataError, visible
 from mossrepro.utils.io import move_in, write_text
 from mossrepro.utils.safetensors_io import read_config
@@ -39,23 +40,25 @@ def main(args: argparse.Namespace) -> int:
         given = {part: parts[MADE_OF[part]] for part in MADE_OF if part not in given} | given
     if missing := [part for part in MADE_OF if part not in given]:
         raise ConfigError(f"no {missing[0]}; give a run, or --{missing[0]} FOLDER")
-    out = teaching_pack(given, args.output, args.clips)
+    out = teaching_pack(given, args.output, args.clips, args.data)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(visible(f"{out}: {size / 1e6:.1f} MB"))
     return 0
 
 
-def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = None) -> Path:
+def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = None, data: str = "") -> Path:
     """Write a pack.
 
     Args:
         parts: "codec", "flow" and "vocoder" -> folder.
         out: the new folder.
         clips: a corpus; what is lost is measured on its test clips. None: it is not.
+        data: what the parts were trained on, for the card; only who made them knows whose voices these are.
 
     Raises:
         ConfigError: there is something at `out` already, or codec and flow decoder have other codes.
         CheckpointError: a folder holds no such part.
+        DataError: the corpus has no test clips.
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already; give another -o, or delete it")
@@ -73,8 +76,8 @@ def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = 
     try:
         for part in parts:
             packs.write_part(partial / part, kept[part], configs[part])
-        write_text(partial / "README.md", _card(out.name, lost))
-        packs.write_sums(partial)
+        write_text(partial / "README.md", _card(out.name, lost, data))
+        write_sums(partial)
         move_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -109,7 +112,7 @@ def _mel(flow: FlowDecoder, codes: np.ndarray) -> torch.Tensor:
     return flow(torch.from_numpy(codes)[None], torch.tensor([len(codes)]))[0]
 
 
-def _card(name: str, lost: str) -> str:
+def _card(name: str, lost: str, data: str) -> str:
     return "\n".join(
         [
             f"# {name}",
@@ -122,15 +125,10 @@ def _card(name: str, lost: str) -> str:
             f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on "
             f"{metrics.hardware()}.",
             "",
-            "**Data.** Synthetic speech alone: hibari (Apache-2.0) as the assistant, Kokoro-82M (Apache-2.0) and",
-            "variations of both as its users; the tokenizer starts from layers of Whisper base (MIT). No person was",
-            "recorded for it.",
+            f"**Data.** {data or 'Whoever made it has not said what it was trained on.'}",
             "",
-            "**Licence.** Apache-2.0.",
-            "",
-            "**Limits.** English; read sentences of a few seconds. It hears people worse than the voices that it was",
-            "trained on, and noise worse than quiet (`mossrepro eval codec` says how much). Its one voice is nobody's.",
-            "For lessons and experiments, not for products.",
+            "**Limits.** It hears people worse than the voices that it was trained on, and noise worse than quiet",
+            "(`mossrepro eval codec` says how much). For lessons and experiments, not for products.",
             "",
         ]
     )

@@ -23,7 +23,7 @@ def open_start(
 ) -> tuple[LayerSplitLM, Tokenizer]:
     """A split model to train, in float32: from the bundled SmolLM2, a hub folder of a text LLM, or an earlier stage.
 
-    init_from: "smollm2", or what `utils.packs.find_folder` takes: a folder, or "hub:USER/REPO".
+    init_from: "smollm2", or what `utils.packs.find_folder` takes: a folder, or "hub:USER/REPO@REVISION".
     In bfloat16 most updates at a small learning rate would round to zero. ConfigError if the codebook size differs, or
     if the speech half has been trained and a random tail, another split or more layers are asked for.
     """

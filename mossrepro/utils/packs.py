@@ -14,7 +14,6 @@ A matrix W is kept as whole numbers from -63 to 63 and one scale a row: W[i] = s
 """
 
 import gzip
-import hashlib
 import os
 import re
 import zlib
@@ -26,20 +25,18 @@ from safetensors.torch import load, save
 from torch import Tensor, float32, int8
 
 from mossrepro.utils import cache
+from mossrepro.utils.checksums import SUMS, check_sums, sha256
 from mossrepro.utils.errors import CheckpointError, ConfigError
-from mossrepro.utils.io import read_lines, write_atomic, write_json, write_text
-from mossrepro.utils.records import is_inner, leads_out
+from mossrepro.utils.io import write_atomic, write_json
 from mossrepro.utils.safetensors_io import read_config, save_whole
 
 PACKS = Path(__file__).parents[2] / "packs"
-SUMS = "SHA256SUMS"
 SCALE = ".scale"  # behind the name of a matrix: the name of its scales
 _WEIGHTS = "weights.gz"
 _MOST = 1 << 30  # bytes of a part, unpacked
 _VERSION = 1
 _LEVELS = 63  # largest whole number; errors are then some 2 % of a weight's usual size
 _SMALL = 4096  # numbers: fewer are kept as they are
-_SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -107,13 +104,6 @@ def write_part(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -
     write_json(folder / "config.json", config)
 
 
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS, of all other files of a pack."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    write_text(folder / SUMS, "".join(lines))
-
-
 def unpack(name: str) -> Path:
     """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
     place = Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
@@ -122,7 +112,7 @@ def unpack(name: str) -> Path:
         there = "packs come with the repository, not with the wheel: clone it and set MOSSREPRO_PACKS to its packs/"
         raise ConfigError(f"there is no pack {name!r}; {'known: ' + ', '.join(known) if known else there}")
     parts = _checked(folder)
-    spec = {"pack": name, "sums": _sum(folder / SUMS), "version": _VERSION}
+    spec = {"pack": name, "sums": sha256(folder / SUMS), "version": _VERSION}
 
     def build(out: Path) -> None:
         for part in parts:
@@ -134,16 +124,7 @@ def unpack(name: str) -> Path:
 
 def _checked(folder: Path) -> list[str]:
     """The parts of a pack. CheckpointError: a file is not as SHA256SUMS says."""
-    listed: set[str] = set()
-    for number, line in enumerate(read_lines(folder / SUMS), 1):
-        match = _SUM.fullmatch(line)
-        if match is None or not is_inner(match[2]) or leads_out(folder / match[2], folder):
-            raise CheckpointError(f"{folder / SUMS}:{number}: not the checksum of a file of this folder")
-        path = folder / match[2]
-        if not path.is_file() or _sum(path) != match[1]:
-            what = "has changed" if path.is_file() else "is missing"
-            raise CheckpointError(f"{path}: {what} since the pack was made; take it from the repository again")
-        listed.add(match[2])
+    listed = check_sums(folder, "the pack was made", "take it from the repository again")
     parts = sorted(PurePosixPath(name).parent.as_posix() for name in listed if name.endswith(f"/{_WEIGHTS}"))
     for part in parts:
         if "/" in part or f"{part}/config.json" not in listed:
@@ -178,8 +159,3 @@ def _fetch(name: str) -> Path:
             f"hub:{name}: cannot be fetched ({type(error).__name__}); look at the name and the network, or fetch it by "
             "hand and give its folder"
         ) from error
-
-
-def _sum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

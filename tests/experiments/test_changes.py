@@ -16,8 +16,9 @@ from mossrepro.experiments import content, stages
 from mossrepro.experiments.ablate import BASELINE, VariantGraph
 from mossrepro.experiments.codec_baselines import BaselineGraph
 from mossrepro.experiments.graph import StageGraph
-from mossrepro.lm import prose
+from mossrepro.lm import checkpoint, prose
 from mossrepro.lm.decode import Reply
+from mossrepro.lm.grid import PROSE
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.prose import read_prose
 from mossrepro.lm.tokenizer import mini_tokenizer
@@ -196,7 +197,10 @@ def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypat
     monkeypatch.setattr(prose, "generate", generate)
     pairs = read_prose(graph.replies())
     assert pairs == [("What is b?", "Something"), ("What is c?", "Something")]
-    assert len(asked) == 3
+    grid = checkpoint.from_pretrained(style)[0].grid(made)
+    own = grid.system(False).text.tolist()
+    assert own != grid.system(False, PROSE).text.tolist()
+    assert [prompt.text[: len(own)].tolist() for prompt in asked] == [own] * 3
 
 
 def test_a_form_that_is_none_or_lacks_its_numbers_is_refused():

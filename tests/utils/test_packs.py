@@ -23,6 +23,7 @@ from mossrepro.lm.init_from import open_start
 from mossrepro.pipeline import Assistant
 from mossrepro.training.runs import read_parts
 from mossrepro.utils import packs
+from mossrepro.utils.checksums import write_sums
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
@@ -122,7 +123,7 @@ def test_a_pack_that_changed_is_refused_by_the_name_of_the_file(pack, file, faul
 def test_weights_that_are_none_are_one_line(pack, content):
     folder = packs.PACKS / "toy"
     (folder / "flow" / "weights.gz").write_bytes(content)
-    packs.write_sums(folder)
+    write_sums(folder)
     with pytest.raises(CheckpointError, match="weights.gz"):
         packs.find_folder("pack:toy")
 
@@ -131,7 +132,7 @@ def test_weights_that_grow_without_end_take_no_memory(pack, monkeypatch):
     monkeypatch.setattr(packs, "_MOST", 1 << 20)
     folder = packs.PACKS / "toy"
     (folder / "flow" / "weights.gz").write_bytes(gzip.compress(bytes(1 << 24)))
-    packs.write_sums(folder)
+    write_sums(folder)
     with pytest.raises(CheckpointError, match="more than 1 MiB"):
         packs.find_folder("pack:toy")
 
@@ -283,7 +284,10 @@ def test_what_is_lost_is_measured_and_said(pack, tmp_path):
     with CorpusWriter(tmp_path / "clips") as writer:
         writer.add("one", wave, 16000, "a", "speaker", "test")
     flags = [word for name, folder in pack.items() for word in (f"--{name}", str(folder))]
-    assert main(["run", "teach", "-o", str(tmp_path / "said"), "--clips", str(tmp_path / "clips"), *flags]) == 0
+    clips = ["--clips", str(tmp_path / "clips"), "--data", "A hum."]
+    assert main(["run", "teach", "-o", str(tmp_path / "said"), *clips, *flags]) == 0
+    assert "**Data.** A hum." in (tmp_path / "said" / "README.md").read_text()
+    assert "has not said what it was trained on" in (packs.PACKS / "toy" / "README.md").read_text()
     assert re.search(r"Of 13 codes of 1 test clips \d+\.\d % are those", (tmp_path / "said" / "README.md").read_text())
 
 
