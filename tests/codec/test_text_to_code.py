@@ -11,7 +11,7 @@ from mossrepro.codec.recogniser import STEPS, labels
 from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
 from mossrepro.codec.text_to_code_data import TextToCodeDataModule
 from mossrepro.codec.text_to_code_task import TextToCodeTask
-from mossrepro.data.facts import all_facts, family_of, plain, practice_facts
+from mossrepro.data.facts import Fact, all_facts, family_of, plain, practice_facts
 from mossrepro.data.script import hidden_pairs, read_script, read_word_times, tells
 from mossrepro.data.token_store import TokenStore
 from mossrepro.experiments.drawn import ASKED, draw_lines, drawn_texts, replies_to
@@ -136,6 +136,13 @@ def test_nothing_is_asked_about_a_hidden_subject_and_no_hidden_answer_replies(ne
     replies = read_prose(tmp_path / "replies.jsonl")
     assert len(replies) == (len(texts) + 1) // 2 and {reply for _, reply in replies} == {"No."}
     assert {question for question, _ in replies} <= texts
+
+
+def test_no_drawn_question_tells_a_hidden_fact():
+    """Words of the phrasings are subjects and answers too: "What does kind mean?"."""
+    facts = [Fact("opposite", "kind", "cruel", "A"), Fact("opposite", "mean", "kind", "C")]
+    lines = [line.text for line in drawn_texts(facts, ["What is moss?"], 900)]
+    assert any("kind" in text for text in lines) and not any(tells(hidden_pairs(facts), [text]) for text in lines)
 
 
 def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):

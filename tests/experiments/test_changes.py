@@ -186,6 +186,8 @@ def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypat
     made = mini_tokenizer(["user", "assistant", "system", "What is a?", "Paris!", "Something"] * 3, 400)
     made.save(str(tmp_path / "tokenizer.json"))
     MiniBackboneTask(str(tmp_path / "tokenizer.json"), **BACKBONE).save_pretrained(style)
+    config = json.loads((style / "config.json").read_text())
+    (style / "config.json").write_text(json.dumps(config | {"system_turns": "word"}))
     monkeypatch.setattr(graph, "drawn", lambda: drawn)
     monkeypatch.setattr(graph, "style", lambda: style)
     monkeypatch.setattr(graph, "spoken_facts", lambda: [Fact("capital", "France", "Paris", "C")])

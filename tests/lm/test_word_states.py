@@ -65,6 +65,9 @@ def test_a_reply_is_paired_where_it_is_read_with_the_token_that_follows(grid):
     assert (places.here - places.there == len(said) - len(written)).all()
     cut = paired(document, len(document) - 2, grid.ids.pad)  # the twin is shorter and loses nothing
     assert [part.tolist() for part in cut] == [part[:-1].tolist() for part in places]
+    longer = replace(document.twin, twin=document)  # the other way round: now the twin is cut off
+    cut = paired(longer, len(document) - 2, grid.ids.pad)
+    assert cut.token.tolist() == places.token[:-1].tolist() and cut.there.tolist() == places.here[:-1].tolist()
     alike = replace(document, twin=document)  # nothing is heard
     assert not len(paired(alike, 1000, grid.ids.pad).here)
     aloud = grid.turn("assistant", codes=np.arange(5), supervise=True)  # the codes of a spoken reply are no places

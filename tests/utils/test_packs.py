@@ -119,6 +119,13 @@ def test_a_pack_that_changed_is_refused_by_the_name_of_the_file(pack, file, faul
         packs.find_folder("pack:toy")
 
 
+def test_settings_that_no_checksum_covers_are_not_read(pack):
+    path = packs.PACKS / "toy" / "SHA256SUMS"
+    path.write_text("".join(line for line in path.open() if "flow/config.json" not in line))
+    with pytest.raises(CheckpointError, match="flow is no part with settings"):
+        packs.find_folder("pack:toy")
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing", gzip.compress(b"no weights"), gzip.compress(save({}))[:-9]])
 def test_weights_that_are_none_are_one_line(pack, content):
     folder = packs.PACKS / "toy"
