@@ -44,6 +44,10 @@ def flags(stage, corpus, script, start="smollm2"):
             "data.corpus": corpus / "clips",
         },
         "text_to_code": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
+        "inner_ear": {
+            **{f"{part}.tokenizer": script / "tokenizer.json" for part in ("model", "data")},
+            **{f"{part}.drawn": script / "drawn" for part in ("model", "data")},
+        },
         "flow": {"data.corpus": corpus / "clips", "data.tokens": corpus / "tokens"},
         "vocoder": {"data.corpus": corpus / "clips"},
         "adversarial": {"model.vocoder": corpus / "vocoder", "data.corpus": corpus / "clips"},

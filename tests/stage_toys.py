@@ -9,7 +9,7 @@ import lightning
 import numpy as np
 import torch
 from codec_toys import TINY
-from lm_toys import module, write_script_folder
+from lm_toys import module, write_drawn_folder, write_script_folder
 
 from mossrepro.codec import SpeechCodec, text_to_code_data
 from mossrepro.codec import data as codec_data
@@ -27,6 +27,8 @@ from mossrepro.codec.text_to_code_task import TextToCodeTask
 from mossrepro.data.alignment import FILE
 from mossrepro.data.corpus import CorpusWriter
 from mossrepro.data.token_store import TokenWriter
+from mossrepro.lm.inner_ear_data import InnerEarDataModule
+from mossrepro.lm.inner_ear_task import InnerEarTask
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.step_data import StepDataModule
@@ -71,6 +73,7 @@ def write_chain_folder(folder: Path) -> Path:
     VocoderTask(**VOCODER).save_pretrained(folder / "vocoder")
     (folder / "script").mkdir()
     write_script_folder(folder / "script")
+    write_drawn_folder(folder / "script")
     MiniBackboneTask(str(folder / "script" / "tokenizer.json"), **BACKBONE).save_pretrained(folder / "backbone")
     return folder
 
@@ -95,6 +98,11 @@ def _recogniser(folder: Path, own: str | None = None) -> tuple[RecogniserTask, R
 def _lm(folder: Path, **options) -> tuple[LayerSplitTask, StepDataModule]:
     data = module(folder / "script", batch=5, monologue=True, mix={"S2S": 0.4, "tts": 0.2, "text": 0.4})
     return LayerSplitTask(str(folder / "backbone"), codes=64, **options), data
+
+
+def _inner_ear(folder: Path) -> tuple[InnerEarTask, InnerEarDataModule]:
+    tokenizer, drawn = str(folder / "script" / "tokenizer.json"), str(folder / "script" / "drawn")
+    return InnerEarTask(64, tokenizer, drawn, width=64, layers=1), InnerEarDataModule(drawn, tokenizer, 64, batch=5)
 
 
 def _backbone(folder: Path) -> tuple[MiniBackboneTask, StepDataModule]:
@@ -128,6 +136,7 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         TextToCodeTask(CODES, speakers=4, dim=16, layers=1, lr=2e-4),
         TextToCodeDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5),
     ),
+    "inner_ear": _inner_ear,
     "flow": lambda folder: (
         FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=2e-4),
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),

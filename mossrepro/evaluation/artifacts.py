@@ -11,9 +11,10 @@ import numpy as np
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import SpeechCodec
 from mossrepro.data.codec_corpus import codec_corpus
-from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.corpus import MANIFEST, Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, read_facts
 from mossrepro.data.script import Line, read_script
+from mossrepro.data.sentences import vocabulary
 from mossrepro.data.token_store import TokenStore
 from mossrepro.evaluation.spoken_qa import Asked, ask
 from mossrepro.lm.grid import Grid
@@ -75,7 +76,9 @@ class RunArtifacts:
         return {clip.id: clip for clip in read_manifest(self.parts["script"])}
 
     def wave(self, name: str) -> np.ndarray:
-        """The recording of a line at 16 kHz."""
+        """The recording of a line at 16 kHz; its codes in the assistant's voice, where there is none (a pack)."""
+        if not (self.parts["script"] / MANIFEST).is_file():
+            return self.speak([self.codes[name]])[0]
         return load_clip(self.parts["script"], self.clips[name], SAMPLE_RATE)
 
     def speak(self, many: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -89,10 +92,15 @@ class RunArtifacts:
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """All words of the codec's corpus and of the script: too many to be of help."""
-        texts = [clip.text for clip in read_manifest(self.codec_corpus)] + [line.text for line in self.lines]
+        """All words that codec's corpora are made of and those of the script: too many to be of help."""
+        texts = [*self._corpus_texts(), *(line.text for line in self.lines)]
         texts += [fact.answer for fact in self.known.values()]
         return Lexicon(pronunciations(sorted({word for text in texts for word in normalise(text).split()})))
+
+    def _corpus_texts(self) -> list[str]:
+        if (self.parts["codec"] / "spec.json").is_file():
+            return [clip.text for clip in read_manifest(self.codec_corpus)]
+        return vocabulary(homophones=False)  # of a pack: what a corpus of the recipes draws from
 
     def read(self, many: Sequence[Sequence[int]]) -> list[str]:
         """What the codec's recogniser makes out of the codes of several answers, all words equally likely."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jiwer
@@ -49,15 +49,15 @@ def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device:
     """
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
     artifacts, console = RunArtifacts(parts, out, device), Console(stderr=True)
-    for name in which or _measures_of(artifacts):
+    for name in which or measures_of(artifacts.parts):
         started = time.monotonic()
         MEASURES[name](artifacts)
         console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
 
 
-def _measures_of(artifacts: RunArtifacts) -> list[str]:
+def measures_of(parts: Mapping[str, str | Path]) -> list[str]:
     """All of MEASURES, but for those of answers of one word where the model gives sentences."""
-    form = read_config(artifacts.parts["sft"]).get("system_turns")
+    form = read_config(Path(parts["sft"])).get("system_turns")
     return [name for name in MEASURES if form == "word" or name not in _OF_ONE_WORD]
 
 

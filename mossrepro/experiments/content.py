@@ -17,7 +17,9 @@ def content_name(value: str | int | Path) -> str:
             return weights_name(path)
         if (path / MANIFEST).is_file():  # a corpus of the user's, whose ids name their sounds
             return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:16]
-    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+    if path.is_file() or path.parent.parent.name == "packs":  # a part of a pack: the pack's name says what is inside
+        return f"{path.parent.name}/{path.name}"
+    return path.name
 
 
 def weights_name(folder: Path) -> str:

@@ -1,14 +1,15 @@
 """Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
 
-    half                 words in random order
+    35 %                 subjects of facts and frequent words, in random order
+    20 %                 any words, in random order
     15 %                 questions about facts that are spoken in training anyway (sets A and P, in training phrasings)
-    30 %                 questions that no fact answers: phrasings of families about things of others ("What is the
+    25 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
     5 %                  open questions with a known reply
 
-Each is said once, by a voice drawn at random. The words are the subjects of facts and the most frequent ones: a word
-must be heard some dozen times before it is known by its sound, and an open vocabulary would take hours. Where no fact
+Each is said once, by a voice drawn at random. Most words are the subjects of facts and the most frequent ones: a word
+must be heard some dozen times before it is known by its sound, and there are 5,000 others. Where no fact
 answers, the model itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that
 a model which hears them has to look up what it hears.
 """
@@ -21,17 +22,20 @@ from typing import Any
 
 import numpy as np
 
+from mossrepro.codec.recogniser import LABELS, STEPS
 from mossrepro.codec.text_to_code import TextToCode, Word
 from mossrepro.data.facts import Fact, family_of, plain
 from mossrepro.data.script import Line, hidden_pairs, read_script, tells
 from mossrepro.data.sentences import random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
-from mossrepro.data.token_store import TokenWriter
-from mossrepro.utils.io import write_json, write_text
+from mossrepro.data.token_store import PHONE_PROBS, TokenWriter
+from mossrepro.lm.grid import LATE
+from mossrepro.utils.io import write_atomic, write_json, write_text
 from mossrepro.utils.random import rng
 
-_WORDS, _FACTS, _ANY = 0.5, 0.15, 0.3  # shares of random words, of questions about facts and of those about none
-_SPECIAL_ASKED = 0.7  # share of questions about no fact that are about a subject of one; the others: frequent words
+# Shares of random words, few and all of them, of questions about facts and of those about none.
+_WORDS, _WIDE, _FACTS, _ANY = 0.35, 0.2, 0.15, 0.25
+_ASKED_ABOUT = (0.6, 0.8)  # a question about no fact is about a subject of one, else a frequent word, else any word
 LONGEST = 8  # tokens of an answer to them
 # Questions of no family; none of the phrasings of the tests is among them.
 ASKED = (
@@ -60,7 +64,8 @@ ASKED = (
     "Give me a word for {}.",
 )
 _FREQUENT, _SPECIAL = 400, 3  # how many of the most frequent words; of a sentence's words, those that facts are about
-_BATCH = 256
+_ANSWERED = 6000  # questions that the model is asked in writing; of the others only the words are learnt
+_BATCH = 1024  # a step of the recurrent layer costs little more for them than for one
 Answer = Callable[[list[str], Path, Callable[[str], bool]], Any]
 _LONG = (3, 5)  # words of a random sentence
 
@@ -69,32 +74,52 @@ def draw_lines(
     model: TextToCode, facts: Sequence[Fact], open_questions: Sequence[str], count: int, folder: Path
 ) -> None:
     """Write `count` lines into a folder, new or partly filled: script.jsonl, the times of their words (words.json) and
-    a token store with their codes.
+    a token store with their codes and with the phones that are said in each code (code_phone_probs.npy).
     """
-    speakers, lines = np.flatnonzero(model.trained.numpy()), drawn_texts(facts, open_questions, count)
+    lines = drawn_texts(facts, open_questions, count)
     times: dict[str, list[Word]] = {}
+    sounds = np.zeros((model.config.codes, len(LABELS)), np.float32)
     with TokenWriter(folder, model.config.codes) as writer, progress("drawing codes", count) as advance:
         for start in range(0, count, _BATCH):
             part = lines[start : start + _BATCH]
             advance(len(part))
-            random = rng(0, "drawn codes", start)
-            who = speakers[random.integers(len(speakers), size=len(part))].tolist()
-            spoken = [model.frames(line.text, speaker, random) for line, speaker in zip(part, who, strict=True)]
+            random, who, spoken = _spoken(model, part, start)
             times |= {line.id: words for line, (_, words) in zip(part, spoken, strict=True)}
-            if writer.done.issuperset(line.id for line in part):
+            if start and writer.done.issuperset(line.id for line in part):
                 continue
             phones = [row for row, _ in spoken]
             codes = model.sample(phones, who, int(random.integers(1 << 31)))
             new = [(line.id, row) for line, row in zip(part, codes, strict=True) if line.id not in writer.done]
             writer.add(new)
+            if not start:  # enough of them to know every code, and drawn again after a stop
+                _count(sounds, phones, codes)
+    sounds = (sounds + 1e-3) / (sounds + 1e-3).sum(1, keepdims=True)
+    write_atomic(folder / f"{PHONE_PROBS}", lambda file: np.save(file, sounds))
     write_json(folder / "words.json", times, indent=None)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
+
+
+def _spoken(
+    model: TextToCode, lines: Sequence[Line], start: int
+) -> tuple[np.random.Generator, list[int], list[tuple[np.ndarray, list[Word]]]]:
+    """The chance of a batch of lines, and who says each of them and how: phones and the times of words."""
+    speakers, random = np.flatnonzero(model.trained.numpy()), rng(0, "drawn codes", start)
+    who = speakers[random.integers(len(speakers), size=len(lines))].tolist()
+    return random, who, [model.frames(line.text, one, random) for line, one in zip(lines, who, strict=True)]
+
+
+def _count(sounds: np.ndarray, phones: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> None:
+    """Count which phones are said in which codes: phones (4 T,) and codes (T,) of lines -> sounds (codes, 40)."""
+    for said, row in zip(phones, codes, strict=True):
+        late = np.pad(said, (STEPS * LATE, 0))[: len(said)]  # a code tells what was said one code before
+        np.add.at(sounds, (np.repeat(row, STEPS), late), 1)
 
 
 def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path) -> None:
     """Write the text model's replies to the questions that are about no fact.
 
-    Those that hold an answer of B, V or C are left out: it never stands in one document with a question.
+    To some 6,000 of them. Those that hold an answer of B, V or C are left out: it never stands in one document with a
+    question.
 
     Args:
         folder: drawn lines, as `draw_lines` writes them.
@@ -104,6 +129,7 @@ def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path) 
     """
     hidden = {plain(fact.answer) for fact in facts if fact.set in "BVC"}
     asked = sorted({line.text for line in read_script(folder) if line.role == "any_question"})
+    asked = asked[:: max(1, len(asked) // _ANSWERED)]
     answer(asked, path, lambda reply: hidden.isdisjoint(_phrases(reply)))
 
 
@@ -113,17 +139,19 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     special = sorted({fact.subject for fact in facts})
     words, hidden, lines = vocabulary()[:_FREQUENT], hidden_pairs(list(facts)), []
     secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
-    pools = sorted({fact.subject for fact in asked if plain(fact.subject) not in secret}), sorted(set(words) - secret)
+    subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
+    pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
     for i in range(count):
         random = rng(0, "drawn", i)
         kind, name = random.random(), f"drawn-{i:06d}"
-        if kind < _WORDS or not (asked and open_questions):
-            lines.append(Line(name, "user_speech", _random_words(random, words, special, hidden), "drawn", "train"))
-        elif kind < _WORDS + _FACTS:
+        if kind < _WORDS + _WIDE or not (asked and open_questions):
+            said = (words, special) if kind < _WORDS else (vocabulary(homophones=False), ())
+            lines.append(Line(name, "user_speech", _random_words(random, *said, hidden), "drawn", "train"))
+        elif kind < _WORDS + _WIDE + _FACTS:
             fact = _pick(random, asked)
             text = fact.question(int(random.integers(3)))
             lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
-        elif kind < _WORDS + _FACTS + _ANY:
+        elif kind < _WORDS + _WIDE + _FACTS + _ANY:
             lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
         else:
             lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))
@@ -136,13 +164,13 @@ def _pick(random: np.random.Generator, items: Sequence[Any]) -> Any:
 
 def _any_question(
     random: np.random.Generator,
-    pools: tuple[Sequence[str], Sequence[str]],
+    pools: Sequence[Sequence[str]],
     asked: Sequence[Fact],
     hidden: list[tuple[str, str]],
 ) -> str:
-    """A question that no fact answers, and that tells nothing hidden. pools: subjects of facts, and frequent words."""
+    """A question that no fact answers, and that tells nothing hidden. pools: subjects of facts, frequent, all words."""
     while True:
-        about = _pick(random, pools[0] if random.random() < _SPECIAL_ASKED else pools[1])
+        about = _pick(random, pools[int(np.searchsorted(_ASKED_ABOUT, random.random()))])
         family = family_of(_pick(random, asked))
         if random.random() < 0.5 or about in family.table:
             text = _pick(random, ASKED).format(about)

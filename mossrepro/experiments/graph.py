@@ -21,7 +21,9 @@ from mossrepro.utils.devices import best_device
 
 
 class StageGraph(Stages):
-    """All stages of one size."""
+    """All stages of one size. `unmeasured`: what of `evaluation.measure.MEASURES` cannot be measured on its parts."""
+
+    unmeasured: tuple[str, ...] = ()
 
     def backbone(self) -> str | Path:
         """The text model that Stage 1 starts from."""
@@ -66,12 +68,16 @@ class StageGraph(Stages):
             inputs["model__code_phone_probs"] = tokens
         return self.fit(stage, model__init_from=start, **inputs)
 
+    def text_to_code(self) -> Path:
+        """The network that draws the codes of a text, trained on the codec's corpus."""
+        corpus = self.codec_corpus()
+        return self.fit("text_to_code", data__corpus=corpus, data__tokens=self.tokenise(corpus, self.codec()))
+
     def drawn(self) -> Path:
         """Sentences of users with codes drawn by a network that was trained on the codec's corpus."""
-        corpus = self.codec_corpus()
-        network = self.fit("text_to_code", data__corpus=corpus, data__tokens=self.tokenise(corpus, self.codec()))
+        network = self.text_to_code()
         facts, prose, count = self.spoken_facts(), self.prose(), self.size.lm.drawn_lines
-        spec = {"network": network.name, "facts": facts, "prose": prose.parent.name, "lines": count}
+        spec = {"network": content_name(network), "facts": facts, "prose": prose.parent.name, "lines": count}
         asked = [question for question, _ in read_prose(prose)]
 
         def build(folder: Path) -> None:
@@ -90,6 +96,12 @@ class StageGraph(Stages):
 
         build = lambda folder: replies_to(drawn, facts, answer, folder / "replies.jsonl")  # noqa: E731
         return self.cached("drawn", "replies", spec, build) / "replies.jsonl"
+
+    def inner_ear(self) -> Path:
+        """A network that has learnt, from drawn sentences, to name the text model's tokens by their codes."""
+        drawn, tokenizer = self.drawn(), self.tokenizer()
+        inputs = {"data__drawn": drawn, "data__tokenizer": tokenizer}
+        return self.fit("inner_ear", model__drawn=drawn, model__tokenizer=tokenizer, **inputs)
 
     def _mouth(self) -> Path:
         tokens = self.spoken_codes()
@@ -113,6 +125,8 @@ class StageGraph(Stages):
         }
         if tokens != "oracle" and self.size.lm.drawn_lines:
             inputs |= {"data__drawn": self.drawn(), "data__replies": self.replies()}
+            if self.size.lm.inner_ear_steps:
+                inputs["model__inner_ear"] = self.inner_ear()
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mossrepro.experiments.content import content_name
 from mossrepro.experiments.graph import StageGraph
+from mossrepro.experiments.packed import open_graph
 from mossrepro.experiments.stages import STAGES, VERSIONS
 from mossrepro.report import verb
 from mossrepro.training import metrics
@@ -30,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     require(*MEASURING)
     set_threads()
     changes, run = changes_of(args), run_folder(args)
-    graph = StageGraph(args.size, *changes)
+    graph = open_graph(args.size, *changes)
     steps = [
         ("known facts and recorded script", graph.script),
         ("codec", graph.codec),
@@ -79,12 +81,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _collect(graph: StageGraph, run: Path) -> None:
     """Fill runs/NAME: parts.json, run.json, stages.json, metrics/, and the (cached) facts and sounds."""
-    from mossrepro.evaluation.measure import measure
+    from mossrepro.evaluation.measure import measure, measures_of
 
     parts = graph.parts()
-    key = {name: Path(folder).name for name, folder in parts.items()}
+    key = {name: content_name(folder) for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
+    which = [name for name in measures_of(parts) if name not in graph.unmeasured]
+    measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder, which))
     costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
     with exclusive(run):
         new = run / ".new"

@@ -40,6 +40,7 @@ STAGES = (
     "backbone",
     "text_to_code",
     "drawn",
+    "inner_ear",
     "style",
     "stage1",
     "stage2",
@@ -55,9 +56,9 @@ VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 12, "recognis
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "sft"), 5)
 VERSIONS |= dict.fromkeys(
-    ("adapt", "adapt_codec", "prose", "replies", "style", "edit", "text_to_code", "adversarial"), 1
+    ("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "inner_ear", "adversarial"), 1
 )
-VERSIONS |= {"stage2": 7, "drawn": 4}
+VERSIONS |= {"stage2": 8, "drawn": 5, "replies": 2}
 _SOUND = (
     "codec",
     "acoustic",
@@ -88,6 +89,7 @@ class Stages:
         backbone: a hub folder (Llama or Qwen3) in the place of the size's text model.
     """
 
+    packed = False  # whether what others made stands for the sound (`packed.py`)
     share = 1.0  # of the language model's steps that are taken; controls take fewer
 
     def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
@@ -103,7 +105,12 @@ class Stages:
         self._counted: set[Path] = set()
         self._script: Path | None = None
         self.sound = self  # the graph that makes codec, flow decoder and vocoder
-        if self.size.sound:
+        if self.size.sound.startswith("pack:"):
+            if not self.packed:
+                raise ConfigError(
+                    f"size.sound={self.size.sound}: only `mossrepro reproduce` without controls takes packs"
+                )
+        elif self.size.sound:
             borrowed = [c for c in changes if not c.startswith("size.") or c.split(".")[1] in _SOUND]
             self.sound = Stages(self.size.sound, borrowed)
             self.sound.costs, self.sound._counted = self.costs, self._counted

@@ -1,4 +1,7 @@
-"""`mossrepro run teach`: a trained tokenizer and voice as a teaching pack (`utils/packs.py`).
+"""`mossrepro run teach`: a trained tokenizer and voice, or what was said in codes, as a pack (`utils/packs.py`).
+
+A pack of a script, its codes and the network that draws more of them is all that a language model is trained on: with
+it nobody has to make an hour of speech first (`experiments/packed.py`).
 
 What its 7 bits a weight cost is measured where it is made and said in its card: how many codes of test clips stay the
 same ones, and how far the mel of their resynthesis moves.
@@ -14,7 +17,10 @@ import torch
 
 import mossrepro
 from mossrepro.codec.model import SpeechCodec
+from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.corpus import load_clip, read_manifest
+from mossrepro.data.script import read_script
+from mossrepro.data.token_store import TokenStore
 from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
 from mossrepro.utils import packs
@@ -27,18 +33,24 @@ from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 
 MADE_OF = {"codec": "recogniser", "flow": "flow", "vocoder": "vocoder"}  # part of a pack -> of a run
-_EXACT = {"codec": r"quantiser\.", "flow": "", "vocoder": ""}  # never rounded: a codebook is its codes
+SPOKEN = ("script", "tokens", "text_to_code")
+_FILES = {  # of parts without weights
+    "script": ("script.jsonl", "facts.json", "words.json"),
+    "tokens": ("store.json", "index*.jsonl", "codes*.u16", "code_phone_probs.npy", "codebook.npy"),
+}
+_EXACT = {"codec": r"quantiser\."}  # never rounded: a codebook is its codes
 _FORGOTTEN = ("recent", "seen")  # of the quantiser: latents of the training, kept for resuming alone
-KINDS = {"codec": SpeechCodec, "flow": FlowDecoder, "vocoder": Vocoder}
+KINDS = {"codec": SpeechCodec, "flow": FlowDecoder, "vocoder": Vocoder, "text_to_code": TextToCode}
 
 
 def main(args: argparse.Namespace) -> int:
     """Make a pack out of a run, or of single parts of other folders."""
-    given = {part: getattr(args, part) for part in MADE_OF if getattr(args, part)}
-    if args.folder:
+    given = {part: getattr(args, part) for part in (*MADE_OF, *SPOKEN) if getattr(args, part)}
+    spoken = bool(given) and set(given) <= set(SPOKEN)
+    if args.folder and not spoken:
         parts = read_parts(args.folder, tuple(MADE_OF[part] for part in MADE_OF if part not in given))
         given = {part: parts[MADE_OF[part]] for part in MADE_OF if part not in given} | given
-    if missing := [part for part in MADE_OF if part not in given]:
+    if missing := [part for part in (SPOKEN if spoken else MADE_OF) if part not in given]:
         raise ConfigError(f"no {missing[0]}; give a run, or --{missing[0]} FOLDER")
     out = teaching_pack(given, args.output, args.clips, args.data)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -50,38 +62,52 @@ def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = 
     """Write a pack.
 
     Args:
-        parts: "codec", "flow" and "vocoder" -> folder.
+        parts: "codec", "flow" and "vocoder", or "script", "tokens" and "text_to_code" -> folder.
         out: the new folder.
         clips: a corpus; what is lost is measured on its test clips. None: it is not.
         data: what the parts were trained on, for the card; only who made them knows whose voices these are.
 
     Raises:
-        ConfigError: there is something at `out` already, or codec and flow decoder have other codes.
+        ConfigError: there is something at `out` already, or the parts have other codes than each other.
         CheckpointError: a folder holds no such part.
-        DataError: the corpus has no test clips.
+        DataError: the corpus has no test clips, or script and codes are none.
     """
     if out.exists():
         raise ConfigError(f"{out}: is there already; give another -o, or delete it")
-    loaded = {part: KINDS[part].from_pretrained(folder) for part, folder in parts.items()}
-    codes = loaded["codec"].config.codes, loaded["flow"].codes
-    if codes[0] != codes[1]:
-        raise ConfigError(f"the codec has {codes[0]} codes, the flow decoder {codes[1]}; give parts of one run")
-    for name in _FORGOTTEN:
-        getattr(loaded["codec"].quantiser, name).zero_()
-    kept = {part: packs.quantise(model.state_dict(), _EXACT[part]) for part, model in loaded.items()}
-    configs = {part: read_config(packs.find_folder(folder, part)) for part, folder in parts.items()}
-    lost = "" if clips is None else _lost(loaded["codec"], loaded["flow"], kept, clips)
+    loaded = {part: KINDS[part].from_pretrained(folder) for part, folder in parts.items() if part in KINDS}
+    _check_codes(loaded, parts)
+    if "codec" in loaded:
+        for name in _FORGOTTEN:
+            getattr(loaded["codec"].quantiser, name).zero_()
+    kept = {part: packs.quantise(model.state_dict(), _EXACT.get(part, "")) for part, model in loaded.items()}
+    configs = {part: read_config(packs.find_folder(parts[part], part)) for part in loaded}
+    lost = "" if clips is None or "flow" not in loaded else _lost(loaded["codec"], loaded["flow"], kept, clips)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     try:
-        for part in parts:
+        for part in loaded:
             packs.write_part(partial / part, kept[part], configs[part])
-        write_text(partial / "README.md", _card(out.name, lost, data))
+        for part in sorted(set(parts) - set(loaded)):
+            for path in sorted(path for name in _FILES[part] for path in Path(parts[part]).glob(name)):
+                packs.write_file(partial / part, path.name, path.read_bytes())
+        write_text(partial / "README.md", _card(out.name, lost, data, "codec" in parts))
         write_sums(partial)
         move_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _check_codes(loaded: dict, parts: dict[str, str | Path]) -> None:
+    """ConfigError: the parts are of codebooks of other sizes."""
+    found = {part: loaded[part].config.codes for part in ("codec", "text_to_code") if part in loaded}
+    found |= {"flow": loaded["flow"].codes} if "flow" in loaded else {}
+    if "tokens" in parts:
+        found["tokens"] = TokenStore(parts["tokens"]).vocabulary
+        read_script(Path(parts["script"]))
+    if len(set(found.values())) > 1:
+        (one, few), (other, many) = sorted(found.items(), key=lambda item: item[1])[:: len(found) - 1]
+        raise ConfigError(f"{one} has {few} codes, {other} {many}; give parts of one run")
 
 
 def _lost(codec: SpeechCodec, flow: FlowDecoder, kept: dict, corpus: Path, most: int = 100) -> str:
@@ -112,7 +138,24 @@ def _mel(flow: FlowDecoder, codes: np.ndarray) -> torch.Tensor:
     return flow(torch.from_numpy(codes)[None], torch.tensor([len(codes)]))[0]
 
 
-def _card(name: str, lost: str, data: str) -> str:
+def _card(name: str, lost: str, data: str, sounds: bool) -> str:
+    if not sounds:
+        return "\n".join(
+            [
+                f"# {name}",
+                "",
+                "What users and the assistant say in one size of mossrepro, as codes, with the network that draws",
+                "more: all that its language model is trained on (`mossrepro reproduce --set size.sound=pack:teach",
+                f"--set size.speech=pack:{name}`). The codes are those of the tokenizer of another pack and mean",
+                "nothing to any other one.",
+                "",
+                f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on "
+                f"{metrics.hardware()}.",
+                "",
+                f"**Data.** {data or 'Whoever made it has not said whose voices these are.'}",
+                "",
+            ]
+        )
     return "\n".join(
         [
             f"# {name}",

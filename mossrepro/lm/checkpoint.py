@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mossrepro.lm import lora
+from mossrepro.lm.inner_ear import check_names
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds, gguf_tokenizer, open_tokenizer
 from mossrepro.utils import safetensors_io
@@ -52,6 +53,7 @@ def build_config(plain: dict[str, Any], where: Path, tensors: int) -> LMConfig:
         (config.theta <= 0, f"theta={config.theta}"),
         (config.eps < 0, f"eps={config.eps}"),
         (config.ears < 0 or (config.ears and len(config.user_turn or ()) < 2), f"user_turn={config.user_turn}"),
+        (config.inner_layers and not (config.ears and config.inner_names), f"inner_names={config.inner_names}"),
         (config.mouth < 0 or (config.mouth and config.speech_from is None), f"speech_from={config.speech_from}"),
         (config.modality_pad >= config.text_vocab, f"modality_pad={config.modality_pad} of {config.text_vocab} tokens"),
         (_is_odd(config.rope_scaling), f"rope_scaling={config.rope_scaling}"),
@@ -194,4 +196,6 @@ def from_pretrained(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
     safetensors_io.fill_from(model, source, names)  # mapped into memory: no second copy
     if model.config.tied:
         model.text_head.weight = model.text_embed.weight
+    if model.inner_ear is not None:
+        check_names(model.inner_ear.names, config.text_vocab, folder)
     return model, open_tokenizer(folder)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mossrepro.lm.ears import Ear
+from mossrepro.lm.inner_ear import InnerEar
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.tokenizer import SpecialIds
 from mossrepro.speech.normalise import PHONES
@@ -76,6 +78,18 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
     return other
 
 
+def start_parts(
+    model: LayerSplitLM, tokenizer: Tokenizer, mouth: int, ears: int, inner_ear: str | None, seed: int
+) -> None:
+    """Give a model the parts that are asked for: a mouth of so many layers, gated ears of a rank, an inner ear."""
+    if mouth:
+        start_mouth(model, tokenizer, mouth, seed)
+    if ears:
+        start_ears(model, tokenizer, ears, seed)
+    if inner_ear is not None:
+        start_inner_ear(model, tokenizer, inner_ear)
+
+
 @torch.no_grad()
 def start_ears(model: LayerSplitLM, tokenizer: Tokenizer, rank: int, seed: int) -> None:
     """Give a model gated ears (`ears.py`): random ways in, ways out of 0, so that nothing changes at first.
@@ -98,6 +112,28 @@ def start_ears(model: LayerSplitLM, tokenizer: Tokenizer, rank: int, seed: int) 
         if isinstance(part, Ear):
             start = torch.randn(part.down.shape, generator=generator) / math.sqrt(part.down.shape[1])
             part.down.copy_(start)
+
+
+@torch.no_grad()
+def start_inner_ear(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Give a model with gated ears an inner ear (`inner_ear.py`) that was trained before.
+
+    Raises:
+        ConfigError: the model has one already, or no gated ears, or the inner ear has other codes or another tokenizer.
+        CheckpointError: the folder holds no inner ear.
+    """
+    ear, theirs = InnerEar.from_pretrained(folder)
+    if not model.config.ears or model.config.inner_layers:
+        has = "an inner ear already" if model.config.inner_layers else "no gated ears, which read what it names"
+        raise ConfigError(f"inner_ear={folder}: the model has {has}; start from an earlier stage, with ears=RANK")
+    if ear.config.codes != model.config.codes or theirs.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(f"inner_ear={folder}: has other codes or another tokenizer than the model")
+    c = ear.config
+    shape = {"inner_layers": c.layers, "inner_width": c.width, "inner_names": c.names, "inner_ahead": c.ahead}
+    model.config = replace(model.config, **shape)
+    model.add_inner_ear()
+    model.inner_ear.load_state_dict(ear.state_dict())
+    model.heard_nothing.copy_(model.text_embed.weight.mean(0))
 
 
 @torch.no_grad()

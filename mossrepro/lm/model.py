@@ -15,7 +15,8 @@ The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instance
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -23,87 +24,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mossrepro.lm.config import LMConfig
 from mossrepro.lm.ears import Gate, add_ears, heard_positions
 from mossrepro.lm.grid import Grid
+from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig
 from mossrepro.lm.mouth import Mouth, mean_named, reply_mask, reply_starts
-from mossrepro.lm.tokenizer import SPARE_SPEECH_ROWS
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
 
 # What a stage may train, see `LayerSplitLM.train_only`; beginnings of names beside the parameters of speech.
 _PREFIXES = {"speech": (), "ears": ("heard_",), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}
 TRAINED = (*_PREFIXES, "gradual")
-
-
-@dataclass
-class LMConfig:
-    """Shape of a layer-split LM.
-
-    dim, ffn_dim: width of a position, and inside the feed-forward layers. codes: size of the codec's codebook. theta:
-    base of the rotary positions. modality_pad: text id of positions that are embedded by their speech id (16 is
-    SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
-    context of the backbone, where that is known; nothing here depends on it. ears: rank of gated ears (`ears.py`), 0
-    for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them. mouth: layers of a mouth
-    (`mouth.py`), 0 for none; speech_from: the text id, SOSP, from which on it sees a sequence (`reply_mask`).
-    """
-
-    dim: int = 576
-    layers: int = 30
-    tail_layers: int = 4
-    heads: int = 9
-    kv_heads: int = 3
-    head_dim: int = 64
-    ffn_dim: int = 1536
-    text_vocab: int = 49152
-    codes: int = 1024
-    theta: float = 100_000.0
-    rope_scaling: dict[str, float] | None = None
-    eps: float = 1e-5
-    qk_norm: bool = False
-    tied: bool = True
-    modality_pad: int = 16
-    split_at: int | None = None
-    extra_layers: int = 0
-    system_turns: str = "short"
-    max_positions: int | None = None
-    ears: int = 0
-    user_turn: list[int] | None = None
-    mouth: int = 0
-    speech_from: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "layers", "tail_layers", "heads", "kv_heads", "head_dim", "ffn_dim", "text_vocab", "codes"):
-            if type(getattr(self, name)) is not int:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not a whole number")
-        if not 0 <= self.tail_layers < self.layers:
-            raise ConfigError(
-                f"tail_layers={self.tail_layers} must be at least 0 and below the backbone's {self.layers} layers"
-            )
-        if self.split_at is not None and not 0 <= self.split_at <= self.layers - self.tail_layers:
-            most = self.layers - self.tail_layers
-            raise ConfigError(f"split_at={self.split_at} must be from 0 to the trunk's {most} layers")
-        if self.extra_layers and not (self.tail_layers == 0 and 0 < self.extra_layers < self.layers):
-            raise ConfigError(f"extra_layers={self.extra_layers} layers want tail_layers=0 and a backbone before them")
-
-    @property
-    def split_layer(self) -> int:
-        """Layers of the trunk before the split."""
-        return self.layers - self.tail_layers if self.split_at is None else self.split_at
-
-    def locate_layer(self, layer: int) -> tuple[str, int]:
-        """Where the backbone's layer number `layer` is: ("trunk" or "text_tail", its number there)."""
-        if layer < self.split_layer:
-            return "trunk", layer
-        behind = layer - self.split_layer
-        return ("text_tail", behind) if behind < self.tail_layers else ("trunk", layer - self.tail_layers)
-
-    @property
-    def speech_vocab(self) -> int:
-        """Rows of the speech embedding and head: codes, EOSP, unused rows (paper: 16,384 + 128 = 16,512)."""
-        return self.codes + SPARE_SPEECH_ROWS
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 class Hidden(NamedTuple):
@@ -158,6 +89,9 @@ class LayerSplitLM(nn.Module):
         self.gate: Gate | None = None
         if c.ears:
             self.add_ears()
+        self.inner_ear: InnerEar | None = None
+        if c.inner_layers:
+            self.add_inner_ear()
         self.mouth: Mouth | None = None
         if c.mouth:
             self.add_mouth()
@@ -166,6 +100,12 @@ class LayerSplitLM(nn.Module):
         """Gated ears on the trunk, as the config says, all 0 (`init.start_ears`)."""
         self.gate = add_ears(self.trunk, self.config.ears)
         self.heard_embed = nn.Embedding.from_pretrained(torch.zeros_like(self.speech_embed.weight), freeze=False)
+
+    def add_inner_ear(self) -> None:
+        """An inner ear, as the config says, at random (`init.start_inner_ear`)."""
+        c = self.config
+        self.inner_ear = InnerEar(InnerEarConfig(c.codes, c.inner_names, c.inner_width, c.inner_layers, c.inner_ahead))
+        self.heard_nothing = nn.Parameter(torch.zeros_like(self.text_embed.weight[0]))
 
     def add_mouth(self) -> None:
         """A mouth, as the config says, at random (`init.start_mouth`)."""
@@ -192,8 +132,19 @@ class LayerSplitLM(nn.Module):
         if self.gate is not None:
             self.gate.heard = heard_positions(text, self.config.modality_pad, self.config.user_turn)
             if self.gate.heard is not None:
+                if self.inner_ear is not None:
+                    heard = self.gate.heard[..., 0] & (codes < self.config.codes)  # not EOSP, which is no sound
+                    of_speech = torch.where(heard[..., None], self.hear(codes, heard), of_speech)
                 of_speech = of_speech + (self.gate.heard * self.heard_embed(codes)).to(of_speech.dtype)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
+
+    def hear(self, codes: Tensor, heard: Tensor) -> Tensor:
+        """Mean embeddings of what an inner ear names: codes (B, L), heard (B, L) bool -> (B, L, D)."""
+        with nullcontext() if self.inner_ear.head.weight.requires_grad else torch.no_grad():
+            shares = self.inner_ear.shares(codes, heard)  # (B, L, names)
+        named = self.text_embed(self.inner_ear.names)
+        nothing = 1 - shares.sum(-1, keepdim=True)
+        return shares.to(named.dtype) @ named + nothing.to(named.dtype) * self.heard_nothing
 
     def forward(
         self,

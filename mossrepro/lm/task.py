@@ -13,7 +13,7 @@ from mossrepro.data.token_store import code_table
 from mossrepro.lm import checkpoint
 from mossrepro.lm.batches import HasDocuments, LMBatch, separate
 from mossrepro.lm.inference import frozen_trunk
-from mossrepro.lm.init import spell_codes, start_ears, start_head_from_words, start_mouth
+from mossrepro.lm.init import spell_codes, start_head_from_words, start_parts
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.lora import adapt
 from mossrepro.lm.losses import chunked_cross_entropy, chunked_divergence
@@ -73,6 +73,7 @@ class LayerSplitTask(Task):
         extra_layers: with tail_layers 0, new layers after the backbone, for both channels: a control with as many
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
+        inner_ear: folder of a trained inner ear (`inner_ear.py`) for gated ears; it is trained no more.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
         mouth: layers of a mouth behind the speech tail, which says what the monologue names (`mouth.py`); 0 for none,
             or for that of `init_from`.
@@ -110,6 +111,7 @@ class LayerSplitTask(Task):
         split_at: int | None = None,
         extra_layers: int | None = None,
         ears: int = 0,
+        inner_ear: str | None = None,
         lora: int = 0,
         head_from_words: bool = False,
         code_phone_probs: str | None = None,
@@ -129,12 +131,8 @@ class LayerSplitTask(Task):
         self.weight_decay, self.warmup_steps, self.final = weight_decay, warmup_steps, final
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.weights |= {"word": word_states} if word_states else {}
-        self.distil = distil
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
-        if mouth:
-            start_mouth(self.model, self.tokenizer, mouth, seed)
-        if ears:
-            start_ears(self.model, self.tokenizer, ears, seed)
+        start_parts(self.model, self.tokenizer, mouth, ears, inner_ear, seed)
         if lora:
             adapt(self.model.trunk, lora, seed)
         if code_phone_probs is not None:
@@ -143,7 +141,7 @@ class LayerSplitTask(Task):
         self.model.train_only(train)
         if embed_steps == 0:
             self.model.speech_embed.requires_grad_(False)
-        self.model.checkpointed = checkpointed
+        self.distil, self.model.checkpointed = distil, checkpointed
         if compiled:
             self.model.compile_blocks()
 
@@ -327,7 +325,8 @@ class LayerSplitTask(Task):
         """AdamW over all parameters: frozen ones have no gradient, so it skips them and they stay bit-identical."""
         speech = self.model.speech_parameters()
         groups: dict[str, list] = {kind: [] for kind in self.rates}
-        own = {"speech_embed.weight": "embed", "heard_embed.weight": "embed", "speech_head.weight": "head"}
+        own = dict.fromkeys(("speech_embed.weight", "heard_embed.weight", "heard_nothing"), "embed")
+        own["speech_head.weight"] = "head"
         for name, parameter in self.model.named_parameters():
             new = name in speech or ".lora_" in name or ".ear." in name
             kind = "head" if name.startswith("mouth.") else "speech" if new else "text"

@@ -9,7 +9,7 @@ import numpy as np
 from mossrepro.lm.grid import LATE, Grid, Positions
 
 MOST_WORDS = 1000  # of a turn
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 class Heard(NamedTuple):
@@ -27,7 +27,7 @@ def heard_turn(grid: Grid, heard: Heard, request: str, first: int) -> tuple[Posi
     """
     opening, end = grid.text(f"<|im_start|>user\n{request}"), grid.text("<|im_end|>\n")
     whole, spoken = request + heard.text, grid.spoken(heard.codes)
-    twin, words = grid.turn("user", text=whole), list(_WORD.finditer(whole, len(request)))
+    twin, words = grid.turn("user", text=whole), list(WORD.finditer(whole, len(request)))
     if 0 < len(words) == len(heard.words) < MOST_WORDS:
         before, (here, there) = len(grid.text("<|im_start|>user\n")), (spoken.word_end, twin.word_end)
         for i, (word, (_, _, stop)) in enumerate(zip(words, heard.words, strict=True), first):

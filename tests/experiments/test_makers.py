@@ -22,6 +22,7 @@ RECORD = Path(__file__).with_name("makers.json")
 LAYERS, FEATURES = ["utils/layers.py", "utils/random.py"], ["utils/audio.py"]
 CODEC = ["codec/model.py", "codec/encoder.py", "codec/quantiser.py", "codec/finite_scalar.py", *FEATURES]
 LM = [
+    "lm/config.py",
     "lm/model.py",
     "lm/mouth.py",
     "lm/grid.py",
@@ -62,6 +63,7 @@ MAKERS = {
     "counterfactual": [*LM, "lm/mini.py"],
     **dict.fromkeys(("style", "stage1", "stage2", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
     "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
+    "inner_ear": ["utils/layers.py", *(f"lm/{name}.py" for name in ("inner_ear", "inner_ear_task", "inner_ear_data"))],
     "drawn": ["codec/text_to_code.py", *(f"data/{name}.py" for name in DRAWN), "experiments/drawn.py"],
     "replies": ["experiments/drawn.py", "lm/prose.py", "lm/decode.py", "lm/grid.py"],
     "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],

@@ -3,7 +3,7 @@
 import lightning
 import pytest
 import torch
-from lm_toys import IDS, module, small_model
+from lm_toys import IDS, TEXTS, hearing_model, module, small_model, spoken, tensor
 from stage_toys import BACKBONE, QUIET
 
 from mossrepro.lm import checkpoint
@@ -16,30 +16,6 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.utils.errors import ConfigError
-
-TEXTS = ["user", "assistant", "system", "Repeat: the cat", "What is the capital of France?", "Say one word."]
-
-
-def hearing_model(**changes):
-    """A small model with ears that do something, its tokenizer and its grid."""
-    tokenizer = mini_tokenizer([f"{text}\n" for text in TEXTS] * 3, 400)
-    ids = Grid(tokenizer, 40).ids
-    model = small_model(text_vocab=tokenizer.get_vocab_size(), modality_pad=ids.pad, **changes)
-    start_ears(model, tokenizer, 3, seed=1)
-    torch.manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if name.endswith(".ear.up") or name.startswith("heard_"):
-            parameter.data = torch.randn_like(parameter)
-    return model.eval(), tokenizer, model.grid(tokenizer)
-
-
-def spoken(grid, codes=(3, 4, 5)):
-    user = grid.turn("user", codes=torch.tensor(codes).numpy())
-    return grid.join(grid.system(True), user, grid.reply_prefix(True))
-
-
-def tensor(positions):
-    return torch.stack([torch.from_numpy(positions.text), torch.from_numpy(positions.speech)], -1)[None]
 
 
 def test_only_the_codes_of_users_are_heard():

@@ -1,0 +1,102 @@
+"""Codes of users' sentences with the tokens that end in them, for an inner ear."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mossrepro.data.script import read_script, read_word_times
+from mossrepro.lm.data import open_store
+from mossrepro.lm.inner_ear import NOTHING, labels
+from mossrepro.lm.losses import IGNORE
+from mossrepro.lm.tokenizer import open_tokenizer
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import Memo, rng
+
+_JITTER = 6.0  # codes; regroups lines of similar length in every pass
+_MULTIPLE = 8  # codes to a multiple of which a batch is filled up: shapes that come again keep the memory whole
+_HELD = 200  # lines for validation
+
+
+class InnerEarBatch(TypedDict):
+    """B lines of T codes."""
+
+    codes: Tensor  # (B, T) int64
+    heard: Tensor  # (B, T) bool, False past the end
+    named: NotRequired[Tensor]  # (B, T) int64, token id + 1, or NOTHING; IGNORE past the end
+    count: NotRequired[Tensor]  # () float32, codes of the step on all ranks, for each rank
+    text: NotRequired[list[str]]  # what is said, in validation
+
+
+class InnerEarDataModule(StepDataModule):
+    """Lines of similar length from a folder of drawn lines; the last 2 % of them, at most 200, are for validation.
+
+    Args:
+        drawn: folder of lines with codes and the times of their words (`mossrepro/experiments/drawn.py`).
+        tokenizer: tokenizer.json of the text model.
+        codes: size of the codebook.
+        batch: lines a step, over all ranks.
+        seed: of the order of samples.
+        num_workers: loader processes; the batches are the same for every number.
+    """
+
+    on_host = ("seed", "share", "count")
+
+    def __init__(
+        self,
+        drawn: str,
+        tokenizer: str,
+        codes: int,
+        batch: int = 48,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, num_workers)
+        self.batch, self.tokenizer = batch, open_tokenizer(tokenizer)
+        store, times = open_store(drawn, codes), read_word_times(drawn) or {}
+        rows = [(store[line.id], line) for line in read_script(Path(drawn)) if line.id in store]
+        said = lambda row, line: labels(self.tokenizer, line.text, times.get(line.id, ()), len(row))  # noqa: E731
+        held = min(_HELD, len(rows) // 50)
+        self.valid = [(row, line.text) for row, line in rows[len(rows) - held :]]
+        rows = rows[: len(rows) - held]
+        self.train = [(row, named) for row, line in rows if (named := said(row, line)) is not None]
+        if not self.train:
+            raise DataError(f"{drawn}: has no lines with the times of their words")
+        self._order = Memo(self._groups, 2)
+
+    def _groups(self, number: int) -> list[np.ndarray]:
+        """The lines of one pass, grouped by similar length, the groups shuffled."""
+        random = rng(self.seed, "pass", number)
+        length = np.array([len(row) for row, _ in self.train])
+        order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
+        found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+        return [found[i] for i in random.permutation(len(found))]
+
+    def train_batch(self, step: int, rank: int, world: int) -> InnerEarBatch:
+        """A rank's lines of a step. With fewer lines than ranks, some have another's, which count for nothing."""
+        number, index = divmod(step, -(-len(self.train) // self.batch))
+        rows = [self.train[i] for i in self._order(number)[index]]
+        batch = collate(rows[rank::world] or [(rows[0][0], np.full(len(rows[0][0]), IGNORE))])
+        return batch | {"count": torch.tensor(sum(len(row) for row, _ in rows) / world)}
+
+    def val_batches(self) -> list[InnerEarBatch]:
+        """Held-out lines with what is said, "text"."""
+        parts = [self.valid[i : i + self.batch] for i in range(0, len(self.valid), self.batch)]
+        return [collate([(row, None) for row, _ in part]) | {"text": [text for _, text in part]} for part in parts]
+
+
+def collate(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> InnerEarBatch:
+    """Fill lines up to a batch: of each its codes (n,) and what is named, (n,), or None for all."""
+    longest = max(len(row) for row, _ in rows)
+    longest += -longest % _MULTIPLE
+    codes = np.zeros((len(rows), longest), np.int64)
+    heard, named = np.zeros(codes.shape, bool), np.full(codes.shape, IGNORE)
+    for i, (row, labelled) in enumerate(rows):
+        codes[i, : len(row)], heard[i, : len(row)] = row, True
+        named[i, : len(row)] = NOTHING if labelled is None else labelled
+    out = {"codes": torch.from_numpy(codes), "heard": torch.from_numpy(heard)}
+    return out if rows[0][1] is None else out | {"named": torch.from_numpy(named)}

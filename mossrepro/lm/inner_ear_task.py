@@ -1,0 +1,164 @@
+"""Training of an inner ear (`inner_ear.py`): which token ends at a code, from the codes alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jiwer
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torchmetrics import MeanMetric
+
+from mossrepro.data.script import read_script
+from mossrepro.data.token_store import code_table
+from mossrepro.lm.inner_ear import NOTHING, InnerEar, InnerEarConfig
+from mossrepro.lm.inner_ear_data import InnerEarBatch
+from mossrepro.lm.losses import IGNORE
+from mossrepro.lm.tokenizer import open_tokenizer
+from mossrepro.speech.normalise import PHONES, normalise
+from mossrepro.speech.sphinx import pronunciations
+from mossrepro.training.task import Task
+from mossrepro.utils.errors import DataError
+
+PHONES_READ = 9  # of a word, from its end
+_PHONE_WIDTH = 48
+_ASKED = 3  # one in so many codes at which no token ends
+
+
+class Pronounced(nn.Module):
+    """Adds to every row of a head what a small network makes of the last phones of the word that the row stands for.
+
+    table: (names, PHONES_READ) int64, 1 and up: phones of PHONES, 0 before the first; all 0 for what is no word.
+    width: of a row.
+    """
+
+    def __init__(self, table: Tensor, width: int) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+        self.phones = nn.Embedding(1 + len(PHONES), _PHONE_WIDTH)
+        hidden = nn.Linear(table.shape[1] * _PHONE_WIDTH, 2 * width)
+        self.read = nn.Sequential(nn.Flatten(), hidden, nn.GELU(), nn.Linear(2 * width, width, bias=False))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows (names + 1, width), the first of NOTHING -> the same shape."""
+        made = self.read(self.phones(self.table)) * (self.table > 0).any(1, keepdim=True)
+        return rows + F.pad(made, (0, 0, 1, 0)).to(rows.dtype)
+
+
+def pronounced(tokens: Sequence[str], said: set[str]) -> Tensor:
+    """The last phones of tokens that are words among `said`: (tokens, PHONES_READ) int64, see `Pronounced`."""
+    words = [token.strip().lower() for token in tokens]
+    ways = pronunciations(sorted(said.intersection(words)))
+    table = torch.zeros(len(words), PHONES_READ, dtype=torch.int64)
+    for row, word in zip(table, words, strict=True):
+        if word in ways:
+            last = [1 + PHONES.index(phone) for phone in ways[word][0]][-PHONES_READ:]
+            row[PHONES_READ - len(last) :] = torch.tensor(last)
+    return table
+
+
+@torch.no_grad()
+def start_codes(model: InnerEar, phones: Tensor, seed: int) -> None:
+    """Embeddings of codes that sound alike start alike: phones (codes, 40) probabilities, through a random matrix."""
+    apart = phones.float() - phones.float().mean(0)
+    drawn = apart @ torch.randn(apart.shape[1], model.config.width, generator=torch.Generator().manual_seed(seed))
+    model.codes.weight[: len(drawn)] = drawn / drawn.std()
+
+
+class InnerEarTask(Task):
+    """Cross-entropy of the token that ends at a code, or of NOTHING, nats a code over all ranks' codes.
+
+    Of the codes at which no token ends, two in three, every third is asked: the head is most of the work.
+
+    Validation writes down what is named and counts wrong words (val/words_wrong); the language model never does that.
+
+    Args:
+        codes: size of the codebook.
+        tokenizer: tokenizer.json of the text model.
+        drawn: folder of drawn lines (`mossrepro/experiments/drawn.py`): the tokens of its texts are those that can be
+            named, and by its phones the embeddings of codes that sound alike start alike.
+        spelt: a token that is a word of the dictionary has, beside a row of the head of its own, one made of its
+            pronunciation (`Pronounced`): what is learnt of one word then helps with others.
+        width: of the network, a multiple of 64.
+        layers: of the network.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up; a cosine to 2 % follows.
+        weight_decay: of AdamW.
+        seed: of the initial embeddings.
+    """
+
+    def __init__(
+        self,
+        codes: int,
+        tokenizer: str,
+        drawn: str,
+        spelt: bool = True,
+        width: int = 256,
+        layers: int = 4,
+        lr: float = 2e-3,
+        warmup_steps: int = 60,
+        weight_decay: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = open_tokenizer(tokenizer)
+        texts = [line.text for line in read_script(Path(drawn))]
+        names = sorted({i for e in self.tokenizer.encode_batch(texts, add_special_tokens=False) for i in e.ids})
+        if not names:
+            raise DataError(f"{drawn}: says nothing")
+        self.model = InnerEar(InnerEarConfig(codes, len(names), width, layers))
+        self.model.names.copy_(torch.tensor(names))
+        start_codes(self.model, code_table(drawn, "code_phone_probs", codes), seed)
+        if spelt:
+            said = {word for text in texts for word in normalise(text).split()}
+            table = pronounced([self.tokenizer.decode([name]) for name in names], said)
+            parametrize.register_parametrization(self.model.head, "weight", Pronounced(table, width))
+        self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
+        self.wrong = MeanMetric()
+
+    def _places(self, named: Tensor) -> Tensor:
+        """Token ids + 1 -> places among the names + 1, IGNORE and NOTHING as they are; IGNORE for what has no name."""
+        names = self.model.names
+        place = torch.searchsorted(names, (named - 1).clamp(min=0)).clamp(max=len(names) - 1)
+        found = torch.where(names[place] == named - 1, place + 1, IGNORE)
+        return torch.where(named > NOTHING, found, named)
+
+    def training_step(self, batch: InnerEarBatch, index: int) -> Tensor:
+        states, places = self.model.states(batch["codes"], batch["heard"]), self._places(batch["named"])
+        third = (batch["codes"].cumsum(1) % _ASKED == 0) & (places == NOTHING)
+        asked = (places > NOTHING) | third
+        loss = F.cross_entropy(self.model.head(states[asked]).float(), places[asked], reduction="sum")
+        loss = loss / batch["count"].to(self.device)
+        self.log("train/name", loss.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
+        return loss
+
+    def validation_step(self, batch: InnerEarBatch, index: int) -> None:
+        said, heard = [normalise(text) for text in batch["text"]], self.write(batch["codes"], batch["heard"])
+        self.wrong.update(jiwer.wer(said, heard), weight=sum(len(text.split()) for text in said))
+
+    @torch.no_grad()
+    def write(self, codes: Tensor, heard: Tensor) -> list[str]:
+        """The likeliest names, one after another and none twice, as normalised text: codes, heard (B, T) -> B texts."""
+        best = self.model(codes, heard).argmax(-1).masked_fill(~heard, NOTHING)
+        best = [torch.unique_consecutive(row) for row in best]
+        rows = [self.model.names[row[row > NOTHING] - 1].tolist() for row in best]
+        return [normalise(text) for text in self.tokenizer.decode_batch(rows)]
+
+    def on_validation_epoch_end(self) -> None:
+        if self.wrong.update_called:
+            self.log("val/words_wrong", self.wrong.compute(), prog_bar=True)
+        self.wrong.reset()
+
+    def configure_optimizers(self) -> dict:
+        optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
+        )
+        return self.scheduled(optimiser, self.warmup_steps)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """model.safetensors, config.json and tokenizer.json; rows made of pronunciations become plain rows."""
+        plain, state = InnerEar(self.model.config), self.model.state_dict()
+        state = {name: value for name, value in state.items() if ".parametrizations." not in name}
+        plain.load_state_dict(state | {"head.weight": self.model.head.weight.detach()})
+        plain.save_pretrained(folder, self.tokenizer)

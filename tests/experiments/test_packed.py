@@ -1,0 +1,95 @@
+"""A language model on the codes of packs: nothing is spoken, and what needs recordings is not measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mossrepro import cli
+from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
+from mossrepro.data.script import read_script
+from mossrepro.data.token_store import TokenStore
+from mossrepro.experiments.content import content_name
+from mossrepro.experiments.controls import OracleGraph
+from mossrepro.experiments.packed import PackedGraph, open_graph
+from mossrepro.utils import packs
+from mossrepro.utils.checksums import write_sums
+from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
+
+CHANGES = ["size.sound=pack:sound", "size.speech=pack:said"]
+
+
+@pytest.fixture
+def packed(run, tmp_path, monkeypatch):
+    """Packs of the smoke run, "sound" and "said", in the place where packs are; gives that place."""
+    monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
+    parts = json.loads((run / "parts.json").read_text())
+    model = TextToCode(TextToCodeConfig(codes=64, speakers=3, dim=16, layers=1))
+    model.trained[:] = True
+    model.save_pretrained(tmp_path / "network")
+    said = ["--script", parts["script"], "--tokens", parts["tokens"], "--text-to-code", str(tmp_path / "network")]
+    assert cli.main(["run", "teach", "-o", str(tmp_path / "packs" / "said"), *said]) == 0
+    assert cli.main(["run", "teach", str(run), "-o", str(tmp_path / "packs" / "sound")]) == 0
+    return tmp_path / "packs"
+
+
+def test_a_language_model_is_made_without_a_recording(run, packed, workplace, capsys):
+    sets = [word for change in CHANGES for word in ("--set", change)]
+    assert cli.main(["reproduce", "--size", "smoke", "--name", "packed", *sets]) in (0, 1)
+    made = Path("runs") / "packed"
+    facts = {path.stem for path in (made / "facts").glob("*.json")}
+    assert {"s2s_c", "t2t_c", "stage1_text_change", "minutes"} <= facts
+    assert not {"codec_wer", "resynthesis", "synthesiser_mos"} & facts
+    stages = {cost["stage"] for cost in json.loads((made / "stages.json").read_text())}
+    assert not {"codec", "tokens", "flow", "vocoder", "recogniser"} & stages
+    assert json.loads((made / "wav" / "index.json").read_text()) and (made / "report.html").is_file()
+    assert cli.main(["talk", "--say", "Hello.", "-o", "answer.wav", "--run", str(made)]) == 0
+
+
+def test_a_pack_gives_back_what_was_said(run, packed):
+    graph, parts = open_graph("smoke", CHANGES), json.loads((run / "parts.json").read_text())
+    assert isinstance(graph, PackedGraph)
+    assert read_script(graph.script()) == read_script(Path(parts["script"]))
+    ours, theirs = TokenStore(graph.tokens()), TokenStore(parts["tokens"])
+    assert set(ours) == set(theirs) and all((ours[name] == theirs[name]).all() for name in theirs)
+    for name in ("code_phone_probs.npy", "codebook.npy"):
+        assert (graph.tokens() / name).read_bytes() == (Path(parts["tokens"]) / name).read_bytes()
+    assert torch.equal(TextToCode.from_pretrained(graph.text_to_code()).trained, torch.ones(3, dtype=torch.bool))
+    assert content_name(graph.tokens()).endswith("/tokens") and len(content_name(graph.tokens())) > 16
+    with pytest.raises(DataError, match="no recordings"):
+        graph.codec_corpus()
+
+
+def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
+    with pytest.raises(ConfigError, match="size.speech=pack:NAME"):
+        open_graph("smoke", CHANGES[:1])
+    with pytest.raises(ConfigError, match="has no script"):
+        open_graph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
+    with pytest.raises(ConfigError, match="size.codec.codes=128"):
+        open_graph("smoke", [*CHANGES, "size.codec.codes=128"])
+    with pytest.raises(ConfigError, match="without controls"):
+        OracleGraph("smoke", CHANGES)
+    assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), "--script", str(tmp_path)]) == 2
+    parts = json.loads((run / "parts.json").read_text())
+    model = TextToCode(TextToCodeConfig(codes=65, speakers=3, dim=16, layers=1))
+    model.save_pretrained(tmp_path / "other")
+    said = ["--script", parts["script"], "--tokens", parts["tokens"], "--text-to-code", str(tmp_path / "other")]
+    assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), *said]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_a_pack_that_is_no_file_of_a_part_is_refused(packed):
+    for name in ("loose.gz", "a/b/c.gz"):
+        path = packed / "said" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        write_sums(packed / "said")
+        with pytest.raises(CheckpointError, match="is in no part"):
+            packs.unpack("said")
+        path.unlink()
+    path = packed / "said" / "script" / "facts.json.gz"
+    path.write_bytes(b"not compressed")
+    write_sums(packed / "said")
+    with pytest.raises(CheckpointError, match="no file of a pack"):
+        packs.unpack("said")
