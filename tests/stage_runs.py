@@ -7,6 +7,8 @@ import signal
 from dataclasses import asdict
 from pathlib import Path
 
+from lm_toys import write_drawn_folder
+
 from mossrepro import cli
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import Line, ScriptRecipe, write_script
@@ -147,4 +149,5 @@ def write_lines(folder: Path) -> Path:
     (folder / "prose.jsonl").write_text(json.dumps(["What is moss?", "Moss is a small green plant."]) + "\n")
     texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
     mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
+    write_drawn_folder(folder)
     return folder

@@ -3,6 +3,7 @@
 What runs there makes no tensor on the wrong device, and reads no number back, which would let a GPU run dry.
 """
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from codec_toys import TINY
-from lm_toys import module, small_model
+from lm_toys import module, small_model, write_drawn_folder
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +25,8 @@ from mossrepro.codec.quantiser import RECENT
 from mossrepro.codec.recogniser_data import RecogniserDataModule
 from mossrepro.codec.recogniser_task import RecogniserTask
 from mossrepro.codec.task import CodecTask
+from mossrepro.lm.inner_ear_data import InnerEarDataModule
+from mossrepro.lm.inner_ear_task import InnerEarTask
 from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.speech import speaker
@@ -257,6 +260,13 @@ def language_step(folder, tmp_path, train: str, pack: bool = False, **mix: float
     return LayerSplitTask(str(tmp_path / "start"), codes=64, train=train), data, data.train_batch(0, 0, 1)
 
 
+def inner_ear_step(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "script")
+    drawn, tokenizer = str(write_drawn_folder(tmp_path / "script")), str(folder / "tokenizer.json")
+    data = InnerEarDataModule(drawn, tokenizer, 64, batch=5)
+    return InnerEarTask(64, tokenizer, drawn, width=64, layers=1), data, data.train_batch(0, 0, 1)
+
+
 STEPS = {
     "codec": lambda folder, tmp_path: codec_step(),
     "codec before its codebook": lambda folder, tmp_path: unquantised_step(),
@@ -272,6 +282,7 @@ STEPS = {
     "stage2": lambda folder, tmp_path: language_step(folder, tmp_path, "all"),
     "stage2, packed": lambda folder, tmp_path: language_step(folder, tmp_path, "all", pack=True),
     "sft": lambda folder, tmp_path: language_step(folder, tmp_path, "all", S2S=1.0),
+    "inner_ear": lambda folder, tmp_path: inner_ear_step(folder, tmp_path),
     "flow": lambda folder, tmp_path: flow_step(),
     "vocoder": lambda folder, tmp_path: vocoder_step(),
     "adversarial": lambda folder, tmp_path: adversarial_step(tmp_path),

@@ -20,6 +20,7 @@ from mossrepro.utils.random import Memo, rng
 _JITTER = 6.0  # codes; regroups lines of similar length in every pass
 _MULTIPLE = 8  # codes to a multiple of which a batch is filled up: shapes that come again keep the memory whole
 _HELD = 200  # lines for validation
+_ASKED = 3  # one in so many codes at which no token ends
 
 
 class InnerEarBatch(TypedDict):
@@ -27,13 +28,13 @@ class InnerEarBatch(TypedDict):
 
     codes: Tensor  # (B, T) int64
     heard: Tensor  # (B, T) bool, False past the end
-    named: NotRequired[Tensor]  # (B, T) int64, token id + 1, or NOTHING; IGNORE past the end
+    named: NotRequired[Tensor]  # (B, T) int64, token id + 1, or NOTHING; IGNORE where it is not asked
     count: NotRequired[Tensor]  # () float32, codes of the step on all ranks, for each rank
     text: NotRequired[list[str]]  # what is said, in validation
 
 
 class InnerEarDataModule(StepDataModule):
-    """Lines of similar length from a folder of drawn lines; the last 2 % of them, at most 200, are for validation.
+    """Lines of similar length from a folder of drawn lines; the last 2 % of them, 1 to 200, are for validation.
 
     Args:
         drawn: folder of lines with codes and the times of their words (`mossrepro/experiments/drawn.py`).
@@ -44,7 +45,7 @@ class InnerEarDataModule(StepDataModule):
         num_workers: loader processes; the batches are the same for every number.
     """
 
-    on_host = ("seed", "share", "count")
+    on_host = ("seed", "share", "count", "named")
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class InnerEarDataModule(StepDataModule):
         store, times = open_store(drawn, codes), read_word_times(drawn) or {}
         rows = [(store[line.id], line) for line in read_script(Path(drawn)) if line.id in store]
         said = lambda row, line: labels(self.tokenizer, line.text, times.get(line.id, ()), len(row))  # noqa: E731
-        held = min(_HELD, len(rows) // 50)
+        held = min(_HELD, max(1, len(rows) // 50))
         self.valid = [(row, line.text) for row, line in rows[len(rows) - held :]]
         rows = rows[: len(rows) - held]
         self.train = [(row, named) for row, line in rows if (named := said(row, line)) is not None]
@@ -90,13 +91,19 @@ class InnerEarDataModule(StepDataModule):
 
 
 def collate(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> InnerEarBatch:
-    """Fill lines up to a batch: of each its codes (n,) and what is named, (n,), or None for all."""
+    """Fill lines up to a batch: of each its codes (n,) and what is named, (n,), or None for all.
+
+    Of the codes at which no token ends, two in three, every third is asked: there are enough, and the head is most of
+    the work.
+    """
     longest = max(len(row) for row, _ in rows)
     longest += -longest % _MULTIPLE
     codes = np.zeros((len(rows), longest), np.int64)
     heard, named = np.zeros(codes.shape, bool), np.full(codes.shape, IGNORE)
     for i, (row, labelled) in enumerate(rows):
         codes[i, : len(row)], heard[i, : len(row)] = row, True
-        named[i, : len(row)] = NOTHING if labelled is None else labelled
+        if labelled is not None:
+            silent = (labelled == NOTHING) & ((np.arange(len(row)) + row[0]) % _ASKED > 0)
+            named[i, : len(row)] = np.where(silent, IGNORE, labelled)
     out = {"codes": torch.from_numpy(codes), "heard": torch.from_numpy(heard)}
     return out if rows[0][1] is None else out | {"named": torch.from_numpy(named)}

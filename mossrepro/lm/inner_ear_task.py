@@ -19,11 +19,11 @@ from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.speech.normalise import PHONES, normalise
 from mossrepro.speech.sphinx import pronunciations
 from mossrepro.training.task import Task
+from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import DataError
 
 PHONES_READ = 9  # of a word, from its end
 _PHONE_WIDTH = 48
-_ASKED = 3  # one in so many codes at which no token ends
 
 
 class Pronounced(nn.Module):
@@ -69,8 +69,6 @@ def start_codes(model: InnerEar, phones: Tensor, seed: int) -> None:
 class InnerEarTask(Task):
     """Cross-entropy of the token that ends at a code, or of NOTHING, nats a code over all ranks' codes.
 
-    Of the codes at which no token ends, two in three, every third is asked: the head is most of the work.
-
     Validation writes down what is named and counts wrong words (val/words_wrong); the language model never does that.
 
     Args:
@@ -109,6 +107,11 @@ class InnerEarTask(Task):
             raise DataError(f"{drawn}: says nothing")
         self.model = InnerEar(InnerEarConfig(codes, len(names), width, layers))
         self.model.names.copy_(torch.tensor(names))
+        self.places = torch.full(
+            (self.tokenizer.get_vocab_size() + 1,), IGNORE
+        )  # token id + 1 -> place of its name + 1
+        self.places[NOTHING] = NOTHING
+        self.places[torch.tensor(names) + 1] = torch.arange(len(names)) + 1
         start_codes(self.model, code_table(drawn, "code_phone_probs", codes), seed)
         if spelt:
             said = {word for text in texts for word in normalise(text).split()}
@@ -117,19 +120,12 @@ class InnerEarTask(Task):
         self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
         self.wrong = MeanMetric()
 
-    def _places(self, named: Tensor) -> Tensor:
-        """Token ids + 1 -> places among the names + 1, IGNORE and NOTHING as they are; IGNORE for what has no name."""
-        names = self.model.names
-        place = torch.searchsorted(names, (named - 1).clamp(min=0)).clamp(max=len(names) - 1)
-        found = torch.where(names[place] == named - 1, place + 1, IGNORE)
-        return torch.where(named > NOTHING, found, named)
-
     def training_step(self, batch: InnerEarBatch, index: int) -> Tensor:
-        states, places = self.model.states(batch["codes"], batch["heard"]), self._places(batch["named"])
-        third = (batch["codes"].cumsum(1) % _ASKED == 0) & (places == NOTHING)
-        asked = (places > NOTHING) | third
-        loss = F.cross_entropy(self.model.head(states[asked]).float(), places[asked], reduction="sum")
-        loss = loss / batch["count"].to(self.device)
+        asked = batch["named"] != IGNORE  # in main memory: nothing waits for the device
+        states = select(self.model.states(batch["codes"], batch["heard"]), asked)
+        places = send(self.places[batch["named"][asked]], states.device)
+        loss = F.cross_entropy(self.model.head(states).float(), places, ignore_index=IGNORE, reduction="sum")
+        loss = loss / send(batch["count"], states.device)
         self.log("train/name", loss.detach(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
         return loss
 
