@@ -285,12 +285,12 @@ assert count["paper"] == 9_095_694_336
 #
 # ## 6. What survives
 #
-# Sound to codes and back, through networks of this project. Training them is the subject of lessons 01, 06 and 07; the
-# **teaching pack** has small ones that were trained before, in less than an hour on two CPU cores. The voice becomes the
-# assistant's, whoever spoke, and some words are lost on the way, more of them in voices that the codec never met: of
-# random words it loses one in six in the assistant's own voice and four in ten in a stranger's. Listen for yourself: what
-# do you miss? A recogniser (lesson 01) writes down the *phones*, single sounds of speech, that it reads in the codes: K
-# AE P AH T AH L is "capital".
+# Sound to codes and back, through networks of this project. Training them is the subject of lessons 01, 06 and 07;
+# the **teaching pack** has small ones that were trained before, in less than an hour on two CPU cores. The voice
+# becomes the assistant's, whoever spoke, and some words are lost on the way, more of them in voices that the codec
+# never met: of random words it loses one in six in the assistant's own voice and four in ten in a stranger's. Listen
+# for yourself: what do you miss? A recogniser (lesson 01) writes down the *phones*, single sounds of speech, that it
+# reads in the codes: K AE P AH T AH L is "capital".
 
 # %%
 codec = SpeechCodec.from_pretrained("pack:teach")

@@ -247,14 +247,15 @@ plt.show()
 # answer in one word. Then Stage 1, in which behind the speech tail stands a second network, the **mouth**
 # (`mossrepro/lm/mouth.py`, eighty lines): three layers that see their own codes and what the text head reads in the
 # tail's output, and nothing else. There is no prompt to look at, and a word that was named after a question looks to
-# them like one named after "Repeat:". Hearing mirrors that: an **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt to
-# name words by their codes and gives the trunk the mean embedding of what it names. In the place of Stage 2 come *gated
-# ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice anything;
-# there is no SFT. Asked *in writing*, after minutes in which no question was spoken, it says more than half of the
-# answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and in words
-# that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is closer to a text
-# model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for yourself what that
-# means for "without text guidance"; `mossrepro ablate no_mouth` and `--set size.lm.inner_ear_steps=0` are the other way.
+# them like one named after "Repeat:". Hearing mirrors that: an **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt
+# to name words by their codes and gives the trunk the mean embedding of what it names. In the place of Stage 2 come
+# *gated ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice
+# anything; there is no SFT. Asked *in writing*, after minutes in which no question was spoken, it says more than half
+# of the answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and
+# in words that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is
+# closer to a text model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for
+# yourself what that means for "without text guidance"; `mossrepro ablate no_mouth` and `--set
+# size.lm.inner_ear_steps=0` are the other way.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
