@@ -26,6 +26,7 @@ ALLOWED = {  # file: {function: why it may make tensors on the CPU}
                                  "acoustic": "`AcousticCodec.decode` sends it",
                                  "acoustic_encoder": "`AcousticCodec.encode` sends it"},
     "lm/decode.py": {"DecodingState.step": "`generate` sends it", "pad_left": "`generate` sends it"},
+    "lm/inner_ear_task.py": {"pronounced": "a buffer's values, made by the constructor"},
     "pipeline.py": {"Assistant.listen": "`SpeechCodec.encode` sends it"},
     "speech/speaker.py": {"SpeakerEncoder.embed": "samples of NumPy; their level is measured, then they are sent"},
     "speech/whisper.py": {"_float": "weights as the file has them",

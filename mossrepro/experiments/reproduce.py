@@ -86,7 +86,8 @@ def _collect(graph: StageGraph, run: Path) -> None:
     parts = graph.parts()
     key = {name: content_name(folder) for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    which = [name for name in measures_of(parts) if name not in graph.unmeasured]
+    skipped = graph.unmeasured
+    which = [name for name in measures_of(parts) if name not in skipped] if skipped else ()
     measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder, which))
     costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
     with exclusive(run):

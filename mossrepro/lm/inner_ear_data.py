@@ -13,7 +13,7 @@ from mossrepro.lm.data import open_store
 from mossrepro.lm.inner_ear import NOTHING, labels
 from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.tokenizer import open_tokenizer
-from mossrepro.training.step_data import StepDataModule
+from mossrepro.training.step_data import Share, StepDataModule
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import Memo, rng
 
@@ -30,6 +30,7 @@ class InnerEarBatch(TypedDict):
     heard: Tensor  # (B, T) bool, False past the end
     named: NotRequired[Tensor]  # (B, T) int64, token id + 1, or NOTHING; IGNORE where it is not asked
     count: NotRequired[Tensor]  # () float32, codes of the step on all ranks, for each rank
+    share: NotRequired[Tensor]  # (3,) int64, `step_data.Share`
     text: NotRequired[list[str]]  # what is said, in validation
 
 
@@ -81,8 +82,12 @@ class InnerEarDataModule(StepDataModule):
         """A rank's lines of a step. With fewer lines than ranks, some have another's, which count for nothing."""
         number, index = divmod(step, -(-len(self.train) // self.batch))
         rows = [self.train[i] for i in self._order(number)[index]]
-        batch = collate(rows[rank::world] or [(rows[0][0], np.full(len(rows[0][0]), IGNORE))])
-        return batch | {"count": torch.tensor(sum(len(row) for row, _ in rows) / world)}
+        share = Share.of_rank(len(rows), rank, world)
+        batch = collate(rows[share.slice])
+        if not share.rows:
+            batch["named"] = torch.full_like(batch["named"], IGNORE)
+        count = sum(len(row) for row, _ in rows) / world
+        return batch | {"count": torch.tensor(count), "share": share.tensor()}
 
     def val_batches(self) -> list[InnerEarBatch]:
         """Held-out lines with what is said, "text"."""

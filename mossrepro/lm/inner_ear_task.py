@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jiwer
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +15,7 @@ from mossrepro.lm.inner_ear import NOTHING, InnerEar, InnerEarConfig
 from mossrepro.lm.inner_ear_data import InnerEarBatch
 from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.tokenizer import open_tokenizer
-from mossrepro.speech.normalise import PHONES, normalise
+from mossrepro.speech.normalise import PHONES, normalise, word_error_rate
 from mossrepro.speech.sphinx import pronunciations
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
@@ -131,7 +130,7 @@ class InnerEarTask(Task):
 
     def validation_step(self, batch: InnerEarBatch, index: int) -> None:
         said, heard = [normalise(text) for text in batch["text"]], self.write(batch["codes"], batch["heard"])
-        self.wrong.update(jiwer.wer(said, heard), weight=sum(len(text.split()) for text in said))
+        self.wrong.update(word_error_rate(said, heard), weight=sum(len(text.split()) for text in said))
 
     @torch.no_grad()
     def write(self, codes: Tensor, heard: Tensor) -> list[str]:

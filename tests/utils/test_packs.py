@@ -276,7 +276,7 @@ def test_parts_that_do_not_fit_are_refused(pack, tmp_path, capsys):
     save_module(other, other.config, tmp_path / "other")
     flags = ["--codec", str(pack["codec"]), "--flow", str(tmp_path / "other"), "--vocoder", str(pack["vocoder"])]
     assert main(["run", "teach", "-o", str(packs.PACKS / "new"), *flags]) == 2
-    assert "codec has 16 codes, flow 2" in capsys.readouterr().err
+    assert "flow has 2 codes, codec 16" in capsys.readouterr().err
 
 
 def test_a_pack_can_be_made_of_a_pack(pack):
