@@ -64,7 +64,7 @@ def test_a_pack_gives_back_what_was_said(run, packed):
 def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
     with pytest.raises(ConfigError, match="size.speech=pack:NAME"):
         open_graph("smoke", CHANGES[:1])
-    with pytest.raises(ConfigError, match="has no script"):
+    with pytest.raises(ConfigError, match="has no tokens"):
         open_graph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
     with pytest.raises(ConfigError, match="size.codec.codes=128"):
         open_graph("smoke", [*CHANGES, "size.codec.codes=128"])
