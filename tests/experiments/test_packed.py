@@ -69,7 +69,7 @@ def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
     with pytest.raises(ConfigError, match="size.codec.codes=128"):
         open_graph("smoke", [*CHANGES, "size.codec.codes=128"])
     with pytest.raises(ConfigError, match="without controls"):
-        OracleGraph("smoke", CHANGES)
+        OracleGraph("smoke", 0.0, CHANGES)
     assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), "--script", str(tmp_path)]) == 2
     parts = json.loads((run / "parts.json").read_text())
     model = TextToCode(TextToCodeConfig(codes=65, speakers=3, dim=16, layers=1))
