@@ -14,11 +14,8 @@ from mossrepro.data.corpus import left_out, read_manifest
 from mossrepro.data.token_store import TokenStore
 from mossrepro.speech.normalise import normalise
 from mossrepro.speech.sphinx import pronunciations
-from mossrepro.training.step_data import Share, StepDataModule, announce
+from mossrepro.training.step_data import LengthGroups, Share, StepDataModule, announce
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.random import rng
-
-_JITTER = 6.0  # codes; regroups clips of similar length in every pass
 
 
 class RecogniserDataModule(StepDataModule):
@@ -60,25 +57,14 @@ class RecogniserDataModule(StepDataModule):
             times = own_share / max(1 - own_share, 1e-9) * len(self.train) / len(theirs)
             self.train, self.valid = self.train + max(1, round(times)) * theirs, heard
         self.lexicon = corpus_lexicon(*filter(None, (corpus, own)))
-        self._pass: tuple[int, list[np.ndarray]] = (-1, [])
-
-    def groups(self, number: int) -> list[np.ndarray]:
-        """The clips of one pass, grouped by similar length, the groups shuffled."""
-        if self._pass[0] != number:
-            random = rng(self.seed, "pass", number)
-            length = np.array([len(row.codes) for row in self.train])
-            order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
-            found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-            self._pass = (number, [found[i] for i in random.permutation(len(found))])
-        return self._pass[1]
+        self._rows = LengthGroups([len(row.codes) for row in self.train], batch, seed)
 
     def train_batch(self, step: int, rank: int, world: int) -> RecogniserBatch:
         """A rank's share of a step: codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,).
 
         It is as long as the longest clip of all ranks, so that frames can be dropped at random for all of them alike.
         """
-        number, index = divmod(step, -(-len(self.train) // self.batch))
-        rows = [self.train[i] for i in self.groups(number)[index]]
+        rows = [self.train[i] for i in self._rows(step)]
         share = Share.of_rank(len(rows), rank, world)
         batch = {key: value[share.slice] for key, value in _collate(rows).items()}
         if not share.rows:  # a clip of another rank: here it has no phones, and counts for nothing

@@ -13,12 +13,10 @@ from mossrepro.codec.recogniser import LABELS, STEPS, labels
 from mossrepro.data.alignment import Phone, phone_times, read_phones
 from mossrepro.data.corpus import Clip, read_manifest
 from mossrepro.data.token_store import TokenStore
-from mossrepro.training.step_data import Share, StepDataModule
+from mossrepro.training.step_data import LengthGroups, Share, StepDataModule
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.random import Memo, rng
 
-_JITTER = 6.0  # codes; regroups clips of similar length in every pass
 _SHORTEST, _LEAST = 0.5, 0.05  # frames of a phone and its spread, at least
 
 
@@ -65,20 +63,11 @@ class TextToCodeDataModule(StepDataModule):
         known = [clip for clip in clips if clip.split == "valid" and clip.speaker in number]
         self.valid = [_row(clip, store[clip.id], times[clip.id], number[clip.speaker]) for clip in known]
         self.durations, self.pace = _durations([(times[clip.id], number[clip.speaker], clip) for clip in train])
-        self._order = Memo(self._groups, 2)
-
-    def _groups(self, number: int) -> list[np.ndarray]:
-        """The clips of one pass, grouped by similar length, the groups shuffled."""
-        random = rng(self.seed, "pass", number)
-        length = np.array([len(row.codes) for row in self.train])
-        order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
-        found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-        return [found[i] for i in random.permutation(len(found))]
+        self._rows = LengthGroups([len(row.codes) for row in self.train], batch, seed)
 
     def train_batch(self, step: int, rank: int, world: int) -> TextToCodeBatch:
         """A rank's clips of a step, as long as the longest of all ranks."""
-        number, index = divmod(step, -(-len(self.train) // self.batch))
-        rows = [self.train[i] for i in self._order(number)[index]]
+        rows = [self.train[i] for i in self._rows(step)]
         share = Share.of_rank(len(rows), rank, world)
         batch = {key: value[share.slice] for key, value in collate(rows).items()}
         if not share.rows:  # fewer clips than ranks: another's, that counts for nothing

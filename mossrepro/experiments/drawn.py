@@ -94,7 +94,7 @@ def draw_lines(
             if not start:  # enough of them to know every code, and drawn again after a stop
                 _count(sounds, phones, codes)
     sounds = (sounds + 1e-3) / (sounds + 1e-3).sum(1, keepdims=True)
-    write_atomic(folder / f"{PHONE_PROBS}", lambda file: np.save(file, sounds))
+    write_atomic(folder / PHONE_PROBS, lambda file: np.save(file, sounds))
     write_json(folder / "words.json", times, indent=None)
     write_text(folder / "script.jsonl", "".join(json.dumps(asdict(line)) + "\n" for line in lines))
 

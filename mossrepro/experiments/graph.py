@@ -21,9 +21,7 @@ from mossrepro.utils.devices import best_device
 
 
 class StageGraph(Stages):
-    """All stages of one size. `unmeasured`: what of `evaluation.measure.MEASURES` cannot be measured on its parts."""
-
-    unmeasured: tuple[str, ...] = ()
+    """All stages of one size."""
 
     def backbone(self) -> str | Path:
         """The text model that Stage 1 starts from."""

@@ -15,8 +15,6 @@ from mossrepro.training.config import changed_size
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.packs import find_folder
 
-_UNMEASURED = ("codec", "vocoder", "words")  # of `measure.MEASURES`: on recordings, of which a pack has none
-
 
 def open_graph(size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> StageGraph:
     """The graph of a size, or, where `size.sound` names a pack, that of its language model alone."""
@@ -31,7 +29,7 @@ class PackedGraph(StageGraph):
         ConfigError: no pack of codes is named, one of the two lacks a part, or they are of another codebook.
     """
 
-    packed, unmeasured = True, _UNMEASURED
+    unmeasured = ("codec", "vocoder", "words")
 
     def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
         super().__init__(size, changes, backbone)

@@ -89,7 +89,7 @@ class Stages:
         backbone: a hub folder (Llama or Qwen3) in the place of the size's text model.
     """
 
-    packed = False  # whether what others made stands for the sound (`packed.py`)
+    unmeasured: tuple[str, ...] = ()  # of `measure.MEASURES`: what wants recordings, where packs stand for them
     share = 1.0  # of the language model's steps that are taken; controls take fewer
 
     def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
@@ -106,9 +106,9 @@ class Stages:
         self._script: Path | None = None
         self.sound = self  # the graph that makes codec, flow decoder and vocoder
         if self.size.sound.startswith("pack:"):
-            if not self.packed:
+            if not self.unmeasured:
                 raise ConfigError(
-                    f"size.sound={self.size.sound}: only `mossrepro reproduce` without controls takes packs"
+                    f"size.sound={self.size.sound}: only `mossrepro reproduce`, without controls, takes packs"
                 )
         elif self.size.sound:
             borrowed = [c for c in changes if not c.startswith("size.") or c.split(".")[1] in _SOUND]

@@ -40,18 +40,31 @@ _FILES = {  # of parts without weights
 }
 _EXACT = {"codec": r"quantiser\."}  # never rounded: a codebook is its codes
 _FORGOTTEN = ("recent", "seen")  # of the quantiser: latents of the training, kept for resuming alone
+_SOUNDS = """\
+A small speech tokenizer, flow decoder and vocoder for the lessons of mossrepro, so that they make sounds
+from the first minute: `SpeechCodec.from_pretrained("pack:{0}")`, and so on for `FlowDecoder` and
+`Vocoder`. The first use unpacks it into the cache."""
+_SAYS = """\
+What users and the assistant say in one size of mossrepro, as codes, with the network that draws
+more: all that its language model is trained on (`mossrepro reproduce --set size.sound=pack:teach
+--set size.speech=pack:{0}`). The codes are those of the tokenizer of another pack and mean
+nothing to any other one."""
+_LIMITS = """\
+**Limits.** It hears people worse than the voices that it was trained on, and noise worse than quiet
+(`mossrepro eval codec` says how much). For lessons and experiments, not for products."""
 KINDS = {"codec": SpeechCodec, "flow": FlowDecoder, "vocoder": Vocoder, "text_to_code": TextToCode}
 
 
 def main(args: argparse.Namespace) -> int:
     """Make a pack out of a run, or of single parts of other folders."""
     given = {part: getattr(args, part) for part in (*MADE_OF, *SPOKEN) if getattr(args, part)}
-    spoken = bool(given) and set(given) <= set(SPOKEN)
-    if args.folder and not spoken:
+    if args.folder:
         parts = read_parts(args.folder, tuple(MADE_OF[part] for part in MADE_OF if part not in given))
         given = {part: parts[MADE_OF[part]] for part in MADE_OF if part not in given} | given
-    if missing := [part for part in (SPOKEN if spoken else MADE_OF) if part not in given]:
-        raise ConfigError(f"no {missing[0]}; give a run, or --{missing[0]} FOLDER")
+    begun = [group for group in (tuple(MADE_OF), SPOKEN) if given.keys() & set(group)] or [tuple(MADE_OF)]
+    if missing := [part for group in begun for part in group if part not in given]:
+        flag = missing[0].replace("_", "-")
+        raise ConfigError(f"no {missing[0]}; give --{flag} FOLDER{'' if missing[0] in SPOKEN else ', or a run'}")
     out = teaching_pack(given, args.output, args.clips, args.data)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(visible(f"{out}: {size / 1e6:.1f} MB"))
@@ -62,7 +75,7 @@ def teaching_pack(parts: dict[str, str | Path], out: Path, clips: Path | None = 
     """Write a pack.
 
     Args:
-        parts: "codec", "flow" and "vocoder", or "script", "tokens" and "text_to_code" -> folder.
+        parts: "codec", "flow" and "vocoder", or "script", "tokens" and "text_to_code", or all six -> folder.
         out: the new folder.
         clips: a corpus; what is lost is measured on its test clips. None: it is not.
         data: what the parts were trained on, for the card; only who made them knows whose voices these are.
@@ -139,39 +152,8 @@ def _mel(flow: FlowDecoder, codes: np.ndarray) -> torch.Tensor:
 
 
 def _card(name: str, lost: str, data: str, sounds: bool) -> str:
-    if not sounds:
-        return "\n".join(
-            [
-                f"# {name}",
-                "",
-                "What users and the assistant say in one size of mossrepro, as codes, with the network that draws",
-                "more: all that its language model is trained on (`mossrepro reproduce --set size.sound=pack:teach",
-                f"--set size.speech=pack:{name}`). The codes are those of the tokenizer of another pack and mean",
-                "nothing to any other one.",
-                "",
-                f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on "
-                f"{metrics.hardware()}.",
-                "",
-                f"**Data.** {data or 'Whoever made it has not said whose voices these are.'}",
-                "",
-            ]
-        )
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            "A small speech tokenizer, flow decoder and vocoder for the lessons of mossrepro, so that they make sounds",
-            f'from the first minute: `SpeechCodec.from_pretrained("pack:{name}")`, and so on for `FlowDecoder` and',
-            "`Vocoder`. The first use unpacks it into the cache.",
-            "",
-            *([lost, ""] if lost else []),
-            f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on "
-            f"{metrics.hardware()}.",
-            "",
-            f"**Data.** {data or 'Whoever made it has not said what it was trained on.'}",
-            "",
-            "**Limits.** It hears people worse than the voices that it was trained on, and noise worse than quiet",
-            "(`mossrepro eval codec` says how much). For lessons and experiments, not for products.",
-            "",
-        ]
-    )
+    about = _SOUNDS if sounds else _SAYS
+    made = f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on"
+    data = data or "Whoever made it has not said what it was trained on."
+    parts = [f"# {name}", about.format(name), lost, f"{made} {metrics.hardware()}.", f"**Data.** {data}"]
+    return "\n\n".join(filter(None, [*parts, _LIMITS if sounds else ""])) + "\n"

@@ -13,11 +13,9 @@ from mossrepro.lm.data import open_store
 from mossrepro.lm.inner_ear import NOTHING, labels
 from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.tokenizer import open_tokenizer
-from mossrepro.training.step_data import Share, StepDataModule
+from mossrepro.training.step_data import LengthGroups, Share, StepDataModule
 from mossrepro.utils.errors import DataError
-from mossrepro.utils.random import Memo, rng
 
-_JITTER = 6.0  # codes; regroups lines of similar length in every pass
 _MULTIPLE = 8  # codes to a multiple of which a batch is filled up: shapes that come again keep the memory whole
 _HELD = 200  # lines for validation
 _ASKED = 3  # one in so many codes at which no token ends
@@ -68,20 +66,11 @@ class InnerEarDataModule(StepDataModule):
         self.train = [(row, named) for row, line in rows if (named := said(row, line)) is not None]
         if not self.train:
             raise DataError(f"{drawn}: has no lines with the times of their words")
-        self._order = Memo(self._groups, 2)
-
-    def _groups(self, number: int) -> list[np.ndarray]:
-        """The lines of one pass, grouped by similar length, the groups shuffled."""
-        random = rng(self.seed, "pass", number)
-        length = np.array([len(row) for row, _ in self.train])
-        order = np.argsort(length + random.uniform(0.0, _JITTER, len(length)), kind="stable")
-        found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-        return [found[i] for i in random.permutation(len(found))]
+        self._rows = LengthGroups([len(row) for row, _ in self.train], batch, seed)
 
     def train_batch(self, step: int, rank: int, world: int) -> InnerEarBatch:
         """A rank's lines of a step. With fewer lines than ranks, some have another's, which count for nothing."""
-        number, index = divmod(step, -(-len(self.train) // self.batch))
-        rows = [self.train[i] for i in self._order(number)[index]]
+        rows = [self.train[i] for i in self._rows(step)]
         share = Share.of_rank(len(rows), rank, world)
         batch = collate(rows[share.slice])
         if not share.rows:

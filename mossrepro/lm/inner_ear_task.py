@@ -106,9 +106,8 @@ class InnerEarTask(Task):
             raise DataError(f"{drawn}: says nothing")
         self.model = InnerEar(InnerEarConfig(codes, len(names), width, layers))
         self.model.names.copy_(torch.tensor(names))
-        self.places = torch.full(
-            (self.tokenizer.get_vocab_size() + 1,), IGNORE
-        )  # token id + 1 -> place of its name + 1
+        # Of token id + 1: the place of its name among the names, + 1.
+        self.places = torch.full((1 + self.tokenizer.get_vocab_size(),), IGNORE)
         self.places[NOTHING] = NOTHING
         self.places[torch.tensor(names) + 1] = torch.arange(len(names)) + 1
         start_codes(self.model, code_table(drawn, "code_phone_probs", codes), seed)
@@ -129,16 +128,17 @@ class InnerEarTask(Task):
         return loss
 
     def validation_step(self, batch: InnerEarBatch, index: int) -> None:
-        said, heard = [normalise(text) for text in batch["text"]], self.write(batch["codes"], batch["heard"])
-        self.wrong.update(word_error_rate(said, heard), weight=sum(len(text.split()) for text in said))
+        """Count the wrong words of what is named."""
+        words = sum(len(normalise(text).split()) for text in batch["text"])
+        self.wrong.update(word_error_rate(batch["text"], self.write(batch["codes"], batch["heard"])), weight=words)
 
     @torch.no_grad()
     def write(self, codes: Tensor, heard: Tensor) -> list[str]:
-        """The likeliest names, one after another and none twice, as normalised text: codes, heard (B, T) -> B texts."""
+        """The likeliest names, one after another and none twice in a row: codes, heard (B, T) -> B texts."""
         best = self.model(codes, heard).argmax(-1).masked_fill(~heard, NOTHING)
         best = [torch.unique_consecutive(row) for row in best]
         rows = [self.model.names[row[row > NOTHING] - 1].tolist() for row in best]
-        return [normalise(text) for text in self.tokenizer.decode_batch(rows)]
+        return self.tokenizer.decode_batch(rows)
 
     def on_validation_epoch_end(self) -> None:
         if self.wrong.update_called:

@@ -15,7 +15,6 @@ The paper's numbers: 36 layers of Qwen3-8B = 32 shared + 4, so 40 layer instance
 
 import math
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -140,9 +139,10 @@ class LayerSplitLM(nn.Module):
 
     def hear(self, codes: Tensor, heard: Tensor) -> Tensor:
         """Mean embeddings of what an inner ear names: codes (B, L), heard (B, L) bool -> (B, L, D)."""
-        with nullcontext() if self.inner_ear.head.weight.requires_grad else torch.no_grad():
-            shares = self.inner_ear.shares(codes, heard)  # (B, L, names)
-        named = self.text_embed(self.inner_ear.names)
+        shares, named = (
+            self.inner_ear.shares(codes, heard),
+            self.text_embed(self.inner_ear.names),
+        )  # (B, L, names), (names, D)
         nothing = 1 - shares.sum(-1, keepdim=True)
         return shares.to(named.dtype) @ named + nothing.to(named.dtype) * self.heard_nothing
 

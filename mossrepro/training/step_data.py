@@ -7,9 +7,10 @@ data module's state, so a resumed run continues in O(1) with the next batch, wit
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,7 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.private_apis import batches_taken
-from mossrepro.utils.random import seed_for
+from mossrepro.utils.random import Memo, rng, seed_for
+
+_JITTER = 6.0  # codes; regroups rows of similar length in every pass
 
 
 class Share(NamedTuple):
@@ -47,6 +50,31 @@ class Share(NamedTuple):
     def tensor(self) -> Tensor:
         """(3,) int64, for "share" in a batch."""
         return torch.tensor(self, dtype=torch.int64)
+
+
+class LengthGroups:
+    """Which rows a step has: every row once a pass, those of similar length together, the groups in random order.
+
+    Args:
+        lengths: of the rows, in codes.
+        batch: rows a step, over all ranks.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed = np.array(lengths), batch, seed
+        self._passes = Memo(self._groups, 2)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """The rows of a step: (n,) int64, n at most `batch`."""
+        number, index = divmod(step, -(-len(self.lengths) // self.batch))
+        return self._passes(number)[index]
+
+    def _groups(self, number: int) -> list[np.ndarray]:
+        random = rng(self.seed, "pass", number)
+        order = np.argsort(self.lengths + random.uniform(0.0, _JITTER, len(self.lengths)), kind="stable")
+        found = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+        return [found[i] for i in random.permutation(len(found))]
 
 
 @rank_zero_only

@@ -68,7 +68,7 @@ def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
         open_graph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
     with pytest.raises(ConfigError, match="size.codec.codes=128"):
         open_graph("smoke", [*CHANGES, "size.codec.codes=128"])
-    with pytest.raises(ConfigError, match="without controls"):
+    with pytest.raises(ConfigError, match="without controls, takes packs"):
         OracleGraph("smoke", 0.0, CHANGES)
     assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), "--script", str(tmp_path)]) == 2
     parts = json.loads((run / "parts.json").read_text())
