@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from mossrepro.training.callbacks import AtomicCheckpoint
-from mossrepro.training.step_data import Share, StepDataModule
+from mossrepro.training.step_data import LengthGroups, Share, StepDataModule
 from mossrepro.utils.errors import ConfigError, Interrupted
 from mossrepro.utils.random import rng
 
@@ -131,3 +132,18 @@ def test_more_ranks_than_rows_are_refused(monkeypatch):
 def test_a_module_without_train_batch_says_so():
     with pytest.raises(NotImplementedError, match="StepDataModule"):
         next(iter(StepDataModule().train_dataloader()))
+
+
+def test_rows_of_similar_length_stand_together_and_every_row_comes_once_a_pass():
+    lengths = np.random.default_rng(0).integers(10, 60, 50)
+    rows = LengthGroups(lengths, 8, seed=1)
+    passes = [[rows(step) for step in range(7 * number, 7 * number + 7)] for number in range(2)]
+    for groups in passes:
+        assert sorted(np.concatenate(groups).tolist()) == list(range(50))
+        assert max(np.ptp(lengths[group]) for group in groups) < 25
+        means = [lengths[group].mean() for group in groups]
+        assert means != sorted(means)  # long and short ones in turn
+    assert any(not np.array_equal(a, b) for a, b in zip(*passes, strict=True))
+    again = LengthGroups(lengths, 8, seed=1)
+    assert all(np.array_equal(again(step), group) for step, group in enumerate(passes[0]))
+    assert any(not np.array_equal(LengthGroups(lengths, 8, seed=2)(i), group) for i, group in enumerate(passes[0]))
