@@ -23,9 +23,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mossrepro.lm.grid import LATE
 from mossrepro.lm.tokenizer import open_tokenizer
-from mossrepro.lm.twins import WORD
+from mossrepro.lm.twins import WORD, end_code
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.layers import RMSNorm, TransformerBlock, rotary_table
 from mossrepro.utils.packs import find_folder
@@ -145,7 +144,7 @@ def labels(tokenizer: Tokenizer, text: str, words: Sequence[tuple[str, float, fl
     # Of the first word are all tokens before the second begins, and so on: a full stop is said with its word.
     owner = np.array([max(0, int(np.searchsorted(starts, last, "left")) - 1) for _, last in tokens.offsets])
     behind = np.array([int((owner[i + 1 :] == one).sum()) for i, one in enumerate(owner)])
-    ends = np.array([round(12.5 * end + LATE) for _, _, end in words])
+    ends = np.array([end_code(end) for _, _, end in words])  # where word states are compared too (`twins.py`)
     at, free = np.zeros(len(owner), np.int64), 0
     for i, wanted in enumerate(ends[owner] - behind):
         at[i] = max(free, wanted)

@@ -20,6 +20,11 @@ class Heard(NamedTuple):
     words: Sequence[tuple[str, float, float]] = ()
 
 
+def end_code(stop: float) -> int:
+    """The code by which a word has been heard that ends after `stop` seconds."""
+    return max(0, round(12.5 * stop + LATE))
+
+
 def heard_turn(grid: Grid, heard: Heard, request: str, first: int) -> tuple[Positions, Positions]:
     """A user's turn, `request` in writing and then speech, and its twin, all of it in writing.
 
@@ -31,7 +36,7 @@ def heard_turn(grid: Grid, heard: Heard, request: str, first: int) -> tuple[Posi
     if 0 < len(words) == len(heard.words) < MOST_WORDS:
         before, (here, there) = len(grid.text("<|im_start|>user\n")), (spoken.word_end, twin.word_end)
         for i, (word, (_, _, stop)) in enumerate(zip(words, heard.words, strict=True), first):
-            here[min(1 + max(0, round(12.5 * stop + LATE)), len(here) - 1)] = i
+            here[min(1 + end_code(stop), len(here) - 1)] = i  # behind SOSP
             there[before + int(np.flatnonzero(grid.tokens_within(whole, *word.span()))[-1])] = i
     return grid.join(opening, spoken, end), twin
 

@@ -13,6 +13,7 @@ from stage_toys import BACKBONE, QUIET
 from mossrepro.codec.recogniser import labels as labels_of
 from mossrepro.lm import checkpoint
 from mossrepro.lm.decode import GenerationConfig, generate
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init import start_inner_ear
 from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig, labels, turn_mask
@@ -22,6 +23,7 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.model import LMConfig
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.lm.twins import Heard, heard_turn
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 
 
@@ -66,6 +68,16 @@ def test_a_word_is_named_where_it_ends(tokenizer):
     assert "".join(token for _, token in found) == "What is the capital?"
     first = [at for at, token in found if token.strip() == "the"][0]
     assert first == 9  # 12.5 codes a second, and the codec lags by one
+
+
+def test_a_word_is_named_where_its_state_is_compared(tokenizer):
+    """The trunk has read the name when it is to be in the state of one that has read the word."""
+    times = [("what", 0.1, 0.3), ("is", 0.3, 0.5), ("the", 0.5, 0.7), ("capital", 0.7, 1.4)]
+    row, grid = labels(tokenizer, "What is the capital", times, 24), Grid(tokenizer, 40)
+    turn, _ = heard_turn(grid, Heard("What is the capital", np.zeros(24, np.int64), times), "", 0)
+    before = len(grid.text("<|im_start|>user\n")) + 1  # SOSP
+    compared = (np.flatnonzero(turn.word_end >= 0) - before).tolist()
+    assert len(compared) == 4 and set(compared) <= set(np.flatnonzero(row).tolist())
 
 
 def test_tokens_that_would_meet_are_moved_on_and_all_find_a_place(tokenizer):
