@@ -255,15 +255,15 @@ def _add_run(verbs: argparse._SubParsersAction) -> None:
     pack = kinds.add_parser("pack", help="copy what answering takes, numbers, sounds, checksums and provenance")
     pack.add_argument("folder", type=Path, help="the run, as runs/small")
     pack.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as small.moss")
-    check = kinds.add_parser("check", help="compare the files of a packed run with their checksums")
-    check.add_argument("folder", type=Path, help="the packed run")
+    kinds.add_parser("check", help="compare with the checksums").add_argument("folder", type=Path, help="a packed run")
     parser.set_defaults(run_verb=_packed)
     teach = kinds.add_parser("teach", help="tokenizer and voice of a run, or what is said in it, in few bits: packs/")
     teach.add_argument("folder", type=Path, nargs="?", help="the run, as runs/small")
     teach.add_argument("-o", "--output", type=Path, required=True, help="the new folder, as packs/teach")
-    for part in ("codec", "flow", "vocoder", "script", "tokens", "text-to-code"):
+    for part in ("codec", "flow", "vocoder", "script", "tokens", "text-to-code", "sft"):
         teach.add_argument(f"--{part}", type=Path, metavar="FOLDER", help="a part; of a voice's default: the run's")
     teach.add_argument("--clips", type=Path, metavar="CORPUS", help="measure what is lost on its test clips")
+    teach.add_argument("--beside", default="", metavar="NAME", help="a pack whose tokenizer and voice an --sft needs")
     teach.add_argument("--data", default="", metavar="TEXT", help="what they were trained on, for the card")
     teach.set_defaults(run_verb=_teach)
 

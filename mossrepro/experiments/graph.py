@@ -13,6 +13,7 @@ from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.open_questions import open_questions
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.drawn import LONGEST, draw_lines, replies_to
+from mossrepro.experiments.packed import or_given
 from mossrepro.experiments.stages import VERSIONS, Stages
 from mossrepro.lm import checkpoint
 from mossrepro.lm.init_from import open_start
@@ -66,6 +67,7 @@ class StageGraph(Stages):
             inputs["model__code_phone_probs"] = tokens
         return self.fit(stage, model__init_from=start, **inputs)
 
+    @or_given
     def text_to_code(self) -> Path:
         """The network that draws the codes of a text, trained on the codec's corpus."""
         corpus = self.codec_corpus()

@@ -1,72 +1,58 @@
-"""The language model of a size on the codes of a pack: nothing is spoken, and no codec and no voice is trained.
+"""Parts of a size that packs hold, in the place of stages that would make them.
 
 `mossrepro reproduce --size small --set size.sound=pack:teach --set size.speech=pack:speech` trains and asks a language
-model in the time that the language model takes; what is measured on recordings is left out.
+model in the time that the language model takes: nothing is spoken, no codec and no voice is trained, and what is
+measured on recordings is left out.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from mossrepro.codec.model import SpeechCodec
-from mossrepro.data.facts import Fact, read_facts
 from mossrepro.data.token_store import TokenStore
-from mossrepro.experiments.graph import StageGraph
-from mossrepro.training.config import changed_size
-from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.training.sizes import Size
+from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.packs import find_folder
 
+if TYPE_CHECKING:
+    from mossrepro.experiments.stages import Stages
 
-def open_graph(size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> StageGraph:
-    """The graph of a size, or, where `size.sound` names a pack, that of its language model alone."""
-    packed = changed_size(size, changes, backbone)["size"].get("sound", "").startswith("pack:")
-    return (PackedGraph if packed else StageGraph)(size, changes, backbone)
+S = TypeVar("S", bound="Stages")
+SOUND, SPEECH = ("codec", "flow", "vocoder"), ("script", "tokens", "text_to_code")
+UNMEASURED = ("codec", "vocoder", "words")  # of `measure.MEASURES`: what wants recordings
 
 
-class PackedGraph(StageGraph):
-    """The stages of a language model on given codes.
+def or_given(make: Callable[[S], Path]) -> Callable[[S], Path]:
+    """A stage whose folder is that of a pack where the size names one (`Stages.given`)."""
+
+    @functools.wraps(make)
+    def found(stages: S) -> Path:
+        return stages.given[make.__name__] if make.__name__ in stages.given else make(stages)
+
+    return found
+
+
+def given_parts(size: Size) -> dict[str, Path]:
+    """Name of a stage -> the folder that stands for it; empty where `size.sound` names no pack.
 
     Raises:
         ConfigError: no pack of codes is named, one of the two lacks a part, or they are of another codebook.
     """
+    if not size.sound.startswith("pack:"):
+        return {}
+    if not size.speech.startswith("pack:"):
+        raise ConfigError("size.sound is a pack, and so must size.speech be: --set size.speech=pack:NAME")
+    parts = {name: _part(pack, name) for pack, names in ((size.sound, SOUND), (size.speech, SPEECH)) for name in names}
+    counts = {SpeechCodec.from_pretrained(parts["codec"]).config.codes, TokenStore(parts["tokens"]).vocabulary}
+    if counts != {size.codec.codes}:
+        raise ConfigError(f"the packs are of {counts} codes, size.codec.codes={size.codec.codes}")
+    return parts | {"recogniser": parts["codec"]}
 
-    unmeasured = ("codec", "vocoder", "words")
 
-    def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
-        super().__init__(size, changes, backbone)
-        if not self.size.speech.startswith("pack:"):
-            raise ConfigError("size.sound is a pack, and so must size.speech be: --set size.speech=pack:NAME")
-        counts = {SpeechCodec.from_pretrained(self.codec()).config.codes, TokenStore(self.tokens()).vocabulary}
-        if counts != {self.size.codec.codes}:
-            raise ConfigError(f"the packs are of {counts} codes, size.codec.codes={self.size.codec.codes}")
-
-    def _part(self, pack: str, part: str) -> Path:
-        folder = find_folder(pack, part)
-        if folder.name != part:
-            raise ConfigError(f"{pack}: has no {part}; take another pack")
-        return folder
-
-    def codec(self) -> Path:
-        return self._part(self.size.sound, "codec")
-
-    recogniser = codec
-
-    def flow(self) -> Path:
-        return self._part(self.size.sound, "flow")
-
-    def vocoder(self) -> Path:
-        return self._part(self.size.sound, "vocoder")
-
-    def script(self) -> Path:
-        return self._part(self.size.speech, "script")
-
-    def tokens(self) -> Path:
-        return self._part(self.size.speech, "tokens")
-
-    def text_to_code(self) -> Path:
-        return self._part(self.size.speech, "text_to_code")
-
-    def known(self) -> list[Fact]:
-        return read_facts(self.script())
-
-    def codec_corpus(self) -> Path:
-        raise DataError(f"{self.size.sound}: a pack holds no recordings; leave size.sound as it is")
+def _part(pack: str, part: str) -> Path:
+    folder = find_folder(pack, part)
+    if folder.name != part:
+        raise ConfigError(f"{pack}: has no {part}; take another pack")
+    return folder

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.graph import StageGraph
-from mossrepro.experiments.packed import open_graph
+from mossrepro.experiments.packed import UNMEASURED
 from mossrepro.experiments.stages import STAGES, VERSIONS
 from mossrepro.report import verb
 from mossrepro.training import metrics
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     require(*MEASURING)
     set_threads()
     changes, run = changes_of(args), run_folder(args)
-    graph = open_graph(args.size, *changes)
+    graph = StageGraph(args.size, *changes)
     steps = [
         ("known facts and recorded script", graph.script),
         ("codec", graph.codec),
@@ -86,8 +86,7 @@ def _collect(graph: StageGraph, run: Path) -> None:
     parts = graph.parts()
     key = {name: content_name(folder) for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    skipped = graph.unmeasured
-    which = [name for name in measures_of(parts) if name not in skipped] if skipped else ()
+    which = [name for name in measures_of(parts) if name not in UNMEASURED] if graph.given else ()
     measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder, which))
     costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
     with exclusive(run):

@@ -23,6 +23,7 @@ from mossrepro.data.facts import Fact, all_facts, practice_facts, read_facts
 from mossrepro.data.script import ScriptRecipe, hidden_pairs, record_script, tells, write_script
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.knowledge import all_text, ask_backbone
+from mossrepro.experiments.packed import given_parts, or_given
 from mossrepro.experiments.processes import run_stage
 from mossrepro.lm import tokenizer
 from mossrepro.training import metrics, sizes
@@ -89,7 +90,6 @@ class Stages:
         backbone: a hub folder (Llama or Qwen3) in the place of the size's text model.
     """
 
-    unmeasured: tuple[str, ...] = ()  # of `measure.MEASURES`: what wants recordings, where packs stand for them
     share = 1.0  # of the language model's steps that are taken; controls take fewer
 
     def __init__(self, size: str | Path, changes: Sequence[str] = (), backbone: str | Path = "") -> None:
@@ -105,12 +105,8 @@ class Stages:
         self._counted: set[Path] = set()
         self._script: Path | None = None
         self.sound = self  # the graph that makes codec, flow decoder and vocoder
-        if self.size.sound.startswith("pack:"):
-            if not self.unmeasured:
-                raise ConfigError(
-                    f"size.sound={self.size.sound}: only `mossrepro reproduce`, without controls, takes packs"
-                )
-        elif self.size.sound:
+        self.given = given_parts(self.size)  # what packs hold
+        if self.size.sound and not self.given:
             borrowed = [c for c in changes if not c.startswith("size.") or c.split(".")[1] in _SOUND]
             self.sound = Stages(self.size.sound, borrowed)
             self.sound.costs, self.sound._counted = self.costs, self._counted
@@ -150,6 +146,8 @@ class Stages:
         Raises:
             DataError: the text model answers none of them.
         """
+        if self.given:
+            return read_facts(self.script())
         data = self.size.data
         dealt, practice = all_facts(limit=data.facts, families=data.families), practice_facts(data.facts, data.recall)
         if self.size.backbone.source == "mini":
@@ -167,6 +165,7 @@ class Stages:
         source = self.size.backbone.source
         return assets.ASSETS["smollm2"].sha256 if source == "smollm2" else content_name(self.size.backbone.folder)
 
+    @or_given
     def script(self) -> Path:
         """The recorded script: a corpus folder with script.jsonl, facts.json and words.json."""
         if self._script is None:  # most other stages ask for it, and it takes half a second to write
@@ -221,6 +220,7 @@ class Stages:
         build = lambda out: write_text(out / "tokenizer.json", make().to_str(pretty=True))  # noqa: E731
         return self.cached("data", "tokenizer", spec, build) / "tokenizer.json"
 
+    @or_given
     def tokens(self) -> Path:
         """Codes of every line of the script."""
         return self.tokenise(self.script(), self.codec())
@@ -285,15 +285,19 @@ class Stages:
 
     def codec_corpus(self) -> Path:
         """Sentences for the tokenizer, with the times of their phones in the cache."""
+        if self.given:
+            raise DataError(f"{self.size.sound}: a pack holds no recordings; leave size.sound as it is")
         size = self.sound.size
         corpus = codec_corpus(size.codec_corpus or size.name, cached=self._cached_data, voices=size.roster)
         phone_times(corpus, cached=self._cached_data)
         return corpus
 
+    @or_given
     def codec(self) -> Path:
         """The trained speech tokenizer; its recogniser is not trained yet."""
         return self.sound.fit("codec", data__corpus=self.codec_corpus())
 
+    @or_given
     def recogniser(self) -> Path:
         """The same tokenizer with its recogniser trained."""
         return self.read(self.codec(), self.tokenise(self.codec_corpus(), self.codec()))
@@ -311,12 +315,14 @@ class Stages:
         """The text model as others trained it: "smollm2" or a hub folder."""
         return "smollm2" if self.size.backbone.source == "smollm2" else Path(self.size.backbone.folder)
 
+    @or_given
     def flow(self) -> Path:
         """The flow decoder of the assistant's voice; where the size has `voices`, of prompted ones too."""
         tokens, corpus = self.sound.tokens(), self.sound.script()
         others = self._others() | ({"data__others_tokens": tokens, "model__voice_dim": 256} if self._others() else {})
         return self.sound.fit("flow", model__codebook=tokens, data__corpus=corpus, data__tokens=tokens, **others)
 
+    @or_given
     def vocoder(self) -> Path:
         """The vocoder, trained beside discriminators at its end if the size has steps for that."""
         plain = self.sound.fit("vocoder", data__corpus=self.sound.script(), **self._others())

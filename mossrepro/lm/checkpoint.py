@@ -10,15 +10,17 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mossrepro.lm import lora
+from mossrepro.lm.changes import CHANGES_OF, Changed, inherited
 from mossrepro.lm.inner_ear import check_names
 from mossrepro.lm.model import LayerSplitLM, LMConfig
 from mossrepro.lm.tokenizer import SpecialIds, gguf_tokenizer, open_tokenizer
-from mossrepro.utils import safetensors_io
+from mossrepro.utils import assets, safetensors_io
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.gguf import GGUFFile
 from mossrepro.utils.old_names import LM_CONFIG, renamed
 from mossrepro.utils.packs import find_folder
 from mossrepro.utils.pretrained import UNBUILDABLE, check_settings
+from mossrepro.utils.records import short
 
 ROPE_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # Llama 3's
 _GGUF_LAYER_NAMES = {
@@ -181,15 +183,19 @@ def save_pretrained(model: LayerSplitLM, tokenizer: Tokenizer, folder: Path) -> 
 
 
 def from_pretrained(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
-    """Load what `save_pretrained` wrote. CheckpointError names the folder and the first key that does not fit.
+    """Load what `save_pretrained` wrote, or a pack of its changes of SmolLM2 (`changes.py`).
 
-    folder: as `utils.packs.find_folder` takes it; of a packed run the last stage.
+    CheckpointError names the folder and the first key that does not fit. folder: as `utils.packs.find_folder` takes it;
+    of a packed run the last stage.
     """
     folder = find_folder(folder, "sft")
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
     raw, source = renamed(safetensors_io.read_config(folder), LM_CONFIG), safetensors_io.Shards(folder)
+    changed, start = CHANGES_OF in raw, raw.pop(CHANGES_OF, None)
     config = build_config(raw, folder / "config.json", len(source.names))
+    if changed:
+        source, tokenizer = _changed(source, start, config)
     model = build_unfilled(config, folder / "config.json")
     names = {name: name for name in model.state_dict() if not (config.tied and name == "text_head.weight")}
     safetensors_io.refuse_unknown(folder, source.names - set(names))
@@ -198,4 +204,12 @@ def from_pretrained(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
         model.text_head.weight = model.text_embed.weight
     if model.inner_ear is not None:
         check_names(model.inner_ear.names, config.text_vocab, folder)
-    return model, open_tokenizer(folder)
+    return model, tokenizer if changed else open_tokenizer(folder)
+
+
+def _changed(source: safetensors_io.Shards, start: Any, config: LMConfig) -> tuple[Changed, Tokenizer]:
+    if start != "smollm2":
+        what = f"changes_of={short(start)}, and only changes of smollm2 can be read"
+        raise CheckpointError(f"{source.folder / 'config.json'}: {what}; take the whole weights")
+    base, tokenizer = load_gguf(assets.get("smollm2"), config.codes, config.tail_layers, config.split_at)
+    return Changed(source, inherited(base.state_dict())), tokenizer

@@ -3,6 +3,7 @@
     packs/NAME/PART/weights.gz     safetensors with 7 bits a weight, compressed by gzip to 6.3
     packs/NAME/PART/config.json
     packs/NAME/PART/FILE.gz        a file of a script or of a token store, compressed
+    packs/NAME/pack.json           {"beside": NAME} of a pack that needs the parts of another one
     packs/NAME/README.md           model card
     packs/NAME/SHA256SUMS          of all other files
 
@@ -23,16 +24,18 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, float32, int8
+from torch import Tensor, float32, int8, stack
 
 from mossrepro.utils import cache
 from mossrepro.utils.checksums import SUMS, check_sums, sha256
 from mossrepro.utils.errors import CheckpointError, ConfigError
-from mossrepro.utils.io import write_atomic, write_json
+from mossrepro.utils.io import copy_files, write_atomic, write_json
+from mossrepro.utils.records import is_file_name, read_json
 from mossrepro.utils.safetensors_io import read_config, save_whole
 
 PACKS = Path(__file__).parents[2] / "packs"
 SCALE = ".scale"  # behind the name of a matrix: the name of its scales
+BESIDE = "pack.json"
 _WEIGHTS = "weights.gz"
 _MOST = 1 << 30  # bytes of a part, unpacked
 _VERSION = 1
@@ -63,12 +66,13 @@ def find_folder(source: str | Path, part: str = "") -> Path:
     return next((place for place in places if part and place.is_dir()), folder)
 
 
-def quantise(state: dict[str, Tensor], exact: str = "") -> dict[str, Tensor]:
-    """Weights with 7 bits each: every large matrix NAME as int8, and its rows' scales as NAME.scale (rows,).
+def quantise(state: dict[str, Tensor], exact: str = "", levels: int = _LEVELS) -> dict[str, Tensor]:
+    """Weights in few bits: every large matrix NAME as int8, and its rows' scales as NAME.scale (rows,).
 
     Args:
         state: weights by name.
         exact: a regular expression; what it matches at the beginning of a name is kept as it is.
+        levels: the largest whole number. Of 63 a weight takes 7 bits, of 1 it takes a bit and a half, compressed.
     """
     out = {}
     for name, weight in state.items():
@@ -77,10 +81,20 @@ def quantise(state: dict[str, Tensor], exact: str = "") -> dict[str, Tensor]:
             out[name] = weight.contiguous()
             continue
         rows = weight.to(float32).flatten(1)
-        scale = rows.abs().amax(1).clamp(min=1e-12) / _LEVELS
-        out[name] = (rows / scale[:, None]).round().to(int8).view(weight.shape)
+        scale = _scale(rows, levels)
+        out[name] = (rows / scale[:, None]).round().clamp(-levels, levels).to(int8).view(weight.shape)
         out[name + SCALE] = scale
     return out
+
+
+def _scale(rows: Tensor, levels: int) -> Tensor:
+    """The step of each row (rows,), so that its largest weight is the largest number; of few levels the best of 16."""
+    most = rows.abs().amax(1).clamp(min=1e-12) / levels
+    if levels == _LEVELS:
+        return most
+    tried = [most * (i + 1) / 16 for i in range(16)]
+    lost = [((rows / s[:, None]).round().clamp(-levels, levels) * s[:, None] - rows).square().sum(1) for s in tried]
+    return stack(tried).gather(0, stack(lost).argmin(0)[None])[0]
 
 
 def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,27 +125,47 @@ def write_file(folder: Path, name: str, content: bytes) -> None:
     write_atomic(folder / f"{name}.gz", lambda file: file.write(packed))
 
 
+def _place() -> Path:
+    return Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
+
+
 def unpack(name: str) -> Path:
     """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
-    place = Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
+    place = _place()
     known, folder = sorted(path.parent.name for path in place.glob(f"*/{SUMS}")), place / name
     if name not in known:
         there = "packs come with the repository, not with the wheel: clone it and set MOSSREPRO_PACKS to its packs/"
         raise ConfigError(f"there is no pack {name!r}; {'known: ' + ', '.join(known) if known else there}")
     parts, files = _checked(folder)
+    other = _beside(folder)
     spec = {"pack": name, "sums": sha256(folder / SUMS), "version": _VERSION}
+    spec |= {"beside": other.name} if other else {}
 
     def build(out: Path) -> None:
+        for part in sorted(path for path in other.iterdir() if path.is_dir()) if other else ():
+            copy_files(part, out / part.name)
         for part in parts:
             save_whole(out / part, dequantise(_weights(folder / part / _WEIGHTS)), read_config(folder / part))
         for file in files:
             plain, place = _plain(folder / file), out / file.removesuffix(".gz")
             place.parent.mkdir(exist_ok=True)
             write_atomic(place, lambda stream, plain=plain: stream.write(plain))
-        inside = sorted({*parts, *(PurePosixPath(file).parent.as_posix() for file in files)})
+        inside = sorted(path.name for path in out.iterdir() if path.is_dir())
         write_json(out / "parts.json", {part: part for part in inside})
 
     return cache.cached("packs", spec, build)
+
+
+def _beside(folder: Path) -> Path | None:
+    """The unpacked pack that a pack needs. CheckpointError: pack.json is none, or that one needs a third."""
+    path = folder / BESIDE
+    if not path.is_file():
+        return None
+    found = read_json(path, CheckpointError)
+    name = found.get("beside") if isinstance(found, dict) else None
+    if not isinstance(name, str) or not is_file_name(name) or (_place() / name / BESIDE).exists():
+        raise CheckpointError(f"{path}: names no pack that stands by itself; take it from the repository again")
+    return unpack(name)
 
 
 def _checked(folder: Path) -> tuple[list[str], list[str]]:

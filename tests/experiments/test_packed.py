@@ -10,9 +10,10 @@ from mossrepro import cli
 from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
+from mossrepro.experiments.ablate import VariantGraph
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.controls import OracleGraph
-from mossrepro.experiments.packed import PackedGraph, open_graph
+from mossrepro.experiments.controls import ControlGraph, EditGraph, OracleGraph
+from mossrepro.experiments.graph import StageGraph
 from mossrepro.utils import packs
 from mossrepro.utils.checksums import write_sums
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
@@ -48,8 +49,7 @@ def test_a_language_model_is_made_without_a_recording(run, packed, workplace, ca
 
 
 def test_a_pack_gives_back_what_was_said(run, packed):
-    graph, parts = open_graph("smoke", CHANGES), json.loads((run / "parts.json").read_text())
-    assert isinstance(graph, PackedGraph)
+    graph, parts = StageGraph("smoke", CHANGES), json.loads((run / "parts.json").read_text())
     assert read_script(graph.script()) == read_script(Path(parts["script"]))
     ours, theirs = TokenStore(graph.tokens()), TokenStore(parts["tokens"])
     assert set(ours) == set(theirs) and all((ours[name] == theirs[name]).all() for name in theirs)
@@ -61,15 +61,22 @@ def test_a_pack_gives_back_what_was_said(run, packed):
         graph.codec_corpus()
 
 
+def test_controls_and_variants_stand_on_the_packs_too(packed):
+    plain = StageGraph("smoke", CHANGES)
+    others = [OracleGraph("smoke", 0.0, CHANGES), ControlGraph("smoke", "counterfactual", 0.0, CHANGES)]
+    for graph in (*others, EditGraph("smoke", True, CHANGES), VariantGraph("smoke", "no_split", CHANGES)):
+        assert graph.given == plain.given and graph.tokens() == plain.tokens() == plain.given["tokens"]
+        assert graph.known() == plain.known() != []
+    assert StageGraph("smoke").given == {}
+
+
 def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
     with pytest.raises(ConfigError, match="size.speech=pack:NAME"):
-        open_graph("smoke", CHANGES[:1])
-    with pytest.raises(ConfigError, match="has no tokens"):
-        open_graph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
+        StageGraph("smoke", CHANGES[:1])
+    with pytest.raises(ConfigError, match="has no script"):
+        StageGraph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
     with pytest.raises(ConfigError, match="size.codec.codes=128"):
-        open_graph("smoke", [*CHANGES, "size.codec.codes=128"])
-    with pytest.raises(ConfigError, match="without controls, takes packs"):
-        OracleGraph("smoke", 0.0, CHANGES)
+        StageGraph("smoke", [*CHANGES, "size.codec.codes=128"])
     assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), "--script", str(tmp_path)]) == 2
     parts = json.loads((run / "parts.json").read_text())
     model = TextToCode(TextToCodeConfig(codes=65, speakers=3, dim=16, layers=1))
