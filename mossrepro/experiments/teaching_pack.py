@@ -70,7 +70,7 @@ _LOAD = {
     "text_to_code": TextToCode.from_pretrained,
     "sft": lambda folder: checkpoint.from_pretrained(folder)[0],
 }
-_CHANGED = 1  # largest whole number of a change of SmolLM2
+_RANK, _ANSWERS_LEVELS = 64, 15  # of a language model: rank of its changes of SmolLM2, largest whole number
 
 
 def main(args: argparse.Namespace) -> int:
@@ -143,8 +143,7 @@ def _kept(part: str, model: Any) -> dict[str, torch.Tensor]:
         return packs.quantise(model.state_dict(), _EXACT.get(part, ""))
     c = model.config
     start, _ = checkpoint.load_gguf(assets.get("smollm2"), c.codes, c.tail_layers, c.split_at)
-    apart, whole = changes(model.state_dict(), inherited(start.state_dict()))
-    return packs.quantise(apart, levels=_CHANGED) | packs.quantise(whole)
+    return packs.quantise(changes(model.state_dict(), inherited(start.state_dict()), _RANK), levels=_ANSWERS_LEVELS)
 
 
 def _check_codes(loaded: dict, parts: dict[str, str | Path], beside: str) -> None:

@@ -1,9 +1,16 @@
 """A language model as its changes of the text model that it started from, which is how a pack holds it.
 
-Trunk and speech tail began as SmolLM2's own layers and are still close to them: of these the difference is kept, in
-very few bits (as arXiv 2402.10193, BitDelta, found to be enough), and nothing of what is equal. Parts that the text
-model never had, such as the mouth and the ears, are kept whole. `checkpoint.from_pretrained` adds up the two.
+Trunk and speech tail began as SmolLM2's own layers and are still close to them. Of a matrix that has changed the
+difference is kept as the product of two narrow ones, its largest singular values (as LoRA, arXiv 2106.09685, has it
+from the start); of what is equal nothing is kept; parts that the text model never had, such as the mouth and the ears,
+are kept whole. `checkpoint.from_pretrained` adds it all up.
+
+    changes_of            in config.json: what the folder's weights are changes of
+    NAME                  a vector's difference, or a weight that the text model does not have
+    NAME.left NAME.right  a matrix's difference is left @ right: (rows, rank), (rank, columns)
 """
+
+import re
 
 import torch
 from torch import Tensor
@@ -27,37 +34,57 @@ def inherited(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def changes(state: dict[str, Tensor], start: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of a model as (differences from `start`, all that `start` does not have); equal ones are left out.
+def changes(state: dict[str, Tensor], start: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The weights of a model as a folder of changes holds them.
 
-    CheckpointError: a weight has another shape than in `start`, so the model did not start from it.
+    Args:
+        state: of the model.
+        start: what its parts started as (`inherited`).
+        rank: of the differences of matrices; of narrower ones all is kept.
+
+    Raises:
+        CheckpointError: a weight has another shape than in `start`, so the model did not start from it.
     """
-    for name in state.keys() & start.keys():
+    out = {name: value for name, value in state.items() if name not in start}
+    for name in sorted(state.keys() & start.keys()):
         if state[name].shape != start[name].shape:
             raise CheckpointError(f"{name} is {tuple(state[name].shape)}: the model did not start from this one")
-    apart = {name: state[name].float() - start[name].float() for name in state if name in start}
-    return {name: value for name, value in apart.items() if value.any()}, {
-        name: value for name, value in state.items() if name not in start
-    }
+        apart = state[name].float() - start[name].float()
+        if apart.dim() == 2 and apart.any():
+            left, values, right = torch.linalg.svd(apart, full_matrices=False)
+            root = values[:rank].sqrt()
+            out |= {f"{name}.left": left[:, :rank] * root, f"{name}.right": root[:, None] * right[:rank]}
+        elif apart.any():
+            out[name] = apart
+    return out
 
 
 class Changed:
     """The tensors of a folder of changes, each added to what it is a change of; like `Shards`."""
 
     def __init__(self, source: Shards, start: dict[str, Tensor]) -> None:
-        self.source, self.start, self.folder, self.names = source, start, source.folder, source.names
+        self.source, self.start, self.folder = source, start, source.folder
+        self.names = {re.sub(r"\.(left|right)$", "", name) for name in source.names}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor. CheckpointError where the change of a weight has another one than the weight."""
         if name not in self.start:
             return self.source.shape(name)
-        shape = tuple(self.start[name].shape)
-        if name in self.names and self.source.shape(name) != shape:
-            raise CheckpointError(f"{self.folder}: {name} is {self.source.shape(name)}, what it changes is {shape}")
+        shape, change = tuple(self.start[name].shape), self._change(name)
+        if change is not None and tuple(change.shape) != shape:
+            raise CheckpointError(f"{self.folder}: {name} is {tuple(change.shape)}, what it changes is {shape}")
         return shape
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.start:
             return self.source[name]
-        start = self.start[name].clone()  # two parts that start alike are not one
-        return start + self.source[name].to(torch.float32) if name in self.names else start
+        start, change = self.start[name].clone(), self._change(name)  # two parts that start alike are not one
+        return start if change is None else start.add_(change)
+
+    def _change(self, name: str) -> Tensor | None:
+        if f"{name}.left" not in self.source.names:
+            return self.source[name] if name in self.source.names else None
+        left, right = self.source[f"{name}.left"], self.source[f"{name}.right"]
+        if left.dim() != 2 or right.dim() != 2 or left.shape[1] != len(right):
+            raise CheckpointError(f"{self.folder}: {name}.left and {name}.right are no two factors")
+        return left @ right

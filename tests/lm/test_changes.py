@@ -92,7 +92,7 @@ def test_packs_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     start, _ = checkpoint.load_gguf(tmp_path / "toy.gguf", TINY.codes, 1)
     state = model.state_dict() | {"trunk.0.mlp.up_proj.weight": torch.zeros(2, 2)}
     with pytest.raises(CheckpointError, match="trunk.0.mlp.up_proj.weight is .* did not start from"):
-        changes(state, inherited(start.state_dict()))
+        changes(state, inherited(start.state_dict()), 4)
 
 
 @pytest.mark.parametrize("value", ["qwen3", "", None, 3])
