@@ -127,6 +127,8 @@ class StageGraph(Stages):
             inputs |= {"data__drawn": self.drawn(), "data__replies": self.replies()}
             if self.size.lm.inner_ear_steps:
                 inputs["model__inner_ear"] = self.inner_ear()
+                if self.size.lm.passes:
+                    inputs["model__passes"] = "true"
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}

@@ -56,6 +56,7 @@ def build_config(plain: dict[str, Any], where: Path, tensors: int) -> LMConfig:
         (config.eps < 0, f"eps={config.eps}"),
         (config.ears < 0 or (config.ears and len(config.user_turn or ()) < 2), f"user_turn={config.user_turn}"),
         (config.inner_layers and not (config.ears and config.inner_names), f"inner_names={config.inner_names}"),
+        (config.inner_passes and not config.inner_layers, "inner_passes=True and no inner ear"),
         (config.mouth < 0 or (config.mouth and config.speech_from is None), f"speech_from={config.speech_from}"),
         (config.modality_pad >= config.text_vocab, f"modality_pad={config.modality_pad} of {config.text_vocab} tokens"),
         (_is_odd(config.rope_scaling), f"rope_scaling={config.rope_scaling}"),

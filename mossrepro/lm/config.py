@@ -15,7 +15,8 @@ class LMConfig:
     SmolLM2's). system_turns: those that the model was trained with (`grid.SYSTEM_TURNS`). max_positions: the longest
     context of the backbone, where that is known; nothing here depends on it. ears: rank of gated ears (`ears.py`), 0
     for none; user_turn: text ids that open a user's turn, <|im_start|> and "user", for them. inner_layers: of an inner
-    ear (`inner_ear.py`) before gated ears, 0 for none; inner_width, inner_names, inner_ahead: the rest of its shape.
+    ear (`inner_ear.py`) before gated ears, 0 for none; inner_width, inner_names, inner_ahead: the rest of its shape;
+    inner_passes: whether the trunk passes over codes at which it names nothing.
     mouth: layers of a mouth (`mouth.py`), 0 for none; speech_from: the text id, SOSP, from which on it sees a sequence
     (`reply_mask`).
     """
@@ -45,6 +46,7 @@ class LMConfig:
     inner_width: int = 0
     inner_names: int = 0
     inner_ahead: int = 0
+    inner_passes: bool = False
     mouth: int = 0
     speech_from: int | None = None
 

@@ -187,8 +187,9 @@ class IncrementalDecoder:
         self.model, self.defer = model, defer
         self.cache = model.new_cache(len(padding), capacity)
         self.place = torch.arange(capacity, device=padding.device)
-        self.table = model.rotary((self.place[None] - padding[:, None]).clamp(min=0))
-        self.real = (self.place[None] >= padding[:, None]) if padding.any() else None
+        self.real = self.place[None] >= padding[:, None]  # (B, capacity): what is looked at
+        self.plain = not padding.any()  # all of it is
+        self.table = model.rotary(self._positions())
         self.used = dict.fromkeys(("trunk", *CHANNELS, "mouth"), 0)
         self.missed: dict[str, list[Tensor]] = {channel: [] for channel in CHANNELS}
         self.unsaid: list[Tensor] = []  # the positions that a mouth has not seen yet
@@ -202,7 +203,12 @@ class IncrementalDecoder:
             found = reply_starts(grid[..., 0], sosp, first, before)
             self.starts[:, first : first + found.shape[1]] = found
             self.unsaid.append(grid)
-        x = self._run("trunk", self.model.embed(grid))
+        x = self.model.embed(grid)
+        if self.model.passed is not None:  # codes at which an inner ear names nothing are as good as padding
+            first = self.used["trunk"]
+            self.real[:, first : first + grid.shape[1]] &= ~self.model.passed
+            self.plain, self.table = False, self.model.rotary(self._positions())
+        x = self._run("trunk", x)
         for waiting in self.missed.values():
             waiting.append(x)
 
@@ -230,16 +236,20 @@ class IncrementalDecoder:
         run = self.model.run if part == "trunk" else self.model.channel
         return run(part, x, table, mask, self.cache)
 
+    def _positions(self) -> Tensor:
+        """(B, capacity): what is looked at, counted from 0."""
+        return (self.real.cumsum(1) - 1).clamp(min=0)
+
     def _mask(self, start: int, end: int, part: str) -> Tensor | None:
         """The attention mask of positions start..end, (B, 1, n, end); None without padding, which is plain causal.
 
         Padding attends to itself, so that its softmax is defined.
         """
-        if self.real is None and part != "mouth":
+        if self.plain and part != "mouth":
             return None
         keys, queries = self.place[:end], self.place[start:end, None]
         seen = (keys <= queries)[None]
-        if self.real is not None:
+        if not self.plain:
             seen = seen & (self.real[:, None, :end] | (keys == queries))
         if part == "mouth":
             seen = seen & (keys >= self.starts[:, start:end, None])

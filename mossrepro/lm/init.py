@@ -79,15 +79,20 @@ def resplit(model: LayerSplitLM, tail_layers: int, split_at: int | None) -> Laye
 
 
 def start_parts(
-    model: LayerSplitLM, tokenizer: Tokenizer, mouth: int, ears: int, inner_ear: str | None, seed: int
+    model: LayerSplitLM, tokenizer: Tokenizer, mouth: int, ears: int, inner_ear: str | None, passes: bool, seed: int
 ) -> None:
-    """Give a model the parts that are asked for: a mouth of so many layers, gated ears of a rank, an inner ear."""
+    """Give a model the parts that are asked for: a mouth of so many layers, gated ears of a rank, an inner ear.
+
+    ConfigError: codes are to be passed over, and there is no inner ear that could say which.
+    """
     if mouth:
         start_mouth(model, tokenizer, mouth, seed)
     if ears:
         start_ears(model, tokenizer, ears, seed)
     if inner_ear is not None:
-        start_inner_ear(model, tokenizer, inner_ear)
+        start_inner_ear(model, tokenizer, inner_ear, passes)
+    elif passes:
+        raise ConfigError("passes=true: codes are passed over where an inner ear names nothing; give inner_ear=FOLDER")
 
 
 @torch.no_grad()
@@ -115,8 +120,10 @@ def start_ears(model: LayerSplitLM, tokenizer: Tokenizer, rank: int, seed: int) 
 
 
 @torch.no_grad()
-def start_inner_ear(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path) -> None:
+def start_inner_ear(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Path, passes: bool = False) -> None:
     """Give a model with gated ears an inner ear (`inner_ear.py`) that was trained before.
+
+    passes: whether the trunk passes over codes at which it names nothing.
 
     Raises:
         ConfigError: the model has one already, or no gated ears, or the inner ear has other codes or another tokenizer.
@@ -130,7 +137,7 @@ def start_inner_ear(model: LayerSplitLM, tokenizer: Tokenizer, folder: str | Pat
         raise ConfigError(f"inner_ear={folder}: has other codes or another tokenizer than the model")
     c = ear.config
     shape = {"inner_layers": c.layers, "inner_width": c.width, "inner_names": c.names, "inner_ahead": c.ahead}
-    model.config = replace(model.config, **shape)
+    model.config = replace(model.config, **shape, inner_passes=passes)
     model.add_inner_ear()
     model.inner_ear.load_state_dict(ear.state_dict())
     model.heard_nothing.copy_(model.text_embed.weight.mean(0))

@@ -34,6 +34,7 @@ from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBloc
 # What a stage may train, see `LayerSplitLM.train_only`; beginnings of names beside the parameters of speech.
 _PREFIXES = {"speech": (), "ears": ("heard_",), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}
 TRAINED = (*_PREFIXES, "gradual")
+SOMETHING = 0.4  # share of a code that is the end of any name, from which on the trunk reads it
 
 
 class Hidden(NamedTuple):
@@ -66,6 +67,17 @@ class Cache:
         return next(layer for part in (self.trunk, self.text_tail, self.text_post_split) for layer in part).used
 
 
+def passing_over(seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions that count what is `seen` alone, and the mask under which the rest is not looked at.
+
+    seen (B, L) bool -> (B, L) int64, (B, 1, L, L) bool. What is passed over sees itself: its softmax is defined then.
+    """
+    places = torch.arange(seen.shape[1], device=seen.device)
+    keys, queries = places, places[:, None]
+    mask = (keys <= queries) & (seen[:, None] | (keys == queries))
+    return (seen.cumsum(1) - 1).clamp(min=0), mask[:, None]
+
+
 class LayerSplitLM(nn.Module):
     """A text LLM that also takes in and puts out speech codes. Input: a grid (B, L, 2) of text ids and speech ids."""
 
@@ -73,6 +85,7 @@ class LayerSplitLM(nn.Module):
         super().__init__()
         self.config = c = config
         self.checkpointed = False  # activation checkpointing of every layer while training
+        self.passed: Tensor | None = None  # (B, L) bool: heard codes of the batch at hand that the trunk passes over
         self.frozen_trunk: list[nn.Module] | None = None  # in the trunk's place while only a tail is trained
         self.text_embed = nn.Embedding(c.text_vocab, c.dim)
         self.speech_embed = nn.Embedding(c.speech_vocab, c.dim)
@@ -127,7 +140,7 @@ class LayerSplitLM(nn.Module):
         text, speech = grid.unbind(-1)
         spoken = text == self.config.modality_pad
         codes = torch.where(spoken, speech, 0)
-        of_speech = self.speech_embed(codes)
+        of_speech, self.passed = self.speech_embed(codes), None
         if self.gate is not None:
             self.gate.heard = heard_positions(text, self.config.modality_pad, self.config.user_turn)
             if self.gate.heard is not None:
@@ -138,13 +151,17 @@ class LayerSplitLM(nn.Module):
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
     def hear(self, codes: Tensor, heard: Tensor) -> Tensor:
-        """Mean embeddings of what an inner ear names: codes (B, L), heard (B, L) bool -> (B, L, D)."""
-        shares, named = (
-            self.inner_ear.shares(codes, heard),
-            self.text_embed(self.inner_ear.names),
-        )  # (B, L, names), (names, D)
-        nothing = 1 - shares.sum(-1, keepdim=True)
-        return shares.to(named.dtype) @ named + nothing.to(named.dtype) * self.heard_nothing
+        """Mean embeddings of what an inner ear names: codes (B, L), heard (B, L) bool -> (B, L, D).
+
+        With `inner_passes` also notes where it names nothing, `passed`: the trunk does not look there, and does not
+        count these positions, so that names follow each other as words do in writing.
+        """
+        shares = self.inner_ear.shares(codes, heard)  # (B, L, names)
+        named, something = self.text_embed(self.inner_ear.names), shares.sum(-1, keepdim=True)
+        if self.config.inner_passes:
+            self.passed = heard & (something[..., 0] < SOMETHING)
+            shares, something = shares / something.clamp(min=1e-9), torch.ones_like(something)
+        return shares.to(named.dtype) @ named + (1 - something).to(named.dtype) * self.heard_nothing
 
     def forward(
         self,
@@ -160,13 +177,17 @@ class LayerSplitLM(nn.Module):
         default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names the
         fields of `Hidden` that are wanted: training a batch without text targets can leave the text tail out.
         """
-        if positions is None and isinstance(mask, Packing):
+        given, x = mask, self.embed(grid)
+        if self.passed is not None:
+            if positions is not None or mask is not None or cache is not None:
+                raise ConfigError("an inner ear that passes over codes takes no packed batches: pack=false")
+            positions, mask = passing_over(~self.passed)
+        elif positions is None and isinstance(mask, Packing):
             positions = mask.positions(grid.device)
         elif positions is None:
             first = cache.used if cache else 0
             positions = torch.arange(first, first + grid.shape[1], device=grid.device)[None].expand(grid.shape[:2])
         table = self.rotary(positions)
-        x = self.embed(grid)
         x = self.run("trunk", x, table, mask, cache) if self.frozen_trunk is None else self._frozen(x, table, mask)
         text = speech = spoken_text = None
         if "text" in tails:
@@ -175,7 +196,7 @@ class LayerSplitLM(nn.Module):
             said = self.channel("speech", x, table, mask, cache)
             spoken_text = self.text_norm(said) if "spoken_text" in tails else None
             if self.mouth is not None and "speech" in tails:
-                said = self.say(said, grid, table, self._mouth_mask(grid, mask, cache), cache)
+                said = self.say(said, grid, table, self._mouth_mask(grid, given, cache), cache)
             speech = self.speech_norm(said) if "speech" in tails else None
         return Hidden(text, speech, self.text_norm(x) if "trunk" in tails else None, spoken_text)
 

@@ -63,8 +63,8 @@ class LayerSplitTask(Task):
         monologue_weight: weight of the loss on monologues.
         word_states: weight of the loss that draws states of heard words, and of replies to them, to those of written
             ones; 0 for none. Needs data.twins.
-        distil: share of the text loss that is the divergence from what the model predicts for the twin (data.twins) in
-            the place of the cross-entropy of the text: heard, it is to write what it would write, as sure as it is.
+        distil: share of the text loss that is not the text's cross-entropy but the divergence from what the model
+            predicts for the twin (data.twins): heard, it is to write what it would write, as sure as it is.
         monologue_at: hidden state from which the text head predicts monologues: "text", after the text tail; "trunk",
             the input of the speech tail; or "speech", after the speech tail, through the text norm: it starts as a copy
             of the text tail, so the next word can be read there at step 0, and this loss keeps it readable.
@@ -74,9 +74,9 @@ class LayerSplitTask(Task):
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
         inner_ear: folder of a trained inner ear (`inner_ear.py`) for gated ears; it is trained no more.
+        passes: whether the trunk passes over codes at which that inner ear names nothing.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
-        mouth: layers of a mouth behind the speech tail, which says what the monologue names (`mouth.py`); 0 for none,
-            or for that of `init_from`.
+        mouth: layers of a mouth behind the speech tail (`mouth.py`); 0 for none, or for that of `init_from`.
         embed_steps: steps after which the speech embedding is frozen; 0: from the start; None: never. If the trunk is
             frozen too, it then needs no gradient and runs as it answers: a step takes a third of the time.
         checkpointed: activation checkpointing: less memory, about a third more time (`mossrepro plan` counts both).
@@ -112,6 +112,7 @@ class LayerSplitTask(Task):
         extra_layers: int | None = None,
         ears: int = 0,
         inner_ear: str | None = None,
+        passes: bool = False,
         lora: int = 0,
         head_from_words: bool = False,
         code_phone_probs: str | None = None,
@@ -132,7 +133,7 @@ class LayerSplitTask(Task):
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.weights |= {"word": word_states} if word_states else {}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
-        start_parts(self.model, self.tokenizer, mouth, ears, inner_ear, seed)
+        start_parts(self.model, self.tokenizer, mouth, ears, inner_ear, passes, seed)
         if lora:
             adapt(self.model.trunk, lora, seed)
         if code_phone_probs is not None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import lightning
 import numpy as np
@@ -20,11 +21,14 @@ from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig, labels, turn_mask
 from mossrepro.lm.inner_ear_data import InnerEarDataModule
 from mossrepro.lm.inner_ear_task import InnerEarTask, pronounced, start_codes
 from mossrepro.lm.mini import MiniBackboneTask
-from mossrepro.lm.model import LMConfig
+from mossrepro.lm.model import LMConfig, passing_over
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.lm.twins import Heard, heard_turn
+from mossrepro.training.config import changed_size
+from mossrepro.training.sizes import build_size
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
+from mossrepro.utils.layers import Packing
 
 
 @pytest.fixture
@@ -49,11 +53,13 @@ def _inner_ear(tokenizer, folder, codes=40, names=20):
     return ear.eval()
 
 
-def _hearing(folder, **changes):
+def _hearing(folder, passes=False, **changes):
     """The model of `test_ears` with an inner ear, its tokenizer and its grid."""
     model, tokenizer, grid = hearing_model(**changes)
     _inner_ear(tokenizer, folder)
-    start_inner_ear(model, tokenizer, folder)
+    start_inner_ear(model, tokenizer, folder, passes)
+    if passes:  # of the toy's codes about one in two
+        model.inner_ear.head.bias.data[0] = 12.0
     return model.eval(), tokenizer, grid
 
 
@@ -145,8 +151,59 @@ def test_what_was_named_at_the_code_before_is_not_named_again(tmp_path, tokenize
     assert torch.equal(ear.shares(codes, heard)[:, 5], ear(codes, heard).softmax(-1)[:, 5, 1:])  # a new turn
 
 
-def test_what_is_written_and_said_stays_bit_for_bit(tmp_path):
-    model, _, grid = _hearing(tmp_path)
+@torch.no_grad()
+def test_what_is_passed_over_might_as_well_not_be_there(tmp_path, monkeypatch):
+    """With names that are sure, and ears that do nothing, a heard question is read as its names are in writing."""
+    model, _, grid = _hearing(tmp_path, passes=True)
+    for name, weight in model.named_parameters():
+        if name.endswith(".ear.up") or name == "heard_embed.weight":
+            weight.zero_()
+    whole = tensor(spoken(grid, (7, 3, 9, 3, 5, 5)))
+    first = int((whole[0, :, 0] == grid.ids.sosp).nonzero()[0]) + 1
+    shares = torch.zeros(1, whole.shape[1], len(model.inner_ear.names))
+    shares[0, first + 1, 4] = 0.7  # sure enough
+    shares[0, first + 4, 2], shares[0, first + 5, 2] = 1.0, 0.2
+    monkeypatch.setattr(model.inner_ear, "shares", lambda codes, heard: shares[:, : len(heard[0])] * heard[..., None])
+    kept = [i for i in range(whole.shape[1]) if i - first not in (0, 2, 3, 5)]
+    written = whole[:, kept].clone()
+    for place, name in ((first, 4), (first + 1, 2)):
+        written[0, place] = torch.tensor([int(model.inner_ear.names[name]), grid.ids.speech_pad])
+    heard, read = model(whole), model(written)
+    assert heard.text.shape[1] == read.text.shape[1] + 4
+    for channel in ("text", "speech"):
+        assert torch.allclose(getattr(heard, channel)[:, kept], getattr(read, channel), atol=1e-4)
+    model.config = replace(model.config, inner_passes=False)
+    assert not torch.allclose(model(whole).text[:, kept], read.text, atol=1e-2)
+
+
+def test_what_is_passed_over_is_neither_counted_nor_seen():
+    seen = torch.tensor([[True, False, True, False, True], [False, False, True, True, True]])
+    positions, mask = passing_over(seen)
+    assert positions.tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 1, 2]]
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 1, 0, 1]
+    ]  # fmt: skip
+    assert mask[1, 0, 4].tolist() == [False, False, True, True, True]
+
+
+def test_codes_are_passed_over_where_an_inner_ear_can_say_which(tmp_path, folder):
+    model, tokenizer, grid = _hearing(tmp_path / "ear", passes=True)
+    with pytest.raises(ConfigError, match="pack=false"):
+        model(tensor(spoken(grid)), mask=Packing((len(spoken(grid).text),)))
+    model.config = replace(model.config, inner_layers=0)
+    checkpoint.save_pretrained(model, tokenizer, tmp_path / "model")
+    with pytest.raises(CheckpointError, match="no inner ear"):
+        checkpoint.from_pretrained(tmp_path / "model")
+    MiniBackboneTask(str(folder / "tokenizer.json"), **BACKBONE).save_pretrained(tmp_path / "backbone")
+    with pytest.raises(ConfigError, match="give inner_ear=FOLDER"):
+        LayerSplitTask(str(tmp_path / "backbone"), 64, train="ears", ears=2, passes=True)
+    with pytest.raises(ConfigError, match="size.lm.passes"):
+        build_size(changed_size("small", ["size.lm.inner_ear_steps=0", "size.lm.passes=true"]), "small")
+
+
+@pytest.mark.parametrize("passes", [False, True])
+def test_what_is_written_and_said_stays_bit_for_bit(tmp_path, passes):
+    model, _, grid = _hearing(tmp_path, passes)
     without, _, _ = hearing_model()
     written = grid.join(grid.system(True), grid.turn("user", text="the cat"), grid.reply_prefix(True))
     said = tensor(grid.join(written, grid.spoken(np.array([7, 8]))))
@@ -167,12 +224,18 @@ def test_training_ears_leaves_it_as_it_is_and_an_expression_trains_it(tmp_path):
     assert all(p.grad.abs().sum() > 0 for p in model.inner_ear.parameters())
 
 
-def test_a_batch_fused_and_saved_hears_the_same(tmp_path):
-    model, tokenizer, grid = _hearing(tmp_path / "ear")
+@pytest.mark.parametrize("passes", [False, True])
+def test_a_batch_fused_and_saved_hears_the_same(tmp_path, passes):
+    model, tokenizer, grid = _hearing(tmp_path / "ear", passes)
     checkpoint.save_pretrained(model, tokenizer, tmp_path / "model")
     again, _ = checkpoint.from_pretrained(tmp_path / "model")
     prompts = [spoken(grid), spoken(grid, (1, 2, 3, 9, 9, 6))]
     config = GenerationConfig(max_positions=6)
+    if passes:
+        model(tensor(prompts[1]))
+        assert 0 < int(model.passed.sum()) < 6
+        first = int(model.speech_head(model(tensor(prompts[1])).speech[0, -1])[: grid.ids.eosp].argmax())
+        assert generate(model, prompts[1:], grid.ids, config)[0].codes[0] == first  # with a cache as without
     expected = [generate(model, [one], grid.ids, config)[0].codes for one in prompts]
     assert [reply.codes for reply in generate(model, prompts, grid.ids, config)] == expected
     assert [reply.codes for reply in generate(again, prompts, grid.ids, config)] == expected
