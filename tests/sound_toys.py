@@ -1,9 +1,12 @@
 """Sounds and sound models of a few hundred numbers, shared by the tests of flow decoder and vocoder."""
 
 import torch
+from codec_toys import TINY
 
+from mossrepro.codec import SpeechCodec
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.random import rng
+from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.generator import pulse_train
 from mossrepro.vocoder.task import FlowTask, VocoderTask
 
@@ -35,3 +38,16 @@ def flow(**changes):
 def vocoder(**changes):
     torch.manual_seed(0)
     return VocoderTask(dim=32, layers=1, fine_layers=1, pitch_dim=16, lr=2e-3, warmup_steps=2, **changes)
+
+
+def sound_parts(folder):
+    """A codec, a flow decoder and a vocoder of random weights, each in its folder."""
+    torch.manual_seed(0)
+    codec = SpeechCodec(TINY)
+    codec.quantiser.codebook.normal_()
+    codec.quantiser.recent.normal_()
+    codec.save_pretrained(folder / "codec")
+    decoder = FlowTask(TINY.codes, dim=64, code_layers=1, layers=1).model
+    for name, made in (("flow", decoder), ("vocoder", vocoder().model)):
+        save_module(made, made.config, folder / name)
+    return {name: folder / name for name in ("codec", "flow", "vocoder")}

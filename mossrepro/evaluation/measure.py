@@ -12,7 +12,7 @@ from rich.console import Console
 from mossrepro.codec.recogniser_data import corpus_lexicon
 from mossrepro.data.alignment import phone_times, read_phones
 from mossrepro.data.codec_corpus import is_natural
-from mossrepro.data.corpus import Clip, load_clip, read_manifest
+from mossrepro.data.corpus import MANIFEST, Clip, load_clip, read_manifest
 from mossrepro.data.facts import Fact, family_of
 from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
@@ -28,6 +28,7 @@ from mossrepro.speech.normalise import normalise, word_error_rate
 from mossrepro.training import metrics
 from mossrepro.utils import audio
 from mossrepro.utils.audio import SAMPLE_RATE
+from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.io import write_json
 from mossrepro.utils.safetensors_io import read_config
 
@@ -45,20 +46,31 @@ SHOWN = 3  # questions of a set whose sound is kept for the report
 def measure(parts: dict[str, str], out: Path, which: Sequence[str] = (), device: str = "auto") -> None:
     """Measure `which` of MEASURES (default: all, in their order); facts and sounds go into the folder `out`.
 
+    ConfigError: one of them wants recordings or answers that this run does not have.
+
     device: a name for `best_device`.
     """
     (Path(out) / "wav").mkdir(parents=True, exist_ok=True)
     artifacts, console = RunArtifacts(parts, out, device), Console(stderr=True)
-    for name in which or measures_of(artifacts.parts):
+    possible = measures_of(artifacts.parts)
+    if impossible := next((name for name in which if name not in possible), ""):
+        raise ConfigError(f"{impossible}: cannot be measured on this run; choose {', '.join(possible)}")
+    for name in which or possible:
         started = time.monotonic()
         MEASURES[name](artifacts)
         console.print(f"  {name} measured in {time.monotonic() - started:.0f} s")
 
 
 def measures_of(parts: Mapping[str, str | Path]) -> list[str]:
-    """All of MEASURES, but for those of answers of one word where the model gives sentences."""
+    """All of MEASURES, but for those of answers of one word where the model gives sentences.
+
+    And those of recordings where there are none.
+    """
     form = read_config(Path(parts["sft"])).get("system_turns")
-    return [name for name in MEASURES if form == "word" or name not in _OF_ONE_WORD]
+    left_out = set() if form == "word" else {*_OF_ONE_WORD}
+    if not (Path(parts["script"]) / MANIFEST).is_file():  # codes of a pack
+        left_out |= {*_OF_RECORDINGS}
+    return [name for name in MEASURES if name not in left_out]
 
 
 def codec(artifacts: RunArtifacts) -> None:
@@ -206,7 +218,7 @@ def _keep_sound(artifacts: RunArtifacts, one: Asked, one_word: bool) -> dict:
     return {**entry, "reference": right, "heard": one.heard, "set": one.fact.set}
 
 
-_OF_ONE_WORD = ("words", "mouth", "open")
+_OF_ONE_WORD, _OF_RECORDINGS = ("words", "mouth", "open"), ("codec", "vocoder", "words")
 MEASURES: dict[str, Callable[[RunArtifacts], None]] = {
     "codec": codec,
     "vocoder": vocoder,

@@ -23,6 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mossrepro.experiments.content import content_name
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.report.run_data import read_curve
 from mossrepro.training import metrics
@@ -114,11 +115,11 @@ def ablate(size: str, run: Path, names: Sequence[str], changes: Sequence[str] = 
 
     parts, console = read_parts(run), Console(stderr=True)
     graphs = [VariantGraph(size, name, changes, backbone) for name in (BASELINE, *names)]
-    used = {name: Path(folder).name for name, folder in parts.items()}
+    used = {name: content_name(folder) for name, folder in parts.items()}
     for i, graph in enumerate(graphs, 1):
         console.print(f"[bold]{i}/{len(graphs)} {graph.name}[/bold]")
         model = graph.language_model("stage1" if graph.mouth else "sft")
-        spec = {"variant": graph.name, "model": model.name, "parts": used, "version": VERSION}
+        spec = {"variant": graph.name, "model": content_name(model), "parts": used, "version": VERSION}
 
         def build(folder: Path, name: str = graph.name, model: Path = model) -> None:
             _ask(name, model, RunArtifacts(parts, folder))

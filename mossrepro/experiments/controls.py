@@ -148,7 +148,7 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     from mossrepro.evaluation.artifacts import RunArtifacts
 
     parts = read_parts(run, ())
-    names = {name: Path(folder).name for name, folder in parts.items()}
+    names = {name: content_name(folder) for name, folder in parts.items()}
     rows: list[tuple[str, StageGraph, Callable[[Path, RunArtifacts], None]]] = [
         ("counterfactual", ControlGraph(size, "counterfactual", percent / 100, *changes), _ask_counterfactual),
         ("random", ControlGraph(size, "random", percent / 100, *changes), _ask_random),

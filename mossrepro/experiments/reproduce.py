@@ -10,7 +10,6 @@ from rich.console import Console
 
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.graph import StageGraph
-from mossrepro.experiments.packed import UNMEASURED
 from mossrepro.experiments.stages import STAGES, VERSIONS
 from mossrepro.report import verb
 from mossrepro.training import metrics
@@ -81,13 +80,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _collect(graph: StageGraph, run: Path) -> None:
     """Fill runs/NAME: parts.json, run.json, stages.json, metrics/, and the (cached) facts and sounds."""
-    from mossrepro.evaluation.measure import measure, measures_of
+    from mossrepro.evaluation.measure import measure
 
     parts = graph.parts()
     key = {name: content_name(folder) for name, folder in parts.items()}
     spec = {"parts": key, "version": VERSIONS["evaluation"]}
-    which = [name for name in measures_of(parts) if name not in UNMEASURED] if graph.given else ()
-    measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder, which))
+    measured = graph.cached("evaluation", "evaluation", spec, lambda folder: measure(parts, folder))
     costs = [{"stage": s, **graph.costs[s]} for s in STAGES if s in graph.costs]
     with exclusive(run):
         new = run / ".new"

@@ -203,7 +203,7 @@ class Stages:
                 copy_file(self.script() / "words.json", folder)
             write_json(folder / "facts.json", known, indent=None)
 
-        return self.cached(stage, kind, {"script": self.script().name, "facts": known, "version": 4}, build)
+        return self.cached(stage, kind, {"script": content_name(self.script()), "facts": known, "version": 4}, build)
 
     def tokenizer(self) -> Path:
         """Folder with the backbone's tokenizer.json."""

@@ -6,8 +6,8 @@
 A pack of a script, its codes and the network that draws more of them is all that a language model is trained on: with
 it nobody has to make an hour of speech first (`experiments/packed.py`).
 
-What its 7 bits a weight cost is measured where it is made and said in its card: how many codes of test clips stay the
-same ones, and how far the mel of their resynthesis moves.
+What 7 bits a weight cost a tokenizer and a voice is measured where they are packed and said in the card: how many codes
+of test clips stay the same ones, and how far the mel of their resynthesis moves.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.corpus import load_clip, read_manifest
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
-from mossrepro.lm import checkpoint
+from mossrepro.lm import checkpoint, lora
 from mossrepro.lm.changes import CHANGES_OF, changes, inherited
 from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
 from mossrepro.utils import assets, packs
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.checksums import write_sums
-from mossrepro.utils.errors import ConfigError, DataError, visible
-from mossrepro.utils.io import move_in, write_json, write_text
+from mossrepro.utils.errors import CheckpointError, ConfigError, DataError, visible
+from mossrepro.utils.io import move_in, write_text
 from mossrepro.utils.safetensors_io import read_config
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
@@ -128,7 +128,7 @@ def teaching_pack(
             for path in sorted(path for name in _FILES[part] for path in Path(parts[part]).glob(name)):
                 packs.write_file(partial / part, path.name, path.read_bytes())
         if beside:
-            write_json(partial / packs.BESIDE, {"beside": beside})
+            packs.write_beside(partial, beside)
         write_text(partial / "README.md", _card(out.name, lost, data, parts))
         write_sums(partial)
         move_in(partial, out)
@@ -141,13 +141,24 @@ def _kept(part: str, model: Any) -> dict[str, torch.Tensor]:
     """The weights of a part in few bits."""
     if part != "sft":
         return packs.quantise(model.state_dict(), _EXACT.get(part, ""))
-    c = model.config
-    start, _ = checkpoint.load_gguf(assets.get("smollm2"), c.codes, c.tail_layers, c.split_at)
-    return packs.quantise(changes(model.state_dict(), inherited(start.state_dict()), _RANK), levels=_ANSWERS_LEVELS)
+    state = lora.merged(model.state_dict())
+    if model.config.tied:
+        del state["text_head.weight"]
+    if odd := next((name for name, weight in state.items() if not weight.isfinite().all()), ""):
+        raise CheckpointError(f"sft: {odd} holds numbers that are none; take another model")
+    start, _ = checkpoint.load_gguf(assets.get("smollm2"), 1, model.config.tail_layers, model.config.split_at)
+    return packs.quantise(changes(state, inherited(start.state_dict()), _RANK), levels=_ANSWERS_LEVELS)
 
 
 def _check_codes(loaded: dict, parts: dict[str, str | Path], beside: str) -> None:
-    """ConfigError: the parts are of codebooks of other sizes."""
+    """ConfigError: parts are of codebooks of other sizes, or a language model has nothing to hear and speak with."""
+    if "sft" in parts and not (beside or "codec" in parts):
+        raise ConfigError("a language model hears and speaks with parts of another pack; give --beside NAME")
+    if beside:
+        other = packs.unpack(beside)
+        lacking = next((part for part in MADE_OF if not (other / part).is_dir()), "")
+        if lacking or (packs.place() / beside / packs.BESIDE).is_file():
+            raise ConfigError(f"pack {beside!r} has no {lacking or 'parts of its own'}; give one of a run's sounds")
     found = {part: loaded[part].config.codes for part in ("codec", "text_to_code", "sft") if part in loaded}
     if beside and "codec" not in found:
         found["codec"] = SpeechCodec.from_pretrained(f"pack:{beside}").config.codes
@@ -189,7 +200,7 @@ def _mel(flow: FlowDecoder, codes: np.ndarray) -> torch.Tensor:
 
 
 def _card(name: str, lost: str, data: str, parts: Collection[str]) -> str:
-    about = next(text for part, text in (("codec", _SOUNDS), ("sft", _TALKS), ("script", _SAYS)) if part in parts)
+    about = next(text for part, text in (("sft", _TALKS), ("codec", _SOUNDS), ("script", _SAYS)) if part in parts)
     made = f"Made with mossrepro {mossrepro.__version__} at {metrics.commit() or 'an unknown commit'} on"
     data = data or "Whoever made it has not said what it was trained on."
     said = [f"# {name}", about.format(name), lost, f"{made} {metrics.hardware()}.", f"**Data.** {data}"]

@@ -23,6 +23,7 @@ from mossrepro.utils.pretrained import UNBUILDABLE, check_settings
 from mossrepro.utils.records import short
 
 ROPE_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # Llama 3's
+_SMOLLM2_TENSORS = 272  # of which a folder of changes names only those that have changed
 _GGUF_LAYER_NAMES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -194,7 +195,8 @@ def from_pretrained(folder: str | Path) -> tuple[LayerSplitLM, Tokenizer]:
         raise CheckpointError(f"{folder}: no model.safetensors; is this the folder of a finished stage?")
     raw, source = renamed(safetensors_io.read_config(folder), LM_CONFIG), safetensors_io.Shards(folder)
     changed, start = CHANGES_OF in raw, raw.pop(CHANGES_OF, None)
-    config = build_config(raw, folder / "config.json", len(source.names))
+    tensors = len(source.names) + (_SMOLLM2_TENSORS if changed else 0)
+    config = build_config(raw, folder / "config.json", tensors)
     if changed:
         source, tokenizer = _changed(source, start, config)
     model = build_unfilled(config, folder / "config.json")
@@ -212,5 +214,5 @@ def _changed(source: safetensors_io.Shards, start: Any, config: LMConfig) -> tup
     if start != "smollm2":
         what = f"changes_of={short(start)}, and only changes of smollm2 can be read"
         raise CheckpointError(f"{source.folder / 'config.json'}: {what}; take the whole weights")
-    base, tokenizer = load_gguf(assets.get("smollm2"), config.codes, config.tail_layers, config.split_at)
+    base, tokenizer = load_gguf(assets.get("smollm2"), 1, config.tail_layers, config.split_at)
     return Changed(source, inherited(base.state_dict())), tokenizer

@@ -85,11 +85,11 @@ def read_parts(run: str | Path, needed: Sequence[str] = PARTS) -> dict[str, str]
 def _place(run: Path, folder: str) -> str:
     """Where the folder of a part is now; as it was said, where it is nowhere."""
     path = Path(folder)
-    if len(path.parts) < 2 or path.is_absolute() and os.path.isdir(path):
+    if not path.parts or path.is_absolute() and os.path.isdir(path):
         return folder
     places = [run / path]
     with contextlib.suppress(ConfigError):  # no home folder, so no cache
-        places.append(cache.home().joinpath(*path.parts[-2:]))
+        places += [cache.home().joinpath(*path.parts[-2:])] if len(path.parts) > 1 else []
     return next((str(place.absolute()) for place in places if os.path.isdir(place)), folder)
 
 

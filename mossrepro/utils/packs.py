@@ -1,9 +1,10 @@
 """Packs: trained parts and codes small enough to stand beside the code; and everything that can stand for a folder.
 
-    packs/NAME/PART/weights.gz     safetensors with 7 bits a weight, compressed by gzip to 6.3
+    packs/NAME/PART/weights.gz     safetensors with 7 bits a weight, or fewer, compressed by gzip (7 to 6.3)
     packs/NAME/PART/config.json
     packs/NAME/PART/FILE.gz        a file of a script or of a token store, compressed
-    packs/NAME/pack.json           {"beside": NAME} of a pack that needs the parts of another one
+    packs/NAME/pack.json           {"beside": NAME, "sums": ...} of a pack that needs the parts of another one, which
+                                   has the SHA256SUMS that hash to this
     packs/NAME/README.md           model card
     packs/NAME/SHA256SUMS          of all other files
 
@@ -12,7 +13,7 @@ Where a folder of a part or of a run is asked for, these do as well:
     pack:NAME                      a pack; it is unpacked into the cache when it is first used
     hub:USER/REPO[@REVISION]       a repository of the Hugging Face hub; it is fetched into the hub's own cache
 
-A matrix W is kept as whole numbers from -63 to 63 and one scale a row: W[i] = scale[i] * numbers[i].
+A matrix W is kept as whole numbers, at most from -63 to 63, and one scale a row: W[i] = scale[i] * numbers[i].
 """
 
 import gzip
@@ -30,7 +31,7 @@ from mossrepro.utils import cache
 from mossrepro.utils.checksums import SUMS, check_sums, sha256
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.io import copy_files, write_atomic, write_json
-from mossrepro.utils.records import is_file_name, read_json
+from mossrepro.utils.records import is_file_name, misfit, read_json
 from mossrepro.utils.safetensors_io import read_config, save_whole
 
 PACKS = Path(__file__).parents[2] / "packs"
@@ -63,7 +64,7 @@ def find_folder(source: str | Path, part: str = "") -> Path:
     else:
         return Path(source)
     places = (folder / "parts" / part, folder / part)
-    return next((place for place in places if part and place.is_dir()), folder)
+    return next((path for path in places if part and path.is_dir()), folder)
 
 
 def quantise(state: dict[str, Tensor], exact: str = "", levels: int = _LEVELS) -> dict[str, Tensor]:
@@ -82,7 +83,7 @@ def quantise(state: dict[str, Tensor], exact: str = "", levels: int = _LEVELS) -
             continue
         rows = weight.to(float32).flatten(1)
         scale = _scale(rows, levels)
-        out[name] = (rows / scale[:, None]).round().clamp(-levels, levels).to(int8).view(weight.shape)
+        out[name] = (rows / scale[:, None]).round().clamp(-levels, levels).to(int8).reshape(weight.shape).contiguous()
         out[name + SCALE] = scale
     return out
 
@@ -98,7 +99,7 @@ def _scale(rows: Tensor, levels: int) -> Tensor:
 
 
 def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `quantise` was given, as far as 7 bits tell it."""
+    """What `quantise` was given, as far as so few bits tell it."""
     out = {name: value for name, value in state.items() if not (name.endswith(SCALE) and _is_scale(state, name))}
     for name, value in out.items():
         if name + SCALE in state and value.dtype == int8:
@@ -125,51 +126,63 @@ def write_file(folder: Path, name: str, content: bytes) -> None:
     write_atomic(folder / f"{name}.gz", lambda file: file.write(packed))
 
 
-def _place() -> Path:
+def place() -> Path:
+    """The folder in which packs are."""
     return Path(os.environ.get("MOSSREPRO_PACKS") or PACKS)
 
 
 def unpack(name: str) -> Path:
     """The folder of a pack in the cache: PART/model.safetensors, PART/config.json and parts.json. See `find_folder`."""
-    place = _place()
-    known, folder = sorted(path.parent.name for path in place.glob(f"*/{SUMS}")), place / name
+    known, folder = sorted(path.parent.name for path in place().glob(f"*/{SUMS}")), place() / name
     if name not in known:
         there = "packs come with the repository, not with the wheel: clone it and set MOSSREPRO_PACKS to its packs/"
         raise ConfigError(f"there is no pack {name!r}; {'known: ' + ', '.join(known) if known else there}")
-    parts, files = _checked(folder)
-    other = _beside(folder)
+    parts, files, needs = _checked(folder)
+    other = _beside(folder) if needs else None
     spec = {"pack": name, "sums": sha256(folder / SUMS), "version": _VERSION}
     spec |= {"beside": other.name} if other else {}
 
     def build(out: Path) -> None:
+        own = {*parts, *(PurePosixPath(file).parent.name for file in files)}
         for part in sorted(path for path in other.iterdir() if path.is_dir()) if other else ():
-            copy_files(part, out / part.name)
+            if part.name not in own:
+                copy_files(part, out / part.name)
         for part in parts:
-            save_whole(out / part, dequantise(_weights(folder / part / _WEIGHTS)), read_config(folder / part))
+            state = _weights(folder / part / _WEIGHTS)
+            _check_scales(state, folder / part / _WEIGHTS)
+            save_whole(out / part, dequantise(state), read_config(folder / part))
         for file in files:
-            plain, place = _plain(folder / file), out / file.removesuffix(".gz")
-            place.parent.mkdir(exist_ok=True)
-            write_atomic(place, lambda stream, plain=plain: stream.write(plain))
+            plain, to = _plain(folder / file), out / file.removesuffix(".gz")
+            to.parent.mkdir(exist_ok=True)
+            write_atomic(to, lambda stream, plain=plain: stream.write(plain))
         inside = sorted(path.name for path in out.iterdir() if path.is_dir())
         write_json(out / "parts.json", {part: part for part in inside})
 
     return cache.cached("packs", spec, build)
 
 
-def _beside(folder: Path) -> Path | None:
-    """The unpacked pack that a pack needs. CheckpointError: pack.json is none, or that one needs a third."""
+def write_beside(folder: Path, name: str) -> None:
+    """Write pack.json of a pack that needs the parts of another one, as that is now."""
+    write_json(folder / BESIDE, {"beside": name, "sums": sha256(place() / name / SUMS)})
+
+
+def _beside(folder: Path) -> Path:
+    """The unpacked pack that a pack needs. CheckpointError: pack.json is none, or that one changed or needs a third."""
     path = folder / BESIDE
-    if not path.is_file():
-        return None
     found = read_json(path, CheckpointError)
-    name = found.get("beside") if isinstance(found, dict) else None
-    if not isinstance(name, str) or not is_file_name(name) or (_place() / name / BESIDE).exists():
-        raise CheckpointError(f"{path}: names no pack that stands by itself; take it from the repository again")
-    return unpack(name)
+    if misfit(found, dict[str, str]) or set(found) != {"beside", "sums"} or not is_file_name(found["beside"]):
+        raise CheckpointError(f"{path}: names no pack; take it from the repository again")
+    other = place() / found["beside"]
+    if (other / BESIDE).exists() or not (other / SUMS).is_file() or sha256(other / SUMS) != found["sums"]:
+        raise CheckpointError(f"{path}: {other} is not the pack that this one was made for; take both from one place")
+    return unpack(found["beside"])
 
 
-def _checked(folder: Path) -> tuple[list[str], list[str]]:
-    """The trained parts of a pack, and its other compressed files. CheckpointError: one is not as SHA256SUMS says."""
+def _checked(folder: Path) -> tuple[list[str], list[str], bool]:
+    """The trained parts of a pack, its other compressed files, and whether it needs another pack.
+
+    CheckpointError: a file is not as SHA256SUMS says.
+    """
     listed = check_sums(folder, "the pack was made", "take it from the repository again")
     parts = sorted(PurePosixPath(name).parent.as_posix() for name in listed if name.endswith(f"/{_WEIGHTS}"))
     for part in parts:
@@ -181,7 +194,15 @@ def _checked(folder: Path) -> tuple[list[str], list[str]]:
     for file in files:
         if file.count("/") != 1 or file.split("/")[0] in parts:
             raise CheckpointError(f"{folder / SUMS}: {file} is in no part; take it from the repository again")
-    return parts, files
+    return parts, files, BESIDE in listed
+
+
+def _check_scales(state: dict[str, Tensor], path: Path) -> None:
+    """CheckpointError: a matrix has not one scale a row, so that a small file could ask for any amount of memory."""
+    for name, scale in state.items():
+        matrix = state[name.removesuffix(SCALE)] if name.endswith(SCALE) and _is_scale(state, name) else None
+        if matrix is not None and scale.shape != matrix.shape[:1]:
+            raise CheckpointError(f"{path}: {name} is not one number a row; take it from the repository again")
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

@@ -2,21 +2,25 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from codec_toys import TINY
 from gguf_toys import mergeable, write_gguf
+from safetensors.torch import load_file, save_file
+from sound_toys import sound_parts
 
 from mossrepro.cli import main
-from mossrepro.codec import SpeechCodec
 from mossrepro.lm import checkpoint
 from mossrepro.lm.changes import CHANGES_OF, changes, inherited
+from mossrepro.lm.decode import GenerationConfig
 from mossrepro.lm.init import start_parts
 from mossrepro.lm.init_from import open_start
 from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.pipeline import Assistant
 from mossrepro.utils import assets, packs
 from mossrepro.utils.checksums import write_sums
-from mossrepro.utils.errors import CheckpointError, ConfigError
+from mossrepro.utils.errors import CheckpointError
 
 VOCAB = 300
 
@@ -41,10 +45,14 @@ def trained(tokenizer, tmp_path, monkeypatch):
             for weight in part.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
     checkpoint.save_pretrained(model, own, tmp_path / "trained")
+    made = sound_parts(tmp_path)
+    flags = [word for name, part in made.items() for word in (f"--{name}", str(part))]
+    assert main(["run", "teach", "-o", str(tmp_path / "packs" / "sound"), *flags]) == 0
     return tmp_path / "trained"
 
 
 def pack(folder, *flags):
+    flags = flags or ("--beside", "sound")
     return main(["run", "teach", "-o", str(packs.PACKS / "answers"), "--sft", str(folder), *flags])
 
 
@@ -66,33 +74,74 @@ def test_what_is_equal_takes_no_room_and_what_started_alike_is_not_shared(traine
     assert not any(name.startswith("text_") for name in kept) and "speech_norm.weight" not in kept
     model, _ = checkpoint.from_pretrained("pack:answers")
     assert torch.equal(model.speech_norm.weight, model.text_norm.weight)
+    assert not any(p is q for p, q in zip(model.speech_tail.parameters(), model.text_tail.parameters(), strict=True))
     model.speech_norm.weight.data.zero_()
     assert model.text_norm.weight.all()
 
 
-def test_a_pack_of_answers_brings_the_parts_of_the_pack_beside_it(trained, tmp_path):
-    torch.manual_seed(0)
-    SpeechCodec(TINY).save_pretrained(tmp_path / "codec")
-    packs.write_part(packs.PACKS / "sound" / "codec", SpeechCodec(TINY).state_dict(), vars(TINY))
-    write_sums(packs.PACKS / "sound")
-    assert pack(trained, "--beside", "sound") == 0
+def test_a_pack_of_answers_is_talked_to_with_the_parts_of_the_pack_beside_it(trained, tmp_path, monkeypatch):
+    assert pack(trained) == 0
     folder = packs.find_folder("pack:answers")
-    assert json.loads((folder / "parts.json").read_text()) == {"codec": "codec", "sft": "sft"}
-    assert SpeechCodec.from_pretrained(folder / "codec").config == TINY
-    (packs.PACKS / "answers" / packs.BESIDE).write_text('{"beside": "answers"}')
+    inside = ("codec", "flow", "sft", "vocoder")
+    assert json.loads((folder / "parts.json").read_text()) == {name: name for name in inside}
+    (tmp_path / "elsewhere" / "codec").mkdir(parents=True)  # is not taken for the pack's
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wave = np.sin(np.arange(16000) / 20).astype(np.float32)
+    answer = Assistant.from_run("pack:answers").answer(wave, spoken=False, config=GenerationConfig(max_positions=4))
+    assert isinstance(answer.text, str)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: (packs.PACKS / "sound" / packs.BESIDE).write_text("{}"),
+        lambda: (packs.PACKS / "sound" / "SHA256SUMS").write_text(""),
+        lambda: (packs.PACKS / "answers" / packs.BESIDE).write_text("3"),
+        lambda: (packs.PACKS / "answers" / packs.BESIDE).write_text(json.dumps({"beside": "\ud800", "sums": ""})),
+        lambda: (packs.PACKS / "answers" / packs.BESIDE).write_text(json.dumps({"beside": "../x", "sums": ""})),
+    ],
+    ids=["a third", "another", "no names", "no text", "outside"],
+)
+def test_a_pack_beside_that_is_not_the_one_is_refused(trained, change):
+    assert pack(trained) == 0
+    change()
     write_sums(packs.PACKS / "answers")
-    with pytest.raises(CheckpointError, match=r"pack.json: names no pack that stands by itself"):
+    with pytest.raises(CheckpointError, match="pack.json: "):
         packs.find_folder("pack:answers")
+    (packs.PACKS / "answers" / "SHA256SUMS").write_text(
+        "".join(line for line in (packs.PACKS / "answers" / "SHA256SUMS").open() if packs.BESIDE not in line)
+    )
+    assert not (packs.find_folder("pack:answers") / "codec").exists()  # what no checksum covers is not read
 
 
 def test_packs_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     assert pack(trained, "--beside", "nothing") == 2 and "no pack 'nothing'" in capsys.readouterr().err
+    assert pack(trained, "--data", "x") == 2 and "give --beside NAME" in capsys.readouterr().err
     assert pack(tmp_path / "nothing") == 2 and not (packs.PACKS / "answers").exists()
+    assert pack(trained) == 0
+    assert main(["run", "teach", "-o", str(tmp_path / "new"), "--sft", str(trained), "--beside", "answers"]) == 2
+    assert "parts of its own" in capsys.readouterr().err
     model, _ = checkpoint.from_pretrained(trained)
     start, _ = checkpoint.load_gguf(tmp_path / "toy.gguf", TINY.codes, 1)
     state = model.state_dict() | {"trunk.0.mlp.up_proj.weight": torch.zeros(2, 2)}
     with pytest.raises(CheckpointError, match="trunk.0.mlp.up_proj.weight is .* did not start from"):
         changes(state, inherited(start.state_dict()), 4)
+    with pytest.raises(CheckpointError, match="rank 1 keeps .* did not start from"):
+        changes(model.state_dict(), inherited(start.state_dict()), 1)
+    model.trunk[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    checkpoint.save_pretrained(model, checkpoint.from_pretrained(trained)[1], tmp_path / "nan")
+    assert main(["run", "teach", "-o", str(tmp_path / "new"), "--sft", str(tmp_path / "nan"), "--beside", "sound"]) == 2
+    assert "trunk.0.mlp.up_proj.weight holds numbers that are none" in capsys.readouterr().err
+
+
+def test_an_embedding_that_was_trained_is_packed_once(trained, tmp_path):
+    model, own = checkpoint.from_pretrained(trained)
+    model.text_embed.weight.data[3] += 1
+    checkpoint.save_pretrained(model, own, tmp_path / "more")
+    assert pack(tmp_path / "more") == 0
+    again, _ = checkpoint.from_pretrained("pack:answers")
+    assert torch.allclose(again.text_head.weight, model.text_head.weight, atol=1e-5)
+    assert again.text_head.weight is again.text_embed.weight
 
 
 @pytest.mark.parametrize("value", ["qwen3", "", None, 3])
@@ -106,11 +155,48 @@ def test_changes_of_what_is_not_known_are_refused(trained, tmp_path, value):
         checkpoint.from_pretrained(folder)
 
 
-def test_changes_that_do_not_fit_what_they_change_are_refused(trained, tmp_path, tokenizer):
+STEM = "trunk.0.mlp.up_proj.weight"
+BAD = {
+    "alone": lambda t: t.pop(f"{STEM}.left"),
+    "beside the whole": lambda t: t.update({STEM: torch.zeros(24, 16)}),
+    "no factors": lambda t: t.update({f"{STEM}.left": torch.zeros(24, 3)}),
+    "no matrices": lambda t: t.update({f"{STEM}.left": torch.zeros(24)}),
+    "huge": lambda t: t.update({f"{STEM}.left": torch.zeros(10**6, 1), f"{STEM}.right": torch.zeros(1, 10**6)}),
+    "a vector of another size": lambda t: t.update({"speech_norm.weight": torch.zeros(3)}),
+    "factors of what is no change": lambda t: t.update({"speech_embed.weight.left": torch.zeros(3, 3)}),
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD)
+def test_changes_that_do_not_fit_what_they_change_are_refused(trained, change):
+    assert pack(trained) == 0
+    folder = packs.find_folder("pack:answers", "sft")
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"sft: .*(weight|tensor)"):
+        checkpoint.from_pretrained(folder)
+
+
+def test_changes_of_another_shape_are_refused(trained, tmp_path, tokenizer):
     assert pack(trained) == 0
     write_gguf(tmp_path / "toy.gguf", mergeable(tokenizer, VOCAB - 1), layers=3)
     with pytest.raises(CheckpointError, match="text_embed.weight|text_vocab"):
         checkpoint.from_pretrained("pack:answers")
+
+
+def test_large_changes_are_kept_as_two_narrow_matrices_in_few_bits():
+    torch.manual_seed(0)
+    start = {"trunk.0.w": torch.randn(192, 160), "trunk.0.n": torch.ones(160)}
+    change = torch.randn(192, 100) @ torch.randn(100, 160) * torch.linspace(1, 0, 160)
+    assert changes(start, start, 64) == {}
+    kept = packs.quantise(changes(start | {"trunk.0.w": start["trunk.0.w"] + change}, start, 64), levels=15)
+    left, right = kept["trunk.0.w.left"], kept["trunk.0.w.right"]
+    assert left.shape == (192, 64) and right.shape == (64, 160) and left.dtype == right.dtype == torch.int8
+    assert left.abs().max() <= 15 and {f"trunk.0.w.{side}.scale" for side in ("left", "right")} <= kept.keys()
+    back = packs.dequantise(kept)
+    close = torch.cosine_similarity((back["trunk.0.w.left"] @ back["trunk.0.w.right"]).flatten(), change.flatten(), 0)
+    assert close > 0.9
 
 
 def test_few_levels_keep_the_direction_of_a_change():
@@ -131,9 +217,3 @@ def test_other_names_than_text_and_trunk_are_of_no_text_model():
     assert set(inherited(state)) == {
         *("trunk.0.x", "text_tail.0.x", "text_norm.w", "text_embed.w", "speech_tail.0.x", "speech_norm.w")
     }
-
-
-def test_a_size_for_no_pack_is_an_error(trained):
-    assert main(["run", "teach", "-o", str(trained / "new"), "--beside", "sound"]) == 2
-    with pytest.raises(ConfigError):
-        packs.find_folder("pack:answers")

@@ -200,7 +200,6 @@ def a_finished_run(folder, version):
     metrics.record(run, metrics.Metric("control_x", "another command's", 1.0))
     chain = SimpleNamespace(parts=lambda: {"codec": str(part)}, costs={"codec": {"minutes": version}})
     chain.cached, chain.size = lambda *_: measured, SimpleNamespace(name=f"size{version}")
-    chain.given = {}
     reproduce._collect(chain, run)
 
     def read():

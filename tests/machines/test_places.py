@@ -200,7 +200,7 @@ def collect(folder: Path, version: int) -> None:
         (measured / path).parent.mkdir(parents=True, exist_ok=True)
         (measured / path).write_text(str(version))
     chain = SimpleNamespace(parts=lambda: {"codec": f"codec{version}"}, costs={}, cached=lambda *_: measured)
-    chain.size, chain.given = SimpleNamespace(name=f"size{version}"), {}
+    chain.size = SimpleNamespace(name=f"size{version}")
     reproduce._collect(chain, folder / "run")
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from codec_toys import TINY
 from safetensors.torch import save
-from sound_toys import vocoder
+from sound_toys import sound_parts
 
 from mossrepro.cli import main
 from mossrepro.codec import SpeechCodec
@@ -31,25 +30,12 @@ from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.task import FlowTask
 
 
-def parts(folder):
-    """A codec, a flow decoder and a vocoder of random weights, each in its folder."""
-    torch.manual_seed(0)
-    codec = SpeechCodec(TINY)
-    codec.quantiser.codebook.normal_()
-    codec.quantiser.recent.normal_()
-    codec.save_pretrained(folder / "codec")
-    flow = FlowTask(TINY.codes, dim=64, code_layers=1, layers=1).model
-    for name, made in (("flow", flow), ("vocoder", vocoder().model)):
-        save_module(made, made.config, folder / name)
-    return {name: folder / name for name in ("codec", "flow", "vocoder")}
-
-
 @pytest.fixture
 def pack(tmp_path, monkeypatch):
     """A pack "toy" in the place where packs are; gives the folders it was made of."""
     monkeypatch.setenv("MOSSREPRO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
-    made = parts(tmp_path)
+    made = sound_parts(tmp_path)
     flags = [word for name, folder in made.items() for word in (f"--{name}", str(folder))]
     assert main(["run", "teach", "-o", str(tmp_path / "packs" / "toy"), *flags]) == 0
     return made
