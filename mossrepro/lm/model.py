@@ -159,8 +159,10 @@ class LayerSplitLM(nn.Module):
         shares = self.inner_ear.shares(codes, heard)  # (B, L, names)
         named, something = self.text_embed(self.inner_ear.names), shares.sum(-1, keepdim=True)
         if self.config.inner_passes:
-            self.passed = heard & (something[..., 0] < SOMETHING)
-            shares, something = shares / something.clamp(min=1e-9), torch.ones_like(something)
+            read = something >= SOMETHING
+            self.passed = heard & ~read[..., 0]
+            whole = torch.where(read, something, 1)  # a name that is read is read as a whole one
+            shares, something = shares / whole, something / whole
         return shares.to(named.dtype) @ named + (1 - something).to(named.dtype) * self.heard_nothing
 
     def forward(
