@@ -1,6 +1,7 @@
 """A language model as its changes of the text model that it started from: packed, it is the same one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,39 +26,53 @@ from mossrepro.utils.errors import CheckpointError
 VOCAB = 300
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer():
     return mini_tokenizer(["Say the word, and what is the capital of Spain?"], VOCAB)
 
 
+@pytest.fixture(scope="module")
+def made(tokenizer, tmp_path_factory):
+    """A model that started as a toy GGUF, trunk, speech tail, head and mouth changed, and its pack beside "sound"."""
+    folder = tmp_path_factory.mktemp("made")
+    write_gguf(folder / "toy.gguf", mergeable(tokenizer, VOCAB), layers=3)
+    with pytest.MonkeyPatch.context() as patch:
+        place(folder, patch)
+        model, own = open_start("smollm2", TINY.codes, 1, "copy", 0)
+        start_parts(model, own, mouth=1, ears=2, inner_ear=None, passes=False, seed=0)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for part in (model.trunk, model.speech_tail, model.speech_head, model.mouth):
+                for weight in part.parameters():
+                    weight.add_(0.1 * torch.randn_like(weight))
+        checkpoint.save_pretrained(model, own, folder / "trained")
+        flags = [word for name, part in sound_parts(folder).items() for word in (f"--{name}", str(part))]
+        assert main(["run", "teach", "-o", str(folder / "packs" / "sound"), *flags]) == 0
+        assert pack(folder / "trained") == 0
+    return folder
+
+
+def place(folder, patch):
+    patch.setenv("MOSSREPRO_HOME", str(folder / "home"))
+    patch.setattr(packs, "PACKS", folder / "packs")
+    patch.setattr(assets, "get", lambda name: folder / "toy.gguf")
+
+
 @pytest.fixture
-def trained(tokenizer, tmp_path, monkeypatch):
-    """A folder of a model that started as a toy GGUF: trunk, speech tail, head and mouth changed."""
-    monkeypatch.setenv("MOSSREPRO_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
-    write_gguf(tmp_path / "toy.gguf", mergeable(tokenizer, VOCAB), layers=3)
-    monkeypatch.setattr(assets, "get", lambda name: tmp_path / "toy.gguf")
-    model, own = open_start("smollm2", TINY.codes, 1, "copy", 0)
-    start_parts(model, own, mouth=1, ears=2, inner_ear=None, passes=False, seed=0)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for part in (model.trunk, model.speech_tail, model.speech_head, model.mouth):
-            for weight in part.parameters():
-                weight.add_(0.1 * torch.randn_like(weight))
-    checkpoint.save_pretrained(model, own, tmp_path / "trained")
-    made = sound_parts(tmp_path)
-    flags = [word for name, part in made.items() for word in (f"--{name}", str(part))]
-    assert main(["run", "teach", "-o", str(tmp_path / "packs" / "sound"), *flags]) == 0
+def trained(made, tmp_path, monkeypatch):
+    """A copy of what was `made`; gives the folder of the model."""
+    for name in ("toy.gguf", "trained", "packs"):
+        (shutil.copytree if (made / name).is_dir() else shutil.copy)(made / name, tmp_path / name)
+    place(tmp_path, monkeypatch)
     return tmp_path / "trained"
 
 
-def pack(folder, *flags):
+def pack(folder, *flags, to="answers"):
     flags = flags or ("--beside", "sound")
-    return main(["run", "teach", "-o", str(packs.PACKS / "answers"), "--sft", str(folder), *flags])
+    return main(["run", "teach", "-o", str(packs.PACKS / to), "--sft", str(folder), *flags])
 
 
 def test_a_packed_model_is_the_one_that_was_packed(trained):
-    assert pack(trained) == 0
     (mine, own), (theirs, same) = checkpoint.from_pretrained(trained), checkpoint.from_pretrained("pack:answers")
     assert mine.config == theirs.config and own.get_vocab() == same.get_vocab()
     before, after = mine.state_dict(), theirs.state_dict()
@@ -69,7 +84,6 @@ def test_a_packed_model_is_the_one_that_was_packed(trained):
 
 
 def test_what_is_equal_takes_no_room_and_what_started_alike_is_not_shared(trained):
-    assert pack(trained) == 0
     kept = packs._weights(packs.PACKS / "answers" / "sft" / "weights.gz")
     assert not any(name.startswith("text_") for name in kept) and "speech_norm.weight" not in kept
     model, _ = checkpoint.from_pretrained("pack:answers")
@@ -80,7 +94,6 @@ def test_what_is_equal_takes_no_room_and_what_started_alike_is_not_shared(traine
 
 
 def test_a_pack_of_answers_is_talked_to_with_the_parts_of_the_pack_beside_it(trained, tmp_path, monkeypatch):
-    assert pack(trained) == 0
     folder = packs.find_folder("pack:answers")
     inside = ("codec", "flow", "sft", "vocoder")
     assert json.loads((folder / "parts.json").read_text()) == {name: name for name in inside}
@@ -103,7 +116,6 @@ def test_a_pack_of_answers_is_talked_to_with_the_parts_of_the_pack_beside_it(tra
     ids=["a third", "another", "no names", "no text", "outside"],
 )
 def test_a_pack_beside_that_is_not_the_one_is_refused(trained, change):
-    assert pack(trained) == 0
     change()
     write_sums(packs.PACKS / "answers")
     with pytest.raises(CheckpointError, match="pack.json: "):
@@ -115,11 +127,11 @@ def test_a_pack_beside_that_is_not_the_one_is_refused(trained, change):
 
 
 def test_packs_that_do_not_fit_are_refused(trained, tmp_path, capsys):
-    assert pack(trained, "--beside", "nothing") == 2 and "no pack 'nothing'" in capsys.readouterr().err
-    assert pack(trained, "--data", "x") == 2 and "give --beside NAME" in capsys.readouterr().err
-    assert pack(tmp_path / "nothing") == 2 and not (packs.PACKS / "answers").exists()
-    assert pack(trained) == 0
-    assert main(["run", "teach", "-o", str(tmp_path / "new"), "--sft", str(trained), "--beside", "answers"]) == 2
+    assert pack(trained, to="answers") == 2 and "is there already" in capsys.readouterr().err
+    assert pack(trained, "--beside", "nothing", to="new") == 2 and "no pack 'nothing'" in capsys.readouterr().err
+    assert pack(trained, "--data", "x", to="new") == 2 and "give --beside NAME" in capsys.readouterr().err
+    assert pack(tmp_path / "nothing", to="new") == 2 and not (packs.PACKS / "new").exists()
+    assert pack(trained, "--beside", "answers", to="new") == 2
     assert "parts of its own" in capsys.readouterr().err
     model, _ = checkpoint.from_pretrained(trained)
     start, _ = checkpoint.load_gguf(tmp_path / "toy.gguf", TINY.codes, 1)
@@ -130,7 +142,7 @@ def test_packs_that_do_not_fit_are_refused(trained, tmp_path, capsys):
         changes(model.state_dict(), inherited(start.state_dict()), 1)
     model.trunk[0].mlp.up_proj.weight.data[0, 0] = torch.nan
     checkpoint.save_pretrained(model, checkpoint.from_pretrained(trained)[1], tmp_path / "nan")
-    assert main(["run", "teach", "-o", str(tmp_path / "new"), "--sft", str(tmp_path / "nan"), "--beside", "sound"]) == 2
+    assert pack(tmp_path / "nan", to="new") == 2
     assert "trunk.0.mlp.up_proj.weight holds numbers that are none" in capsys.readouterr().err
 
 
@@ -138,15 +150,14 @@ def test_an_embedding_that_was_trained_is_packed_once(trained, tmp_path):
     model, own = checkpoint.from_pretrained(trained)
     model.text_embed.weight.data[3] += 1
     checkpoint.save_pretrained(model, own, tmp_path / "more")
-    assert pack(tmp_path / "more") == 0
-    again, _ = checkpoint.from_pretrained("pack:answers")
+    assert pack(tmp_path / "more", to="more") == 0
+    again, _ = checkpoint.from_pretrained("pack:more")
     assert torch.allclose(again.text_head.weight, model.text_head.weight, atol=1e-5)
     assert again.text_head.weight is again.text_embed.weight
 
 
 @pytest.mark.parametrize("value", ["qwen3", "", None, 3])
 def test_changes_of_what_is_not_known_are_refused(trained, tmp_path, value):
-    assert pack(trained) == 0
     folder = packs.find_folder("pack:answers", "sft")
     plain = json.loads((folder / "config.json").read_text())
     assert plain[CHANGES_OF] == "smollm2"
@@ -169,7 +180,6 @@ BAD = {
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD)
 def test_changes_that_do_not_fit_what_they_change_are_refused(trained, change):
-    assert pack(trained) == 0
     folder = packs.find_folder("pack:answers", "sft")
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -179,7 +189,6 @@ def test_changes_that_do_not_fit_what_they_change_are_refused(trained, change):
 
 
 def test_changes_of_another_shape_are_refused(trained, tmp_path, tokenizer):
-    assert pack(trained) == 0
     write_gguf(tmp_path / "toy.gguf", mergeable(tokenizer, VOCAB - 1), layers=3)
     with pytest.raises(CheckpointError, match="text_embed.weight|text_vocab"):
         checkpoint.from_pretrained("pack:answers")
