@@ -20,12 +20,14 @@ from mossrepro.training.finite import FiniteCheck
 from mossrepro.utils.errors import ConfigError, TrainingError
 
 
-@pytest.fixture
-def backbone(folder, tmp_path):
+@pytest.fixture(scope="module")
+def backbone(folder, tmp_path_factory):
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("mini") / "backbone"
     task = MiniBackboneTask(str(folder / "tokenizer.json"), codes=64, tail_layers=1, layers=3, dim=32, ffn_dim=64)
     fit(task, module(folder, mix={"facts": 1.0, "repeat_text": 1.0}), 3)
-    task.save_pretrained(tmp_path / "backbone")
-    return tmp_path / "backbone"
+    task.save_pretrained(out)
+    return out
 
 
 def fit(task, data, steps: int, *callbacks) -> None:

@@ -30,15 +30,23 @@ from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.task import FlowTask
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A pack "toy" and the folders it was made of."""
+    place = tmp_path_factory.mktemp("toy")
+    flags = [word for name, folder in sound_parts(place).items() for word in (f"--{name}", str(folder))]
+    assert main(["run", "teach", "-o", str(place / "packs" / "toy"), *flags]) == 0
+    return place
+
+
 @pytest.fixture
-def pack(tmp_path, monkeypatch):
-    """A pack "toy" in the place where packs are; gives the folders it was made of."""
+def pack(toy, tmp_path, monkeypatch):
+    """A copy of the pack "toy" in the place where packs are; gives the folders it was made of."""
     monkeypatch.setenv("MOSSREPRO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
-    made = sound_parts(tmp_path)
-    flags = [word for name, folder in made.items() for word in (f"--{name}", str(folder))]
-    assert main(["run", "teach", "-o", str(tmp_path / "packs" / "toy"), *flags]) == 0
-    return made
+    for name in ("packs", "codec", "flow", "vocoder"):
+        shutil.copytree(toy / name, tmp_path / name)
+    return {name: tmp_path / name for name in ("codec", "flow", "vocoder")}
 
 
 def test_a_matrix_is_rounded_to_a_hundred_and_twenty_seven_values_a_row():
