@@ -210,10 +210,10 @@ class LayerSplitTask(Task):
             places |= {"text", "speech", kinds["monologue"][0]}
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
         with states(model) if "twin" in batch else nullcontext([]) as heard:
-            hidden = model(batch["grid"], mask=packing, tails=tuple(places))
+            hidden, passed = model(batch["grid"], mask=packing, tails=tuple(places)), model.passed
         zero = torch.zeros((), device=self.device)
         written, taught = read_twin(model, batch, bool(self.distil)) if heard else ([], None)
-        out = {"word": word_state_loss(heard, written, batch) if heard else zero}
+        out = {"word": word_state_loss(heard, written, batch, passed) if heard else zero}
         for kind, (place, head) in kinds.items():
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()

@@ -66,10 +66,16 @@ def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Te
     return written, None if text is None else select(text, batch["twin_target"] >= 0)
 
 
-def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch) -> Tensor:
-    """The sum of `contrast` over all words and replies of a batch, a mean over layers: states of both sides -> ()."""
+def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch, passed: Tensor | None = None) -> Tensor:
+    """The sum of `contrast` over all words and replies of a batch, a mean over layers: states of both sides -> ().
+
+    passed (B, L) bool: heard codes that the trunk passes over, so that nothing reads a state there; None: it does not.
+    """
     device, sums = written[0].device, []
     row, here, own = batch["words"].unbind(1)  # in main memory: nothing waits for the device
+    if passed is not None:
+        read = ~passed.cpu()[row, here]
+        row, here, own = row[read], here[read], own[read]
     twin, there, token, kind = batch["written"].unbind(1)
     for which in (0, 1):
         chosen, mine = kind == which, kind[own] == which

@@ -83,6 +83,10 @@ def test_words_are_told_from_words_and_replies_from_replies():
     words = contrast(heard[0][0, [1]], written[0][0, [1, 2]], torch.tensor([0]), torch.tensor([7, 8]))
     replies = contrast(heard[0][0, [3, 5]], written[0][0, [4, 5, 6]], torch.tensor([0, 1]), torch.tensor([3, 4, 3]))
     assert float(word_state_loss(heard, written, batch)) == pytest.approx(float(words + replies), rel=1e-5)
+    passed = torch.zeros(1, 9, dtype=torch.bool)
+    assert torch.equal(word_state_loss(heard, written, batch, passed), word_state_loss(heard, written, batch))
+    passed[0, [1, 2]] = True  # the code at which the one heard word ends
+    assert float(word_state_loss(heard, written, batch, passed)) == pytest.approx(float(replies), rel=1e-5)
 
 
 def test_the_loss_is_that_of_the_equation_and_skips_words_spelt_alike():
