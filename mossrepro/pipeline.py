@@ -175,7 +175,8 @@ def newest_run(root: Path = Path("runs")) -> Path:
     runs = sorted((path.parent for path in root.glob("*/parts.json")), key=finished)
     if not runs:
         raise CheckpointError(
-            f"no finished run in {root}/; make one with `mossrepro reproduce` (or name it with --run)"
+            f"no finished run in {root}/; make one with `mossrepro reproduce`, or talk to the small model that comes "
+            "with the repository: --run pack:answers"
         )
     return runs[-1]
 

@@ -64,7 +64,7 @@ ASKED = (
     "Give me a word for {}.",
 )
 _FREQUENT, _SPECIAL = 400, 3  # how many of the most frequent words; of a sentence's words, those that facts are about
-_ANSWERED = 6000  # questions that the model is asked in writing; of the others only the words are learnt
+ANSWERED = 6000  # at most so many questions is the model asked in writing; of the others only the words are learnt
 _BATCH = 1024  # a step of the recurrent layer costs little more for them than for one
 Answer = Callable[[list[str], Path, Callable[[str], bool]], Any]
 _LONG = (3, 5)  # words of a random sentence
@@ -115,21 +115,21 @@ def _count(sounds: np.ndarray, phones: Sequence[np.ndarray], codes: Sequence[np.
         np.add.at(sounds, (np.repeat(row, STEPS), late), 1)
 
 
-def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path) -> None:
+def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path, most: int) -> None:
     """Write the text model's replies to the questions that are about no fact.
 
-    To some 6,000 of them. Those that hold an answer of B, V or C are left out: it never stands in one document with a
-    question.
+    Those that hold an answer of B, V or C are left out: it never stands in one document with a question.
 
     Args:
         folder: drawn lines, as `draw_lines` writes them.
         facts: of the script.
         answer: given questions, a file and what to keep, writes replies as `write_prose` does.
         path: of the file.
+        most: how many questions it is given at most.
     """
     hidden = {plain(fact.answer) for fact in facts if fact.set in "BVC"}
     asked = sorted({line.text for line in read_script(folder) if line.role == "any_question"})
-    asked = asked[:: max(1, len(asked) // _ANSWERED)]
+    asked = asked[:: max(1, -(-len(asked) // most))]
     answer(asked, path, lambda reply: hidden.isdisjoint(_phrases(reply)))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mossrepro.codec.text_to_code import TextToCode
 from mossrepro.data.open_questions import open_questions
 from mossrepro.experiments.content import content_name
-from mossrepro.experiments.drawn import LONGEST, draw_lines, replies_to
+from mossrepro.experiments.drawn import ANSWERED, LONGEST, draw_lines, replies_to
 from mossrepro.experiments.packed import or_given
 from mossrepro.experiments.stages import VERSIONS, Stages
 from mossrepro.lm import checkpoint
@@ -86,15 +86,19 @@ class StageGraph(Stages):
         return self.cached("drawn", "drawn", spec | {"version": VERSIONS["drawn"]}, build)
 
     def replies(self) -> Path:
-        """What the model, taught to answer in one word, writes to those drawn questions that no fact answers."""
+        """What the model, taught to answer in one word, writes to those drawn questions that no fact answers.
+
+        To twice as many as the ears take documents, so that none is met often.
+        """
         drawn, style, facts = self.drawn(), self.style(), self.spoken_facts()
-        spec = {"drawn": drawn.name, "style": style.name, "version": VERSIONS["replies"]}
+        most = min(ANSWERED, 2 * self.size.lm.stage2.steps * self.size.lm.stage2.batch)
+        spec = {"drawn": drawn.name, "style": style.name, "most": most, "version": VERSIONS["replies"]}
 
         def answer(questions: list[str], path: Path, keep: Callable[[str], bool]) -> None:
             model, tokenizer = checkpoint.from_pretrained(style)
             write_prose(model.eval().to(best_device()), tokenizer, questions, path, LONGEST, "", keep)
 
-        build = lambda folder: replies_to(drawn, facts, answer, folder / "replies.jsonl")  # noqa: E731
+        build = lambda folder: replies_to(drawn, facts, answer, folder / "replies.jsonl", most)  # noqa: E731
         return self.cached("drawn", "replies", spec, build) / "replies.jsonl"
 
     def inner_ear(self) -> Path:

@@ -59,7 +59,7 @@ VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("s
 VERSIONS |= dict.fromkeys(
     ("adapt", "adapt_codec", "prose", "style", "edit", "text_to_code", "inner_ear", "adversarial"), 1
 )
-VERSIONS |= {"stage2": 8, "drawn": 5, "replies": 2}
+VERSIONS |= {"stage2": 8, "drawn": 5, "replies": 3}
 _SOUND = (
     "codec",
     "acoustic",

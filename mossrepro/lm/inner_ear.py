@@ -35,6 +35,7 @@ NOTHING = 0  # label of a code at which no token ends; that of names[i] is i + 1
 _HEAD = 64  # width of an attention head
 _THETA = 10_000.0  # base of the rotary positions: a turn is short
 _EPS = 1e-5
+_ALIKE, _HEARD, _READ = 0.5, 0.1, 0.5  # see `words_read`: least cosine of two codes' shares, and sums of shares
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,28 @@ def turn_mask(heard: Tensor, ahead: int) -> Tensor:
     places = torch.arange(heard.shape[1], device=heard.device)
     same = (turn[:, :, None] == turn[:, None]) & heard[:, None] & (places <= places[:, None] + ahead)
     return (same | (places == places[:, None]))[:, None]
+
+
+def words_read(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """What a trunk reads that passes over codes at which nothing is named (`LMConfig.inner_passes`).
+
+    Where a word ends is a matter of a code or two, and its name may have a half of either: what is named at several
+    codes in a row is read once, at the last of them, with the shares of all. It is read where these are more than a
+    half of a name, and as a whole one, in which names count by the squares of their shares: a mean of many words is no
+    word to a text model (docs/LOG.md).
+
+    shares (B, L, names): see `InnerEar.shares`. -> shares that sum to 1 at every code (B, L, names), and where it is
+    read, (B, L) bool.
+    """
+    total, places = shares.sum(-1), torch.arange(shares.shape[1], device=shares.device)
+    alike = F.cosine_similarity(shares[:, 1:], shares[:, :-1], dim=-1) > _ALIKE
+    goes_on = F.pad(alike & (torch.minimum(total[:, 1:], total[:, :-1]) > _HEARD), (1, 0))  # what was named before
+    first = torch.where(goes_on, 0, places).cummax(1).values  # (B, L): where that began
+    summed = shares.cumsum(1)
+    named = summed - (summed - shares).gather(1, first[..., None].expand_as(shares))
+    read = (named.sum(-1) > _READ) & ~F.pad(goes_on[:, 1:], (0, 1))
+    sharp = named.square()
+    return sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-12), read
 
 
 def labels(tokenizer: Tokenizer, text: str, words: Sequence[tuple[str, float, float]], count: int) -> np.ndarray | None:

@@ -21,12 +21,13 @@ from typing import NamedTuple
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mossrepro.lm.config import LMConfig
 from mossrepro.lm.ears import Gate, add_ears, heard_positions
 from mossrepro.lm.grid import Grid
-from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig
+from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig, words_read
 from mossrepro.lm.mouth import Mouth, mean_named, reply_mask, reply_starts
 from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBlock, rotary_table
@@ -34,7 +35,6 @@ from mossrepro.utils.layers import LayerCache, Packing, RMSNorm, TransformerBloc
 # What a stage may train, see `LayerSplitLM.train_only`; beginnings of names beside the parameters of speech.
 _PREFIXES = {"speech": (), "ears": ("heard_",), "trunk": ("trunk.",), "shared": ("trunk.",), "all": ("",)}
 TRAINED = (*_PREFIXES, "gradual")
-SOMETHING = 0.4  # share of a code that is the end of any name, from which on the trunk reads it
 
 
 class Hidden(NamedTuple):
@@ -147,6 +147,9 @@ class LayerSplitLM(nn.Module):
                 if self.inner_ear is not None:
                     heard = self.gate.heard[..., 0] & (codes < self.config.codes)  # not EOSP, which is no sound
                     of_speech = torch.where(heard[..., None], self.hear(codes, heard), of_speech)
+                    if self.passed is not None:  # and SOSP and EOSP, which a written turn does not have
+                        turn = self.gate.heard[..., 0]
+                        self.passed = self.passed | (turn & ~heard) | (F.pad(turn[:, 1:], (0, 1)) & ~turn)
                 of_speech = of_speech + (self.gate.heard * self.heard_embed(codes)).to(of_speech.dtype)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
@@ -156,14 +159,12 @@ class LayerSplitLM(nn.Module):
         With `inner_passes` also notes where it names nothing, `passed`: the trunk does not look there, and does not
         count these positions, so that names follow each other as words do in writing.
         """
-        shares = self.inner_ear.shares(codes, heard)  # (B, L, names)
-        named, something = self.text_embed(self.inner_ear.names), shares.sum(-1, keepdim=True)
+        shares, named = self.inner_ear.shares(codes, heard), self.text_embed(self.inner_ear.names)
         if self.config.inner_passes:
-            read = something >= SOMETHING
-            self.passed = heard & ~read[..., 0]
-            whole = torch.where(read, something, 1)  # a name that is read is read as a whole one
-            shares, something = shares / whole, something / whole
-        return shares.to(named.dtype) @ named + (1 - something).to(named.dtype) * self.heard_nothing
+            shares, read = words_read(shares)
+            self.passed = heard & ~read
+        nothing = (1 - shares.sum(-1, keepdim=True)).to(named.dtype)
+        return shares.to(named.dtype) @ named + nothing * self.heard_nothing
 
     def forward(
         self,

@@ -76,7 +76,7 @@ class LM:
     text_to_code_steps: int = 0  # of the network that draws heard sentences without sound; 0 for none
     drawn_lines: int = 0  # sentences that it draws for the ears
     inner_ear_steps: int = 0  # of the inner ear, which learns words from them; 0 for none
-    passes: bool = False  # the trunk passes over codes at which it names nothing
+    passes: bool = False  # with an inner ear: the trunk passes over codes at which it names nothing
 
     def __post_init__(self) -> None:
         if self.form not in ("sentence", "word"):
@@ -87,8 +87,6 @@ class LM:
             raise ConfigError("size.lm: text_to_code_steps and drawn_lines are both 0 or neither")
         if self.inner_ear_steps and not self.drawn_lines:
             raise ConfigError("size.lm.inner_ear_steps: an inner ear learns from drawn lines; set drawn_lines too")
-        if self.passes and not self.inner_ear_steps:
-            raise ConfigError("size.lm.passes: codes are passed over where an inner ear names nothing; give its steps")
 
 
 @dataclass

@@ -132,7 +132,9 @@ def test_nothing_is_asked_about_a_hidden_subject_and_no_hidden_answer_replies(ne
         pairs = [[text, reply] for text, reply in zip(questions, replies, strict=True) if keep(reply)]
         path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
 
-    replies_to(tmp_path, facts, answering, tmp_path / "replies.jsonl")
+    replies_to(tmp_path, facts, answering, tmp_path / "replies.jsonl", 50)
+    assert 15 < len(read_prose(tmp_path / "replies.jsonl")) <= 25
+    replies_to(tmp_path, facts, answering, tmp_path / "replies.jsonl", len(texts))
     replies = read_prose(tmp_path / "replies.jsonl")
     assert len(replies) == (len(texts) + 1) // 2 and {reply for _, reply in replies} == {"No."}
     assert {question for question, _ in replies} <= texts

@@ -17,7 +17,7 @@ from mossrepro.lm.decode import GenerationConfig, generate
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init import start_inner_ear
-from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig, labels, turn_mask
+from mossrepro.lm.inner_ear import InnerEar, InnerEarConfig, labels, turn_mask, words_read
 from mossrepro.lm.inner_ear_data import InnerEarDataModule
 from mossrepro.lm.inner_ear_task import InnerEarTask, pronounced, start_codes
 from mossrepro.lm.mini import MiniBackboneTask
@@ -25,8 +25,6 @@ from mossrepro.lm.model import LMConfig, passing_over
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.lm.twins import Heard, heard_turn
-from mossrepro.training.config import changed_size
-from mossrepro.training.sizes import build_size
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 from mossrepro.utils.layers import Packing
 
@@ -162,18 +160,32 @@ def test_what_is_passed_over_might_as_well_not_be_there(tmp_path, monkeypatch):
     first = int((whole[0, :, 0] == grid.ids.sosp).nonzero()[0]) + 1
     shares = torch.zeros(1, whole.shape[1], len(model.inner_ear.names))
     shares[0, first + 1, 4] = 0.7  # sure enough
-    shares[0, first + 4, 2], shares[0, first + 5, 2] = 1.0, 0.2
+    shares[0, first + 4, 2], shares[0, first + 5, 2] = 0.4, 0.3  # one word, at two codes
     monkeypatch.setattr(model.inner_ear, "shares", lambda codes, heard: shares[:, : len(heard[0])] * heard[..., None])
-    kept = [i for i in range(whole.shape[1]) if i - first not in (0, 2, 3, 5)]
+    kept = [i for i in range(whole.shape[1]) if i - first not in (-1, 0, 2, 3, 4, 6)]  # nor SOSP and EOSP
     written = whole[:, kept].clone()
-    for place, name in ((first, 4), (first + 1, 2)):
+    for place, name in ((first - 1, 4), (first, 2)):
         written[0, place] = torch.tensor([int(model.inner_ear.names[name]), grid.ids.speech_pad])
     heard, read = model(whole), model(written)
-    assert heard.text.shape[1] == read.text.shape[1] + 4
+    assert heard.text.shape[1] == read.text.shape[1] + 6
     for channel in ("text", "speech"):
         assert torch.allclose(getattr(heard, channel)[:, kept], getattr(read, channel), atol=1e-4)
     model.config = replace(model.config, inner_passes=False)
     assert not torch.allclose(model(whole).text[:, kept], read.text, atol=1e-2)
+
+
+def test_a_word_that_is_named_at_several_codes_is_read_once_and_sharply():
+    shares = torch.zeros(1, 9, 3)
+    shares[0, 1] = torch.tensor([0.3, 0.1, 0.0])
+    shares[0, 2] = torch.tensor([0.3, 0.1, 0.0])
+    shares[0, 3] = torch.tensor([0.0, 0.0, 0.9])  # another word, at once
+    shares[0, 5] = torch.tensor([0.0, 0.09, 0.0])  # too little to be said with the next
+    shares[0, 6] = torch.tensor([0.0, 0.45, 0.0])  # too little by itself
+    shares[0, 8] = torch.tensor([0.0, 0.4, 0.4])
+    named, read = words_read(shares)
+    assert read[0].nonzero().flatten().tolist() == [2, 3, 8]
+    assert torch.allclose(named[0, 2], torch.tensor([0.9, 0.1, 0.0])) and named[0, 3].tolist() == [0, 0, 1]
+    assert torch.allclose(named[0, 8], torch.tensor([0.0, 0.5, 0.5])) and not named[0, 0].any()
 
 
 def test_what_is_passed_over_is_neither_counted_nor_seen():
@@ -197,8 +209,6 @@ def test_codes_are_passed_over_where_an_inner_ear_can_say_which(tmp_path, folder
     MiniBackboneTask(str(folder / "tokenizer.json"), **BACKBONE).save_pretrained(tmp_path / "backbone")
     with pytest.raises(ConfigError, match="give inner_ear=FOLDER"):
         LayerSplitTask(str(tmp_path / "backbone"), 64, train="ears", ears=2, passes=True)
-    with pytest.raises(ConfigError, match="size.lm.passes"):
-        build_size(changed_size("small", ["size.lm.inner_ear_steps=0", "size.lm.passes=true"]), "small")
 
 
 @pytest.mark.parametrize("passes", [False, True])
