@@ -10,7 +10,14 @@ and where the layers are in doubt between words, the trunk sees both.
 
 It sees the codes of one turn and no more, and of those to come as many as its layers look ahead: a second, so that it
 knows where a word has ended before it names it. A word of several tokens is named at the codes before its end, its last
-token where it ends. Not in the paper, which feeds the codes' embeddings to the trunk.
+token where it ends.
+
+A written question is a third as long as a heard one, and its words are neighbours. With `LMConfig.inner_passes` the
+trunk passes over codes at which nothing is named (`words_read`): it does not look there, and its positions do not count
+them. What it then reads of a heard question is what it would read of the written one, as far as the names are right; a
+frozen trunk answers without having been trained to hear at all. The price is what the codes hold beside words.
+
+Not in the paper, which feeds the codes' embeddings to the trunk.
 """
 
 from collections.abc import Sequence
