@@ -250,13 +250,13 @@ plt.show()
 # them like one named after "Repeat:". Hearing mirrors that: an **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt
 # to name words by their codes and gives the trunk the mean embedding of what it names; codes at which it names nothing
 # the trunk passes over, so that names are neighbours as words are. In the place of Stage 2 come *gated ears*, a small
-# change of the trunk that acts on heard codes alone, so that it costs neither text nor voice anything; there is no SFT. Asked *in writing*, after minutes in which no question was spoken, it says more than half
-# of the answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and
-# in words that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is
-# closer to a text model's vocabulary than the paper is, though no token is sampled, written or read back. Decide for
-# yourself what that means for "without text guidance": between an inner ear and a recogniser that writes there is only
-# that nothing is decided. `mossrepro ablate no_mouth`, `--set size.lm.passes=false` and `--set
-# size.lm.inner_ear_steps=0` are the other way.
+# change of the trunk that acts on heard codes alone, so that it costs neither text nor voice anything; there is no SFT.
+# Asked *in writing*, after minutes in which no question was spoken, it says more than half of the answers that the text
+# model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and in words that it has not met,
+# it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is closer to a text model's vocabulary
+# than the paper is, though no token is sampled, written or read back. Decide for yourself what that means for "without
+# text guidance": between an inner ear and a recogniser that writes there is only that nothing is decided. `mossrepro
+# ablate no_mouth`, `--set size.lm.passes=false` and `--set size.lm.inner_ear_steps=0` are the other way.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
