@@ -1,8 +1,11 @@
 """A language model on the codes of packs: nothing is spoken, and what needs recordings is not measured."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from mossrepro import cli
 from mossrepro.codec.text_to_code import TextToCode, TextToCodeConfig
 from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenStore
+from mossrepro.evaluation.measure import measure, measures_of
 from mossrepro.experiments.ablate import VariantGraph
 from mossrepro.experiments.content import content_name
 from mossrepro.experiments.controls import ControlGraph, EditGraph, OracleGraph
@@ -21,17 +25,24 @@ from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 CHANGES = ["size.sound=pack:sound", "size.speech=pack:said"]
 
 
-@pytest.fixture
-def packed(run, tmp_path, monkeypatch):
-    """Packs of the smoke run, "sound" and "said", in the place where packs are; gives that place."""
-    monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
-    parts = json.loads((run / "parts.json").read_text())
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    """A folder with packs of the smoke run, "sound" and "said"."""
+    folder, parts = tmp_path_factory.mktemp("packs"), json.loads((run / "parts.json").read_text())
     model = TextToCode(TextToCodeConfig(codes=64, speakers=3, dim=16, layers=1))
     model.trained[:] = True
-    model.save_pretrained(tmp_path / "network")
-    said = ["--script", parts["script"], "--tokens", parts["tokens"], "--text-to-code", str(tmp_path / "network")]
-    assert cli.main(["run", "teach", "-o", str(tmp_path / "packs" / "said"), *said]) == 0
-    assert cli.main(["run", "teach", str(run), "-o", str(tmp_path / "packs" / "sound")]) == 0
+    model.save_pretrained(folder / "network")
+    said = ["--script", parts["script"], "--tokens", parts["tokens"], "--text-to-code", str(folder / "network")]
+    assert cli.main(["run", "teach", "-o", str(folder / "packs" / "said"), *said]) == 0
+    assert cli.main(["run", "teach", str(run), "-o", str(folder / "packs" / "sound")]) == 0
+    return folder / "packs"
+
+
+@pytest.fixture
+def packed(made, tmp_path, monkeypatch):
+    """A copy of the packs in the place where packs are; gives that place."""
+    shutil.copytree(made, tmp_path / "packs")
+    monkeypatch.setattr(packs, "PACKS", tmp_path / "packs")
     return tmp_path / "packs"
 
 
@@ -75,6 +86,8 @@ def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
         StageGraph("smoke", CHANGES[:1])
     with pytest.raises(ConfigError, match="has no script"):
         StageGraph("smoke", ["size.sound=pack:sound", "size.speech=pack:sound"])
+    with pytest.raises(ConfigError, match="size.sound=pack:NAME"):
+        StageGraph("smoke", CHANGES[1:])
     with pytest.raises(ConfigError, match="size.codec.codes=128"):
         StageGraph("smoke", [*CHANGES, "size.codec.codes=128"])
     assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), "--script", str(tmp_path)]) == 2
@@ -84,6 +97,26 @@ def test_what_packs_cannot_do_is_said(run, packed, tmp_path):
     said = ["--script", parts["script"], "--tokens", parts["tokens"], "--text-to-code", str(tmp_path / "other")]
     assert cli.main(["run", "teach", "-o", str(tmp_path / "new"), *said]) == 2
     assert not (tmp_path / "new").exists()
+
+
+def test_packs_of_other_codebooks_are_refused(packed):
+    """Of as many codes: nothing else would say that they are those of another tokenizer."""
+    table = np.load(StageGraph("smoke", CHANGES).tokens() / "codebook.npy")
+    file = io.BytesIO()
+    np.save(file, table[::-1])
+    packs.write_file(packed / "said" / "tokens", "codebook.npy", file.getvalue())
+    write_sums(packed / "said")
+    with pytest.raises(ConfigError, match="other codebooks"):
+        StageGraph("smoke", CHANGES)
+
+
+def test_what_needs_recordings_is_not_measured_on_a_run_of_packs(run, packed, tmp_path):
+    parts = json.loads((run / "parts.json").read_text())
+    assert {"codec", "vocoder"} <= set(measures_of(parts))
+    parts["script"] = str(StageGraph("smoke", CHANGES).script())
+    assert not {"codec", "vocoder", "words"} & set(measures_of(parts)) and "lm" in measures_of(parts)
+    with pytest.raises(ConfigError, match="vocoder: cannot be measured on this run; choose .*lm"):
+        measure(parts, tmp_path / "out", ("vocoder",))
 
 
 def test_a_file_of_a_pack_that_is_no_file_of_a_part_is_refused(packed):
