@@ -255,8 +255,9 @@ plt.show()
 # model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and in words that it has not met,
 # it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is closer to a text model's vocabulary
 # than the paper is, though no token is sampled, written or read back. Decide for yourself what that means for "without
-# text guidance": between an inner ear and a recogniser that writes there is only that nothing is decided. `mossrepro
-# ablate no_mouth`, `--set size.lm.passes=false` and `--set size.lm.inner_ear_steps=0` are the other way.
+# text guidance": an inner ear decides where a word is, and differs from a recogniser that writes in that it does not
+# decide which. `mossrepro ablate no_mouth`, `--set size.lm.passes=false` and `--set size.lm.inner_ear_steps=0` are the
+# other way.
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a

@@ -91,7 +91,7 @@ class StageGraph(Stages):
         To twice as many as the ears take documents, so that none is met often.
         """
         drawn, style, facts = self.drawn(), self.style(), self.spoken_facts()
-        most = min(ANSWERED, 2 * self.size.lm.stage2.steps * self.size.lm.stage2.batch)
+        most = min(ANSWERED, max(1, 2 * self.size.lm.stage2.steps * self.size.lm.stage2.batch))
         spec = {"drawn": drawn.name, "style": style.name, "most": most, "version": VERSIONS["replies"]}
 
         def answer(questions: list[str], path: Path, keep: Callable[[str], bool]) -> None:

@@ -204,9 +204,9 @@ class IncrementalDecoder:
             self.starts[:, first : first + found.shape[1]] = found
             self.unsaid.append(grid)
         x = self.model.embed(grid)
-        if self.model.passed is not None:  # codes at which an inner ear names nothing are as good as padding
+        if (passed := self.model.passed()) is not None:  # codes at which an inner ear names nothing are like padding
             first = self.used["trunk"]
-            self.real[:, first : first + grid.shape[1]] &= ~self.model.passed
+            self.real[:, first : first + grid.shape[1]] &= ~passed
             self.plain, self.table = False, self.model.rotary(self._positions())
         x = self._run("trunk", x)
         for waiting in self.missed.values():

@@ -91,8 +91,10 @@ def start_parts(
         start_ears(model, tokenizer, ears, seed)
     if inner_ear is not None:
         start_inner_ear(model, tokenizer, inner_ear, passes)
-    elif passes:
+    elif passes and not model.config.inner_layers:
         raise ConfigError("passes=true: codes are passed over where an inner ear names nothing; give inner_ear=FOLDER")
+    elif passes:
+        model.config = replace(model.config, inner_passes=True)
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ class LayerSplitLM(nn.Module):
         super().__init__()
         self.config = c = config
         self.checkpointed = False  # activation checkpointing of every layer while training
-        self.passed: Tensor | None = None  # (B, L) bool: heard codes of the batch at hand that the trunk passes over
+        self.read: Tensor | None = None  # (B, L) bool: heard codes of the batch at hand that are read, see `passed`
         self.frozen_trunk: list[nn.Module] | None = None  # in the trunk's place while only a tail is trained
         self.text_embed = nn.Embedding(c.text_vocab, c.dim)
         self.speech_embed = nn.Embedding(c.speech_vocab, c.dim)
@@ -140,31 +140,40 @@ class LayerSplitLM(nn.Module):
         text, speech = grid.unbind(-1)
         spoken = text == self.config.modality_pad
         codes = torch.where(spoken, speech, 0)
-        of_speech, self.passed = self.speech_embed(codes), None
+        of_speech, self.read = self.speech_embed(codes), None
         if self.gate is not None:
             self.gate.heard = heard_positions(text, self.config.modality_pad, self.config.user_turn)
             if self.gate.heard is not None:
                 if self.inner_ear is not None:
                     heard = self.gate.heard[..., 0] & (codes < self.config.codes)  # not EOSP, which is no sound
                     of_speech = torch.where(heard[..., None], self.hear(codes, heard), of_speech)
-                    if self.passed is not None:  # and SOSP and EOSP, which a written turn does not have
-                        turn = self.gate.heard[..., 0]
-                        self.passed = self.passed | (turn & ~heard) | (F.pad(turn[:, 1:], (0, 1)) & ~turn)
+                    if not self.training and not heard.any():  # a device does not look before (`heard_positions`)
+                        self.read = None
                 of_speech = of_speech + (self.gate.heard * self.heard_embed(codes)).to(of_speech.dtype)
         return torch.where(spoken[..., None], of_speech, self.text_embed(text))
 
     def hear(self, codes: Tensor, heard: Tensor) -> Tensor:
         """Mean embeddings of what an inner ear names: codes (B, L), heard (B, L) bool -> (B, L, D).
 
-        With `inner_passes` also notes where it names nothing, `passed`: the trunk does not look there, and does not
-        count these positions, so that names follow each other as words do in writing.
+        With `inner_passes` also notes which codes are `read`, see `passed`.
         """
         shares, named = self.inner_ear.shares(codes, heard), self.text_embed(self.inner_ear.names)
         if self.config.inner_passes:
             shares, read = words_read(shares)
-            self.passed = heard & ~read
+            self.read = heard & read
         nothing = (1 - shares.sum(-1, keepdim=True)).to(named.dtype)
         return shares.to(named.dtype) @ named + nothing * self.heard_nothing
+
+    def passed(self) -> Tensor | None:
+        """What the trunk passes over in the grid that was embedded last, (B, L) bool; None: nothing.
+
+        Of heard turns SOSP, EOSP and all codes that are not `read`: it does not look there, and does not count these
+        positions, so that names follow each other as words do in writing.
+        """
+        if self.read is None:
+            return None
+        turn = self.gate.heard[..., 0]
+        return (turn | F.pad(turn[:, 1:], (0, 1))) & ~self.read
 
     def forward(
         self,
@@ -177,14 +186,16 @@ class LayerSplitLM(nn.Module):
         """Run trunk and tails.
 
         Shapes: grid (B, L, 2) int64; positions (B, L), default those after the cache's; mask (B, 1, L, keys) bool,
-        default causal, or a `Packing` of documents in a grid (1, L, 2), where positions restart. `tails` names the
-        fields of `Hidden` that are wanted: training a batch without text targets can leave the text tail out.
+        default causal but for what is `passed`, or a `Packing` of documents in a grid (1, L, 2), where positions
+        restart. `tails` names the fields of `Hidden` that are wanted: training a batch without text targets can leave
+        the text tail out.
         """
         given, x = mask, self.embed(grid)
-        if self.passed is not None:
+        if (passed := self.passed()) is not None:
             if positions is not None or mask is not None or cache is not None:
-                raise ConfigError("an inner ear that passes over codes takes no packed batches: pack=false")
-            positions, mask = passing_over(~self.passed)
+                what = "takes no packed batches (pack=false), nor a mask, positions or a cache"
+                raise ConfigError(f"an inner ear that passes over codes {what}")
+            positions, mask = passing_over(~passed)
         elif positions is None and isinstance(mask, Packing):
             positions = mask.positions(grid.device)
         elif positions is None:

@@ -74,7 +74,7 @@ class LayerSplitTask(Task):
             parameters as a split; None for those of `init_from`.
         ears: rank of gated ears on the trunk (`ears.py`); 0 for none, or for those of `init_from`.
         inner_ear: folder of a trained inner ear (`inner_ear.py`) for gated ears; it is trained no more.
-        passes: whether the trunk passes over codes at which that inner ear names nothing.
+        passes: whether the trunk passes over codes at which an inner ear names nothing; false: as in `init_from`.
         lora: rank of LoRA on the trunk, instead of unfreezing it; 0 for none. Merged into the weights at the end.
         mouth: layers of a mouth behind the speech tail (`mouth.py`); 0 for none, or for that of `init_from`.
         embed_steps: steps after which the speech embedding is frozen; 0: from the start; None: never. If the trunk is
@@ -210,10 +210,10 @@ class LayerSplitTask(Task):
             places |= {"text", "speech", kinds["monologue"][0]}
         packing = Packing(tuple(batch["lengths"].tolist())) if "lengths" in batch else None
         with states(model) if "twin" in batch else nullcontext([]) as heard:
-            hidden, passed = model(batch["grid"], mask=packing, tails=tuple(places)), model.passed
+            hidden = model(batch["grid"], mask=packing, tails=tuple(places))
         zero = torch.zeros((), device=self.device)
         written, taught = read_twin(model, batch, bool(self.distil)) if heard else ([], None)
-        out = {"word": word_state_loss(heard, written, batch, passed) if heard else zero}
+        out = {"word": word_state_loss(heard, written, batch, model.read) if heard else zero}
         for kind, (place, head) in kinds.items():
             positions = wanted[kind]  # (B, L) bool
             out[f"n_{kind}"] = positions.sum()

@@ -61,22 +61,35 @@ def read_twin(model: LayerSplitLM, batch: LMBatch, whole: bool) -> tuple[list[Te
 
     And, if `whole`, the text tail's output (n, D) where the twin has text targets.
     """
+    gate, read = model.gate and model.gate.heard, model.read
     with torch.no_grad(), states(model) as written:
         text = model(batch["twin"], tails=("text",) if whole else ()).text
+    if model.gate is not None:  # checkpointed layers are run once more in the backward pass
+        model.gate.heard, model.read = gate, read
     return written, None if text is None else select(text, batch["twin_target"] >= 0)
 
 
-def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch, passed: Tensor | None = None) -> Tensor:
+def nearest(read: Tensor, row: Tensor, here: Tensor) -> Tensor:
+    """The nearest codes that are read, at most two away: read (B, L) bool, places row, here (W,) -> (W,); -1: none."""
+    found = torch.full_like(here, -1)
+    for step in (0, -1, 1, -2, 2):
+        at = (here + step).clamp(0, read.shape[1] - 1)
+        found = torch.where((found < 0) & read[row, at], at, found)
+    return found
+
+
+def word_state_loss(heard: list[Tensor], written: list[Tensor], batch: LMBatch, read: Tensor | None = None) -> Tensor:
     """The sum of `contrast` over all words and replies of a batch, a mean over layers: states of both sides -> ().
 
-    passed (B, L) bool: heard codes that the trunk passes over, so that nothing reads a state there; None: it does not.
+    read (B, L) bool: the heard codes that the trunk reads, where it passes over others (`LayerSplitLM.read`): a word's
+    state is then that of the nearest, and a word that has none close by is left out. None: it reads all.
     """
     device, sums = written[0].device, []
     row, here, own = batch["words"].unbind(1)  # in main memory: nothing waits for the device
-    if passed is not None:
-        read = ~passed.cpu()[row, here]
-        row, here, own = row[read], here[read], own[read]
     twin, there, token, kind = batch["written"].unbind(1)
+    if read is not None:  # for which a step waits
+        here = torch.where(kind[own] == 0, nearest(read.cpu(), row, here), here)
+        row, own, here = row[here >= 0], own[here >= 0], here[here >= 0]
     for which in (0, 1):
         chosen, mine = kind == which, kind[own] == which
         place = (chosen.cumsum(0) - 1)[own[mine]]  # of a heard one among the written ones of its kind

@@ -176,9 +176,9 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
     assert (f"--model.init_args.inner_ear={tmp_path / 'fit-inner_ear'}" in commands["stage2"]) == bool(drawn)
     assert ("inner_ear" in commands) == ("--model.init_args.passes=true" in commands["stage2"]) == bool(drawn)
-    changes.append("size.lm.passes=false")
-    plain = StageGraph("smoke", changes)
-    assert not plain.size.lm.passes and graph.size.lm.passes
+    graph.size.lm.passes = False
+    graph.language_model("sft")
+    assert "--model.init_args.passes=true" not in commands["stage2"]
 
 
 def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypatch, tmp_path):

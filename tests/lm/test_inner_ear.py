@@ -13,7 +13,8 @@ from stage_toys import BACKBONE, QUIET
 
 from mossrepro.codec.recogniser import labels as labels_of
 from mossrepro.lm import checkpoint
-from mossrepro.lm.decode import GenerationConfig, generate
+from mossrepro.lm import task as lm_task
+from mossrepro.lm.decode import GenerationConfig, IncrementalDecoder, generate, pad_left
 from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import fuse_projections
 from mossrepro.lm.init import start_inner_ear
@@ -243,9 +244,16 @@ def test_a_batch_fused_and_saved_hears_the_same(tmp_path, passes):
     config = GenerationConfig(max_positions=6)
     if passes:
         model(tensor(prompts[1]))
-        assert 0 < int(model.passed.sum()) < 6
-        first = int(model.speech_head(model(tensor(prompts[1])).speech[0, -1])[: grid.ids.eosp].argmax())
-        assert generate(model, prompts[1:], grid.ids, config)[0].codes[0] == first  # with a cache as without
+        assert 2 < int(model.passed().sum()) < 8  # two of them SOSP and EOSP
+        written = grid.join(grid.system(True), grid.turn("user", text="the cat"), grid.reply_prefix(True))
+        batch = [prompts[0], prompts[1], written]
+        padded, padding = pad_left(batch, grid.ids)
+        decoder = IncrementalDecoder(model, padding, 60)
+        decoder.read(padded)
+        with torch.no_grad():
+            alone = [model.speech_head(model(tensor(one)).speech[0, -1]) for one in batch]
+            together = decoder.logits(["speech"])["speech"]
+        assert torch.allclose(together, torch.stack(alone), atol=1e-3)
     expected = [generate(model, [one], grid.ids, config)[0].codes for one in prompts]
     assert [reply.codes for reply in generate(model, prompts, grid.ids, config)] == expected
     assert [reply.codes for reply in generate(again, prompts, grid.ids, config)] == expected
@@ -314,24 +322,34 @@ def test_a_batch_tells_what_is_heard_and_counts_for_all_ranks(drawn):
         InnerEarDataModule(str(drawn), tokenizer, 64)
 
 
-def test_a_language_model_takes_a_trained_one(drawn):
+@pytest.mark.parametrize("passes", [False, True])
+def test_a_language_model_takes_a_trained_one(drawn, passes, monkeypatch):
     folder, drawn = drawn, drawn / "drawn"
     tokenizer = str(folder / "tokenizer.json")
     InnerEarTask(64, tokenizer, str(drawn), width=64, layers=1).save_pretrained(folder / "ear")
     MiniBackboneTask(tokenizer, **BACKBONE).save_pretrained(folder / "backbone")
-    task = LayerSplitTask(str(folder / "backbone"), 64, train="ears", ears=2, inner_ear=str(folder / "ear"))
+    own = {"ears": 2, "inner_ear": str(folder / "ear"), "passes": passes, "word_states": 1.0}
+    task = LayerSplitTask(str(folder / "backbone"), 64, train="ears", **own)
+    assert task.model.config.inner_passes == passes
     trained, _ = InnerEar.from_pretrained(folder / "ear")
     assert all(
         torch.equal(value, trained.state_dict()[name]) for name, value in task.model.inner_ear.state_dict().items()
     )
-    data = module(folder, mix={"asr": 1.0})
+    task.model.inner_ear.head.bias.data[0] = 3.5  # so that some codes are passed over
+    data, seen = module(folder, mix={"asr": 1.0}, twins=True), []
+    loss = lm_task.word_state_loss
+    monkeypatch.setattr(lm_task, "word_state_loss", lambda *given: seen.append(given[3]) or loss(*given))
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     trainer = lightning.Trainer(accelerator="cpu", max_steps=2, limit_val_batches=0, num_sanity_val_steps=0, **QUIET)
     trainer.fit(task, data)
     changed = {name for name, value in task.model.state_dict().items() if not torch.equal(value, before[name])}
     assert "heard_nothing" in changed and not any(name.startswith("inner_ear.") for name in changed)
+    assert len(seen) == 2 and all((read is not None) == passes for read in seen)
     with pytest.raises(ConfigError, match="no gated ears"):
         LayerSplitTask(str(folder / "backbone"), 64, inner_ear=str(folder / "ear"))
+    task.save_pretrained(folder / "heard")
+    again = LayerSplitTask(str(folder / "heard"), 64, train="ears", passes=True)
+    assert again.model.config.inner_passes
 
 
 def test_rows_made_of_pronunciations_are_plain_rows_in_the_end(drawn):

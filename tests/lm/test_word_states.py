@@ -16,7 +16,7 @@ from mossrepro.lm.mini import MiniBackboneTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.lm.tokenizer import mini_tokenizer
 from mossrepro.lm.twins import Heard, heard_turn, paired
-from mossrepro.lm.word_states import contrast, read_twin, states, word_state_loss
+from mossrepro.lm.word_states import contrast, nearest, read_twin, states, word_state_loss
 from mossrepro.utils.errors import ConfigError
 
 TEXTS = ["user", "assistant", "Repeat: What's the capital of Sri Lanka?", "the black dog."]
@@ -83,10 +83,17 @@ def test_words_are_told_from_words_and_replies_from_replies():
     words = contrast(heard[0][0, [1]], written[0][0, [1, 2]], torch.tensor([0]), torch.tensor([7, 8]))
     replies = contrast(heard[0][0, [3, 5]], written[0][0, [4, 5, 6]], torch.tensor([0, 1]), torch.tensor([3, 4, 3]))
     assert float(word_state_loss(heard, written, batch)) == pytest.approx(float(words + replies), rel=1e-5)
-    passed = torch.zeros(1, 9, dtype=torch.bool)
-    assert torch.equal(word_state_loss(heard, written, batch, passed), word_state_loss(heard, written, batch))
-    passed[0, [1, 2]] = True  # the code at which the one heard word ends
-    assert float(word_state_loss(heard, written, batch, passed)) == pytest.approx(float(replies), rel=1e-5)
+    read = torch.zeros(1, 9, dtype=torch.bool)  # of codes: replies are where they are
+    assert float(word_state_loss(heard, written, batch, read)) == pytest.approx(float(replies), rel=1e-5)
+    read[0, [1, 2]] = True
+    assert torch.equal(word_state_loss(heard, written, batch, read), word_state_loss(heard, written, batch))
+    read[0, 1] = False  # then it is the next that is read
+    words = contrast(heard[0][0, [2]], written[0][0, [1, 2]], torch.tensor([0]), torch.tensor([7, 8]))
+    assert float(word_state_loss(heard, written, batch, read)) == pytest.approx(float(words + replies), rel=1e-5)
+    read = torch.tensor([[False, True, False, False, False, False, True, False, False]])
+    places = torch.tensor([0, 1, 3, 4, 5, 8])
+    assert nearest(read, torch.zeros(6, dtype=torch.long), places).tolist() == [1, 1, 1, 6, 6, 6]
+    assert nearest(read & False, torch.zeros(6, dtype=torch.long), places).tolist() == [-1] * 6
 
 
 def test_the_loss_is_that_of_the_equation_and_skips_words_spelt_alike():
