@@ -20,6 +20,7 @@ from IPython.display import Audio, display
 
 from mossrepro.codec.model import SAMPLES_PER_CODE, SpeechCodec
 from mossrepro.lm.model import LayerSplitLM, LMConfig
+from mossrepro.pipeline import Assistant
 from mossrepro.speech import roster, voices
 from mossrepro.training import sizes
 from mossrepro.utils import audio
@@ -303,6 +304,19 @@ again, new_rate = speaker.speak(codes)
 print(f"{len(codes)} codes: {codes.tolist()}")
 print(f"the phones that a recogniser reads in the codes: {codec.transcribe(codes)[0]}")
 display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
+
+# %% [markdown]
+# And the whole map at once. The pack `answers` is a language model of size `small`, kept as its changes of SmolLM2. It
+# hears the codes of a question, in a voice that it has never met, and says its answer in one word; nothing is written
+# on the way. It often errs, and lesson 09 says how often.
+
+# %%
+assistant = Assistant.from_run("pack:answers")
+for question in ("What is the capital of France?", "What is the opposite of cold?"):
+    asked, rate = voices.say(question, speakers[-1])
+    answer = assistant.answer(audio.resample(asked, rate, SAMPLE_RATE))
+    print(f"{question} {len(answer.codes)} codes, a recogniser reads {codec.transcribe(np.array(answer.codes))[0]}")
+    display(Audio(asked, rate=rate), Audio(answer.wave, rate=answer.rate))
 
 # %% [markdown]
 # ## 7. Exercises
