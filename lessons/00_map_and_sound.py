@@ -308,15 +308,17 @@ display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
 # %% [markdown]
 # And the whole map at once. The pack `answers` is a language model of size `small`, kept as its changes of SmolLM2. It
 # hears the codes of a question, in a voice that it has never met, and says its answer in one word; nothing is written
-# on the way. It often errs, and lesson 09 says how often.
+# on the way. Below it is also asked to write, by the other tail. Two of the three it says right; how often it errs is
+# in `docs/RESULTS-packs.md`, and how one counts that in lesson 09.
 
 # %%
 assistant = Assistant.from_run("pack:answers")
-for question in ("What is the capital of France?", "What is the opposite of cold?"):
-    asked, rate = voices.say(question, speakers[-1])
-    answer = assistant.answer(audio.resample(asked, rate, SAMPLE_RATE))
-    print(f"{question} {len(answer.codes)} codes, a recogniser reads {codec.transcribe(np.array(answer.codes))[0]}")
-    display(Audio(asked, rate=rate), Audio(answer.wave, rate=answer.rate))
+for question in ("Tell me the capital of Hungary.", "What is the capital of Italy?", "What is the opposite of hot?"):
+    asked, rate = voices.say(question, speakers[1])
+    heard = audio.resample(asked, rate, SAMPLE_RATE)
+    written, said = assistant.answer(heard, spoken=False), assistant.answer(heard)
+    print(f"{question} Written: {written.text}. Said: {codec.transcribe(np.array(said.codes))[0]}")
+    display(Audio(asked, rate=rate), Audio(said.wave, rate=said.rate))
 
 # %% [markdown]
 # ## 7. Exercises
