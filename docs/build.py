@@ -23,7 +23,10 @@ SECTIONS = {
     "Learn": ["notebooks/*.ipynb", "docs/teaching.md", "docs/glossary.md"],
     "How to": ["docs/data.md"],
     "The paper": ["docs/paper-map.md", "docs/deviations.md"],
-    "Results": ["docs/RESULTS.md", "docs/RESULTS-packs.md", "docs/RESULTS-long.md", "docs/reliability.md", "docs/LOG.md"],
+    "Results": [
+        *("docs/RESULTS.md", "docs/RESULTS-packs.md", "docs/RESULTS-long.md"),
+        *("docs/reliability.md", "docs/LOG.md"),
+    ],
     "The project": ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"],
 }
 LINK = re.compile(r"(!?\[[^\]]*\]\()(?!https?:|mailto:|#)([^)#\s]+)((?:#[^)]*)?\))")
