@@ -73,7 +73,7 @@ def quantise(state: dict[str, Tensor], exact: str = "", levels: int = _LEVELS) -
     Args:
         state: weights by name.
         exact: a regular expression; what it matches at the beginning of a name is kept as it is.
-        levels: the largest whole number. Of 63 a weight takes 7 bits, of 1 it takes a bit and a half, compressed.
+        levels: the largest whole number. Of 63 a weight takes 7 bits, of 1 it takes two, compressed.
     """
     out = {}
     for name, weight in state.items():
