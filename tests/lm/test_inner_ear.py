@@ -177,7 +177,7 @@ def test_what_is_passed_over_might_as_well_not_be_there(tmp_path, monkeypatch):
 
 def test_a_word_that_is_named_at_several_codes_is_read_once_and_sharply():
     shares = torch.zeros(1, 9, 3)
-    shares[0, 1] = torch.tensor([0.3, 0.1, 0.0])
+    shares[0, 1] = torch.tensor([0.6, 0.2, 0.0])  # enough by itself, and said with the next all the same
     shares[0, 2] = torch.tensor([0.3, 0.1, 0.0])
     shares[0, 3] = torch.tensor([0.0, 0.0, 0.9])  # another word, at once
     shares[0, 5] = torch.tensor([0.0, 0.09, 0.0])  # too little to be said with the next

@@ -300,3 +300,15 @@ def test_folders_stay_what_they_are(tmp_path):
     assert packs.find_folder(tmp_path, "codec") == tmp_path
     assert packs.find_folder(str(tmp_path / "pack:x")) == tmp_path / "pack:x"
     shutil.rmtree(tmp_path)
+
+
+def test_a_matrix_has_one_scale_a_row(pack):
+    """Another number of them would be spread over the matrix: a small file would ask for any amount of memory."""
+    path = packs.PACKS / "toy" / "flow" / "weights.gz"
+    state = packs._weights(path)
+    name = next(name for name in state if name.endswith(packs.SCALE))
+    state[name] = torch.ones(len(state[name]) + 1)
+    packs.write_part(path.parent, state, json.loads((path.parent / "config.json").read_text()))
+    write_sums(packs.PACKS / "toy")
+    with pytest.raises(CheckpointError, match="flow/weights.gz: .* is not one number a row"):
+        packs.find_folder("pack:toy")
