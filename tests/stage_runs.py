@@ -12,13 +12,15 @@ from lm_toys import write_drawn_folder
 from mossrepro import cli
 from mossrepro.data.facts import all_facts
 from mossrepro.data.script import Line, ScriptRecipe, write_script
+from mossrepro.data.token_store import TokenWriter
 from mossrepro.lm.tokenizer import mini_tokenizer
+from mossrepro.utils.random import rng
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"smoke", "claims", "tokenise"})  # what is trained
 
 # Stages that start from a text model or from another of these.
-LANGUAGE = ("style", "stage1", "stage1_word", "stage2", "ears", "edit", "sft", "counterfactual")
+LANGUAGE = ("style", "stage1", "mouth", "stage1_word", "stage2", "ears", "edit", "sft", "counterfactual")
 
 
 def flags(stage, corpus, script, start="smollm2"):
@@ -55,6 +57,8 @@ def flags(stage, corpus, script, start="smollm2"):
         "adversarial": {"model.vocoder": corpus / "vocoder", "data.corpus": corpus / "clips"},
         "backbone": {**language, "model.tokenizer": script / "tokenizer.json"},
         "style": {**later, "data.prose": script / "prose.jsonl"},
+        "word_reader": {"model.codec": corpus / "codec", "data.script": script, "data.tokens": script / "said"},
+        "mouth": {**later, "model.head_from_words": "false"},
         "stage1_word": {**later, "model.head_from_words": "false"},  # oracle codes have no times of words
         "ears": {**later, "data.prose": script / "prose.jsonl"},
     }.get(stage, later)
@@ -150,4 +154,6 @@ def write_lines(folder: Path) -> Path:
     texts = [*(line.text for line in lines), "system user assistant Repeat: You are a helpful assistant."] * 2
     mini_tokenizer(texts, 400).save(str(folder / "tokenizer.json"))
     write_drawn_folder(folder)
+    with TokenWriter(folder / "said", 64) as tokens:
+        tokens.add([(line.id, rng(1, line.id).integers(0, 64, 40)) for line in said])
     return folder

@@ -19,6 +19,7 @@ from mossrepro.codec.acoustic_task import AcousticTask
 from mossrepro.codec.adapt_data import AdaptDataModule
 from mossrepro.codec.adapt_task import AdaptTask
 from mossrepro.codec.data import CodecDataModule
+from mossrepro.codec.lines_data import LinesDataModule
 from mossrepro.codec.recogniser_data import RecogniserDataModule
 from mossrepro.codec.recogniser_task import RecogniserTask
 from mossrepro.codec.task import CodecTask
@@ -26,10 +27,12 @@ from mossrepro.codec.text_to_code_data import TextToCodeDataModule
 from mossrepro.codec.text_to_code_task import TextToCodeTask
 from mossrepro.data.alignment import FILE
 from mossrepro.data.corpus import CorpusWriter
+from mossrepro.data.script import read_script
 from mossrepro.data.token_store import TokenWriter
 from mossrepro.lm.inner_ear_data import InnerEarDataModule
 from mossrepro.lm.inner_ear_task import InnerEarTask
 from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.mouth_task import MouthTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.random import rng
@@ -105,6 +108,20 @@ def _inner_ear(folder: Path) -> tuple[InnerEarTask, InnerEarDataModule]:
     return InnerEarTask(64, tokenizer, drawn, width=64, layers=1), InnerEarDataModule(drawn, tokenizer, 64, batch=5)
 
 
+def _word_reader(folder: Path) -> tuple[RecogniserTask, LinesDataModule]:
+    script = folder / "script"
+    with TokenWriter(folder / "said", CODES) as tokens:
+        tokens.add([(line.id, rng(0, line.id).integers(CODES, size=30)) for line in read_script(script)])
+    data = LinesDataModule(str(script), str(folder / "said"), str(script / "drawn"), times=1, batch=5)
+    return RecogniserTask(str(folder / "codec"), frame_dropout=0.3), data
+
+
+def _mouth(folder: Path) -> tuple[MouthTask, StepDataModule]:
+    data = module(folder / "script", batch=5, monologue=True, mix={"tts": 1.0})
+    settings = {"train": r"mouth\.|speech_norm\.|speech_head\.", "mouth": 1, "head_lr": 2e-4}
+    return MouthTask(str(folder / "backbone"), 64, **settings), data
+
+
 def _backbone(folder: Path) -> tuple[MiniBackboneTask, StepDataModule]:
     data = module(folder / "script", batch=5, mix={"facts": 0.6, "repeat_text": 0.4})
     return MiniBackboneTask(str(folder / "script" / "tokenizer.json"), **BACKBONE), data
@@ -137,6 +154,7 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         TextToCodeDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5),
     ),
     "inner_ear": _inner_ear,
+    "word_reader": _word_reader,
     "flow": lambda folder: (
         FlowTask(CODES, dim=64, code_layers=1, layers=1, lr=2e-4),
         FlowDataModule(str(folder / "corpus"), str(folder / "corpus" / "tokens"), batch=5, length=8),
@@ -150,6 +168,7 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
         VocoderDataModule(str(folder / "corpus"), batch=5, frames=8),
     ),
     "backbone": _backbone,
+    "mouth": _mouth,
     "stage1": lambda folder: _lm(folder, train="speech"),
     "stage2": lambda folder: _lm(folder, lr=2e-4),
     "ears": lambda folder: _lm(folder, train="ears", ears=2, speech_lr=2e-4, embed_lr=2e-4),

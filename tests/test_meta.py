@@ -28,6 +28,7 @@ from mossrepro.codec.task import CodecTask
 from mossrepro.lm.inner_ear_data import InnerEarDataModule
 from mossrepro.lm.inner_ear_task import InnerEarTask
 from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.mouth_task import MouthTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.speech import speaker
 from mossrepro.speech.whisper import Whisper
@@ -260,6 +261,13 @@ def language_step(folder, tmp_path, train: str, pack: bool = False, **mix: float
     return LayerSplitTask(str(tmp_path / "start"), codes=64, train=train), data, data.train_batch(0, 0, 1)
 
 
+def mouth_step(folder, tmp_path):
+    backbone(folder).save_pretrained(tmp_path / "start")
+    data = module(folder, mix={"tts": 1.0}, monologue=True)
+    part = r"mouth\.|speech_norm\.|speech_head\."
+    return MouthTask(str(tmp_path / "start"), codes=64, train=part, mouth=1), data, data.train_batch(0, 0, 1)
+
+
 def inner_ear_step(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "script")
     drawn, tokenizer = str(write_drawn_folder(tmp_path / "script")), str(folder / "tokenizer.json")
@@ -279,6 +287,7 @@ STEPS = {
     "recogniser": lambda folder, tmp_path: recogniser_step(tmp_path),
     "backbone": lambda folder, tmp_path: backbone_step(folder),
     "stage1": lambda folder, tmp_path: language_step(folder, tmp_path, "speech"),
+    "mouth": lambda folder, tmp_path: mouth_step(folder, tmp_path),
     "stage2": lambda folder, tmp_path: language_step(folder, tmp_path, "all"),
     "stage2, packed": lambda folder, tmp_path: language_step(folder, tmp_path, "all", pack=True),
     "sft": lambda folder, tmp_path: language_step(folder, tmp_path, "all", S2S=1.0),

@@ -1,5 +1,6 @@
 """Batches of codes with the phones that were spoken, for the recogniser."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,14 +51,17 @@ class RecogniserDataModule(StepDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
-        self.batch = batch
         self.train, self.valid = _rows(corpus, tokens, valid_clips)
         if own is not None:
             theirs, heard = _rows(own, own_tokens or "", valid_clips)
             times = own_share / max(1 - own_share, 1e-9) * len(self.train) / len(theirs)
             self.train, self.valid = self.train + max(1, round(times)) * theirs, heard
-        self.lexicon = corpus_lexicon(*filter(None, (corpus, own)))
-        self._rows = LengthGroups([len(row.codes) for row in self.train], batch, seed)
+        self.finish(batch, _texts(*filter(None, (corpus, own))))
+
+    def finish(self, batch: int, texts: Iterable[str]) -> None:
+        """Order the clips into steps, and look words up among those of `texts`."""
+        self.batch, self.lexicon = batch, _lexicon(texts)
+        self._rows = LengthGroups([len(row.codes) for row in self.train], batch, self.seed)
 
     def train_batch(self, step: int, rank: int, world: int) -> RecogniserBatch:
         """A rank's share of a step: codes (B, T) with -1 past the end, labels (B, S), label_lengths (B,).
@@ -77,7 +81,7 @@ class RecogniserDataModule(StepDataModule):
         return [{**_collate(part), "text": [row.text for row in part]} for part in parts]
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """What is known of a clip: codes (T,) int64, CTC labels in order, normalised text."""
 
     codes: np.ndarray
@@ -85,7 +89,7 @@ class _Row(NamedTuple):
     text: str
 
 
-def _rows(corpus: str, tokens: str, valid_clips: int) -> tuple[list[_Row], list[_Row]]:
+def _rows(corpus: str, tokens: str, valid_clips: int) -> tuple[list[Row], list[Row]]:
     """The training clips of a tokenised corpus, and some for validation. DataError if there are none to train on."""
     store, phones = TokenStore(tokens), read_phones(phone_times(corpus))
     every = [clip for clip in read_manifest(corpus) if clip.split in ("train", "valid")]
@@ -97,13 +101,13 @@ def _rows(corpus: str, tokens: str, valid_clips: int) -> tuple[list[_Row], list[
     for clip in every:
         if clip.id in store and phones.get(clip.id):
             said = labels([phone for phone, _, _ in phones[clip.id]])
-            rows[clip.split].append(_Row(store[clip.id], said, normalise(clip.text)))
+            rows[clip.split].append(Row(store[clip.id], said, normalise(clip.text)))
     if not rows["train"]:
         raise DataError(f"{tokens}: holds no codes of {corpus}'s training clips")
     return rows["train"], rows["valid"][:valid_clips]
 
 
-def _collate(rows: list[_Row]) -> RecogniserBatch:
+def _collate(rows: list[Row]) -> RecogniserBatch:
     codes, targets = [torch.from_numpy(row.codes) for row in rows], [torch.tensor(row.labels) for row in rows]
     return {
         "codes": torch.nn.utils.rnn.pad_sequence(codes, batch_first=True, padding_value=-1),
@@ -114,5 +118,12 @@ def _collate(rows: list[_Row]) -> RecogniserBatch:
 
 def corpus_lexicon(*corpora: str | Path) -> Lexicon:
     """The words of corpora's transcripts, with their pronunciations."""
-    clips = [clip for corpus in corpora for clip in read_manifest(corpus)]
-    return Lexicon(pronunciations(sorted({word for clip in clips for word in normalise(clip.text).split()})))
+    return _lexicon(_texts(*corpora))
+
+
+def _texts(*corpora: str | Path) -> list[str]:
+    return [clip.text for corpus in corpora for clip in read_manifest(corpus)]
+
+
+def _lexicon(texts: Iterable[str]) -> Lexicon:
+    return Lexicon(pronunciations(sorted({word for text in texts for word in normalise(text).split()})))

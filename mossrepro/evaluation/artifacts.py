@@ -56,6 +56,12 @@ class RunArtifacts:
         return SpeechCodec.from_pretrained(self.parts["recogniser"]).prepare_for_inference(self.device)
 
     @cached_property
+    def word_reader(self) -> SpeechCodec:
+        """The tokenizer whose recogniser reads answers of one word; of a run without one, that of sentences."""
+        folder = self.parts.get("word_reader", self.parts["recogniser"])
+        return SpeechCodec.from_pretrained(folder).prepare_for_inference(self.device)
+
+    @cached_property
     def speaker(self) -> SpeechDecoder:
         return SpeechDecoder.from_pretrained(self.parts["flow"], self.parts["vocoder"], self.device)
 
@@ -75,9 +81,14 @@ class RunArtifacts:
     def clips(self) -> dict[str, Clip]:
         return {clip.id: clip for clip in read_manifest(self.parts["script"])}
 
+    @cached_property
+    def recorded(self) -> bool:
+        """Whether there are recordings of the script's lines, and not their codes alone (of a pack)."""
+        return (self.parts["script"] / MANIFEST).is_file()
+
     def wave(self, name: str) -> np.ndarray:
         """The recording of a line at 16 kHz; its codes in the assistant's voice, where there is none (a pack)."""
-        if not (self.parts["script"] / MANIFEST).is_file():
+        if not self.recorded:
             return self.speak([self.codes[name]])[0]
         return load_clip(self.parts["script"], self.clips[name], SAMPLE_RATE)
 
@@ -103,8 +114,8 @@ class RunArtifacts:
         return vocabulary(homophones=False)  # of a pack: what a corpus of the recipes draws from
 
     def read(self, many: Sequence[Sequence[int]]) -> list[str]:
-        """What the codec's recogniser makes out of the codes of several answers, all words equally likely."""
-        return [self.codec.transcribe(np.asarray(codes), self.lexicon)[0] for codes in many]
+        """What a recogniser makes out of the codes of several answers, all words equally likely."""
+        return [self.word_reader.transcribe(np.asarray(codes), self.lexicon)[0] for codes in many]
 
     @cached_property
     def codec_corpus(self) -> Path:

@@ -17,7 +17,7 @@ from mossrepro.data.facts import Fact, family_of
 from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RATED, RunArtifacts, ask_questions, has_text_guidance
-from mossrepro.evaluation.one_word import bare_words, by_sound, kept, mouth
+from mossrepro.evaluation.one_word import bare_words, by_sound, kept, mouth, of_understood, understood
 from mossrepro.evaluation.open_answers import open_answers
 from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.evaluation.text_retention import measure_text_retention
@@ -162,6 +162,7 @@ def language_model(artifacts: RunArtifacts) -> None:
     grid, text_guidance = model.grid(tokenizer), has_text_guidance(artifacts.parts["sft"])
     one_word = grid.system_turns == "word"
     index, families, cut = [], [], defaultdict(list)
+    keys = understood(artifacts) if one_word else set()
     for name in "ABVC":
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
         baselines, written = _chances(artifacts, name, lines), []
@@ -178,6 +179,9 @@ def language_model(artifacts: RunArtifacts) -> None:
                 if pairing != "T2T" and one_word:
                     same = spoken_qa.without_stems(written) if part else written
                     artifacts.record(kept(name, pairing, some, same, part))
+            if pairing[2] == "S" and one_word:
+                for fact in of_understood(name, pairing, asked, written, keys):
+                    artifacts.record(fact)
             if pairing[2] == "S" and one_word and name in "AC":
                 by_sound(artifacts, name, pairing, asked)
             if pairing in ("S2T", "S2S"):
@@ -218,7 +222,7 @@ def _keep_sound(artifacts: RunArtifacts, one: Asked, one_word: bool) -> dict:
     return {**entry, "reference": right, "heard": one.heard, "set": one.fact.set}
 
 
-_OF_ONE_WORD, _OF_RECORDINGS = ("words", "mouth", "open"), ("codec", "vocoder", "words")
+_OF_ONE_WORD, _OF_RECORDINGS = ("words", "mouth", "open"), ("codec", "vocoder")
 MEASURES: dict[str, Callable[[RunArtifacts], None]] = {
     "codec": codec,
     "vocoder": vocoder,

@@ -26,7 +26,8 @@ def bare_words(artifacts: RunArtifacts) -> None:
     """What the judges make of the assistant's own recordings of the answers of A, B, V and C, a word each.
 
     The recogniser on their codes (the ceiling of the headline, and its floor: codes of another answer of the family),
-    Whisper on the recordings (its ceiling) and on what flow decoder and vocoder make of the codes.
+    Whisper on the recordings (its ceiling), where there are any, and on what flow decoder and vocoder make of
+    the codes.
     """
     facts, lines = _recorded(artifacts)
     codes = [artifacts.codes[line.id] for line in lines]
@@ -36,11 +37,30 @@ def bare_words(artifacts: RunArtifacts) -> None:
     )
     wrong = [said(*one) for one in _of_others(facts, read)]
     artifacts.share("word_floor", "recogniser: the answer is heard in another one's codes", wrong)
-    heard = artifacts.judge.transcribe([artifacts.wave(line.id) for line in lines])
-    hits = [said(*one) for one in zip(facts, heard, strict=True)]
-    artifacts.share("word_judge_ceiling", "Whisper: bare answers, recorded", hits)
+    if artifacts.recorded:
+        heard = artifacts.judge.transcribe([artifacts.wave(line.id) for line in lines])
+        hits = [said(*one) for one in zip(facts, heard, strict=True)]
+        artifacts.share("word_judge_ceiling", "Whisper: bare answers, recorded", hits)
     again = [said(*one) for one in zip(facts, artifacts.hear(codes), strict=True)]
     artifacts.share("word_judge_resynthesis", "Whisper: bare answers, wave → codes → wave", again)
+
+
+def understood(artifacts: RunArtifacts) -> set[str]:
+    """The keys of the facts whose answer the recogniser reads right off the codes of its recording.
+
+    Of no other one could it tell that a right answer was said: what is lost there is lost by the judge and the codes.
+    """
+    facts, lines = _recorded(artifacts)
+    read = artifacts.read([artifacts.codes[line.id] for line in lines])
+    return {fact.key for fact, text in zip(facts, read, strict=True) if said(fact, text)}
+
+
+def of_understood(
+    name: str, pairing: str, voice: list[Asked], written: list[Asked], keys: set[str]
+) -> list[metrics.Metric]:
+    """`kept` of the questions about facts of `keys`: what the language model itself loses; none if there are none."""
+    some, same = ([one for one in asked if one.fact.key in keys] for asked in (voice, written))
+    return [kept(name, pairing, some, same, spoken_qa.UNDERSTOOD)] if some else []
 
 
 def _of_others(facts: list[Fact], read: list[str]) -> list[tuple[Fact, str]]:
@@ -68,7 +88,7 @@ def mouth(artifacts: RunArtifacts) -> None:
     """Written questions answered by voice right after Stage 1: no question has been spoken, no fact been taught."""
     model, tokenizer = checkpoint.from_pretrained(artifacts.parts["stage1"])
     model = prepare_for_inference(model, artifacts.device)
-    grid = model.grid(tokenizer)
+    grid, keys = model.grid(tokenizer), understood(artifacts)
     for name in "ABVC":
         lines = [line for line in artifacts.lines if line.role == "test" and line.set == name]
         asked = {pairing: ask_questions(artifacts, model, grid, lines, pairing) for pairing in ("T2T", "T2S")}
@@ -81,6 +101,9 @@ def mouth(artifacts: RunArtifacts) -> None:
             for fact in (spoken_qa.score(name, "T2S", voice, part), kept(name, "T2S", voice, written, part)):
                 fact.id, fact.name = f"{fact.id}_stage1", f"{fact.name}, after Stage 1"
                 artifacts.record(fact)
+        for fact in of_understood(name, "T2S", asked["T2S"], asked["T2T"], keys):
+            fact.id, fact.name = f"{fact.id}_stage1", f"{fact.name}, after Stage 1"
+            artifacts.record(fact)
         if name == "C":
             _table(artifacts, asked["T2S"], asked["T2T"])
 

@@ -21,7 +21,9 @@ BATCH = 32
 ROWS = {"T": 16, "S": 50}  # at most, of a reply
 GROUPS = {"english": "English voices", "accents": "voices with an accent", "strangers": "the other held-out voices"}
 NO_STEMS = "no_stems"  # a part of the questions: those of families whose answers do not keep the subject's stem
-_PARTS = {group: f", asked by {who}" for group, who in GROUPS.items()} | {NO_STEMS: ", stem families left out"}
+UNDERSTOOD = "understood"  # another part: those whose answer is read right off its recording (`one_word.understood`)
+_PARTS = {group: f", asked by {who}" for group, who in GROUPS.items()}
+_PARTS |= {NO_STEMS: ", stem families left out", UNDERSTOOD: ", answers that are read right when recorded"}
 INTERVAL = "Wilson 95 %, questions about one fact together"
 HEADLINE = {"S2S": "speech → speech", "S2T": "speech → text", "T2S": "text → speech", "T2T": "text → text"}
 
@@ -144,7 +146,7 @@ def by_family(name: str, pairing: str, asked: list[Asked]) -> list[dict]:
 
 
 def score(name: str, pairing: str, asked: list[Asked], part: str = "") -> Measured:
-    """Share of right answers with its interval, in per cent; `part`: a group of voices that asked, or NO_STEMS."""
+    """Share of right answers with its interval, in per cent; `part`: see _PARTS."""
     share, low, high = interval(asked)
     return Measured(
         id="_".join(filter(None, (pairing.lower(), name.lower(), part))),

@@ -53,13 +53,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "frozen_no_split_lora": EVERY,
     "text_guidance": LATER,
 }
-MOUTH = dict.fromkeys(
-    (
-        *("no_mouth", "no_monologue", "monologue_text", "no_head_start"),
-        *("no_split", "matched_no_split", "deep_split", "random_tail", "never_frozen"),
-    ),
-    ("stage1",),
-)
+FIRST, BOTH = ("mouth",), ("mouth", "stage1")  # where no mouth learns by itself, Stage 1 is the first
+MOUTH = dict.fromkeys(("no_mouth", "no_monologue", "monologue_text", "never_frozen"), ("stage1",))
+MOUTH |= dict.fromkeys(("no_head_start", "random_tail"), FIRST)
+MOUTH |= dict.fromkeys(("no_split", "matched_no_split", "deep_split"), BOTH)
 COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
 ALL = tuple(dict.fromkeys((*VARIANTS, *COMBINED, *MOUTH)))
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
@@ -88,11 +85,16 @@ class VariantGraph(StageGraph):
         """The variants of this form."""
         return tuple(self.variants) if self.mouth else (*VARIANTS, *COMBINED)
 
+    def has_mouth_stage(self) -> bool:
+        """Not where there is no mouth."""
+        return super().has_mouth_stage() and self.name != "no_mouth"
+
     def extras(self, stage: str) -> list[str]:
         """The overlays of a stage."""
         parts = COMBINED.get(self.name, (self.name,))
         folder = configs_folder() / "experiment"
-        overlays = [folder / f"{part}.yaml" for part in parts if stage in self.variants.get(part, ())]
+        here = {stage, "mouth"} if stage == "stage1" and not self.has_mouth_stage() else {stage}
+        overlays = [folder / f"{part}.yaml" for part in parts if here.intersection(self.variants.get(part, ()))]
         return [word for path in overlays for word in ("-c", str(path))]
 
     def script_for(self, stage: str) -> Path:

@@ -3,7 +3,8 @@
 The language model is made in one of two ways, by the form of its answers (`size.lm.form`):
 
     sentence   Stage 1 -> Stage 2 -> SFT, as the paper does
-    word       style (the form is taught in text) -> Stage 1 (the mouth) -> gated ears, in the place of Stage 2
+    word       style (the form is taught in text) -> a mouth by itself -> Stage 1 (what it is to say) -> gated ears, in
+               the place of Stage 2
 """
 
 from collections.abc import Callable
@@ -55,10 +56,11 @@ class StageGraph(Stages):
     def language_model(self, stage: str) -> Path:
         """stage1, stage2 or sft, each from the one before.
 
-        Of the form "word", Stage 1 starts from `style`, gated ears take the place of Stage 2, and there is no SFT.
+        Of the form "word", Stage 1 starts from `mouth` or, where the size has none, from `style`; gated ears take the
+        place of Stage 2, and there is no SFT.
         """
         if self.size.lm.form == "word":
-            return self._mouth() if stage == "stage1" else self._ears()
+            return self._words() if stage == "stage1" else self._ears()
         before = {"stage1": None, "stage2": "stage1", "sft": "stage2"}[stage]
         start = self.language_model(before) if before else self.backbone()
         tokens = self.spoken_codes()
@@ -101,24 +103,42 @@ class StageGraph(Stages):
         build = lambda folder: replies_to(drawn, facts, answer, folder / "replies.jsonl", most)  # noqa: E731
         return self.cached("drawn", "replies", spec, build) / "replies.jsonl"
 
+    def word_reader(self) -> Path:
+        """The tokenizer with its recogniser trained on words that the assistant says by themselves, where asked for."""
+        if not self.size.lm.word_reader_steps:
+            return self.recogniser()
+        inputs = {"data__script": self.script(), "data__tokens": self.tokens()}
+        if self.size.lm.drawn_lines:
+            inputs["data__drawn"] = self.drawn()
+        return self.fit("word_reader", model__codec=self.recogniser(), **inputs)
+
     def inner_ear(self) -> Path:
         """A network that has learnt, from drawn sentences, to name the text model's tokens by their codes."""
         drawn, tokenizer = self.drawn(), self.tokenizer()
         inputs = {"data__drawn": drawn, "data__tokenizer": tokenizer}
         return self.fit("inner_ear", model__drawn=drawn, model__tokenizer=tokenizer, **inputs)
 
-    def _mouth(self) -> Path:
-        tokens = self.spoken_codes()
-        inputs = {
-            "data__script": self.script_for("stage1"),
-            "data__tokens": tokens,
-            "data__tokenizer": self.tokenizer(),
-        }
+    def has_mouth_stage(self) -> bool:
+        """Whether a mouth learns to say words by itself before Stage 1."""
+        return self.size.lm.mouth_steps > 0
+
+    def mouth(self) -> Path:
+        """`style` with a mouth that has learnt to say words."""
+        inputs = self._spoken_words() | ({"model__head_from_words": "false"} if self.spoken_codes() == "oracle" else {})
+        return self.fit("mouth", model__init_from=self.style(), **inputs)
+
+    def _spoken_words(self) -> dict[str, str | Path]:
+        script = self.script_for("stage1")
+        return {"data__script": script, "data__tokens": self.spoken_codes(), "data__tokenizer": self.tokenizer()}
+
+    def _words(self) -> Path:
+        tokens, inputs = self.spoken_codes(), self._spoken_words()
         if tokens != "oracle":
             inputs["model__code_phone_probs"] = tokens
-        else:  # which have no times of words
+        if tokens == "oracle" or self.has_mouth_stage():  # it has no times of words; the head has started from them
             inputs["model__head_from_words"] = "false"
-        return self.fit("stage1", "stage1_word", model__init_from=self.style(), **inputs)
+        start = self.mouth() if self.has_mouth_stage() else self.style()
+        return self.fit("stage1", "stage1_word", model__init_from=start, **inputs)
 
     def _ears(self) -> Path:
         tokens = self.spoken_codes()
@@ -136,7 +156,7 @@ class StageGraph(Stages):
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
-        return self.fit("stage2", "ears", model__init_from=self._mouth(), data__prose=self.prose(), **inputs)
+        return self.fit("stage2", "ears", model__init_from=self._words(), data__prose=self.prose(), **inputs)
 
     def script_for(self, stage: str) -> Path:
         """The script with the facts that the language model learns about in a stage."""
@@ -151,6 +171,6 @@ class StageGraph(Stages):
         makers = {"codec": self.codec, "recogniser": self.recogniser, "script": self.script, "tokens": self.tokens}
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         if self.size.lm.form == "word":
-            makers |= {"style": self.style, "prose": self.prose}
+            makers |= {"style": self.style, "prose": self.prose, "word_reader": self.word_reader}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}

@@ -240,6 +240,16 @@ class LayerSplitLM(nn.Module):
             named[at] = mean_named(self.text_head(self.text_norm(output[at])), self.text_embed).to(named.dtype)
         return self.run("mouth", self.mouth.enter(named + 0 * tail, codes, spoken), table, mask, cache)
 
+    def recite(self, grid: Tensor, named: Tensor) -> Tensor:
+        """What the mouth makes of words that are given, without trunk and tail, after the speech norm.
+
+        grid (B, L, 2); named (B, L, D) their embeddings, 0 where nothing is said -> (B, L, D).
+        """
+        text, codes = grid.unbind(-1)
+        table = self.rotary(torch.arange(text.shape[1], device=text.device).expand(text.shape))
+        x = self.mouth.enter(named, codes, text == self.config.modality_pad)
+        return self.speech_norm(self.run("mouth", x, table, self._mouth_mask(grid, None, None), None))
+
     def _mouth_mask(self, grid: Tensor, mask: Tensor | Packing | None, cache: Cache | None) -> Tensor:
         """The mask of the mouth in a forward pass over whole sequences."""
         if mask is not None or cache is not None:

@@ -71,6 +71,8 @@ class LM:
     sft: LMStage
     form: str = "sentence"  # of answers; or "word", with a stage that teaches this form first, and gated ears
     style_steps: int = 0  # of that stage
+    word_reader_steps: int = 0  # of the recogniser on words by themselves: it judges answers of one word; 0 for none
+    mouth_steps: int = 0  # of a mouth by itself, before Stage 1 of the form "word"; 0: it learns in Stage 1 alone
     ears: int = 0  # rank of the gated ears
     open_questions: int = 0  # asked of the text model in writing; its replies keep its prose, and teach the ears
     text_to_code_steps: int = 0  # of the network that draws heard sentences without sound; 0 for none

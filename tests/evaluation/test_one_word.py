@@ -47,15 +47,23 @@ def test_the_recogniser_has_a_ceiling_and_a_floor(tmp_path):
     lines = [Line(f"w-{fact.answer}", "assistant_speech", fact.answer, "assistant", "train") for fact in FACTS.values()]
     words = {line.id: line.text for line in lines}
     for deaf, ceiling, floor in ((False, 100.0, 0.0), (True, 25.0, 25.0)):
-        artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
+        artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path / str(deaf))
+        artifacts.recorded = not deaf
         artifacts.known, artifacts.lines, artifacts.codes = FACTS, lines, {name: [name] for name in words}
         artifacts.read = lambda many, deaf=deaf: ["paris" if deaf else words[codes[0]].lower() for codes in many]
         artifacts.hear, artifacts.wave = artifacts.read, lambda name: np.zeros(3)
         artifacts.judge = SimpleNamespace(transcribe=lambda waves: ["paris"] * len(waves))
         bare_words(artifacts)
-        found = read_metrics(tmp_path)
+        found = read_metrics(artifacts.out)
         assert (found["word_ceiling"].value, found["word_floor"].value) == (ceiling, floor)
-        assert found["word_judge_ceiling"].value == 25.0 and found["word_judge_resynthesis"].n == 4
+        assert ("word_judge_ceiling" in found) == (not deaf) and found["word_judge_resynthesis"].n == 4
+        assert deaf or found["word_judge_ceiling"].value == 25.0
+        keys = one_word.understood(artifacts)
+        assert keys == ({"capital-france"} if deaf else {*FACTS})
+        voice, written = asked([True, False, False, True]), asked([True, True, True, True])
+        (fact,) = one_word.of_understood("C", "T2S", voice, written, keys)
+        assert (fact.id, fact.value, fact.n) == ("t2s_c_understood_kept", *((100.0, 1) if deaf else (50.0, 4)))
+        assert one_word.of_understood("C", "T2S", voice, written, set()) == []
 
 
 @pytest.mark.parametrize(("spoken", "closed"), [(1.0, 100.0), (3.0, 0.0), (2.5, 25.0)])

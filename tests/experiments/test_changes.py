@@ -166,19 +166,30 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     monkeypatch.setattr(graph, "cached", cached)
     assert graph.language_model("sft") == graph.language_model("stage2") == tmp_path / "fit-stage2"
     starts = {stage: [w for w in command if "init_from" in w] for stage, command in commands.items()}
-    folders = {"style": "backbone", "stage1": "fit-style", "stage2": "fit-stage1"}
+    folders = {"style": "backbone", "mouth": "fit-style", "stage1": "fit-mouth", "stage2": "fit-stage1"}
     starts.pop("inner_ear", None)  # which starts from nothing
     assert starts == {s: [f"--model.init_args.init_from={tmp_path / name}"] for s, name in folders.items()}
-    assert [Path(commands[stage][2]).name for stage in folders] == ["style.yaml", "stage1_word.yaml", "ears.yaml"]
+    files = ["style.yaml", "mouth.yaml", "stage1_word.yaml", "ears.yaml"]
+    assert [Path(commands[stage][2]).name for stage in folders] == files
+    assert "--model.init_args.head_from_words=false" in commands["stage1"]  # the mouth has started from them
+    assert "--model.init_args.head_from_words=false" not in commands["mouth"]
     assert (f"--data.init_args.recordings={tmp_path / 'codec_corpus'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.recordings_tokens={tmp_path / 'wide'}" in commands["stage2"]) == (not drawn)
     assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]) == bool(drawn)
     assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
     assert (f"--model.init_args.inner_ear={tmp_path / 'fit-inner_ear'}" in commands["stage2"]) == bool(drawn)
     assert ("inner_ear" in commands) == ("--model.init_args.passes=true" in commands["stage2"]) == bool(drawn)
-    graph.size.lm.passes = False
+    graph.size.lm.passes, graph.size.lm.mouth_steps = False, 0
     graph.language_model("sft")
     assert "--model.init_args.passes=true" not in commands["stage2"]
+    assert f"--model.init_args.init_from={tmp_path / 'fit-style'}" in commands["stage1"]
+    assert "--model.init_args.head_from_words=false" not in commands["stage1"]
+    monkeypatch.setattr(graph, "recogniser", lambda: tmp_path / "recogniser")
+    assert graph.word_reader() == tmp_path / "fit-word_reader"
+    assert f"--model.init_args.codec={tmp_path / 'recogniser'}" in commands["word_reader"]
+    assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["word_reader"]) == bool(drawn)
+    graph.size.lm.word_reader_steps = 0
+    assert graph.word_reader() == tmp_path / "recogniser"
 
 
 def test_the_model_that_was_taught_the_form_replies_to_drawn_questions(monkeypatch, tmp_path):

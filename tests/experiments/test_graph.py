@@ -31,7 +31,7 @@ from mossrepro.training.metrics import read_metrics, record
 from mossrepro.utils import audio, cache
 from mossrepro.utils.errors import CheckpointError
 
-OF_ONE_WORD = {"text_to_code", "drawn", "inner_ear", "style"}  # stages of the form "word" alone
+OF_ONE_WORD = {"text_to_code", "drawn", "word_reader", "inner_ear", "style", "mouth"}  # stages of the form "word" alone
 
 
 def test_a_run_holds_facts_pictures_sounds_and_costs(run) -> None:

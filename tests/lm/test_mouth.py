@@ -10,6 +10,7 @@ from mossrepro.lm.decode import GenerationConfig, generate
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.lm.losses import chunked_cross_entropy
 from mossrepro.lm.mouth import mean_named, reply_mask, reply_starts
+from mossrepro.lm.mouth_task import MouthTask, doubts
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.utils.errors import CheckpointError, ConfigError
 from mossrepro.utils.layers import Packing
@@ -149,3 +150,47 @@ def test_in_training_every_second_document_forgets_what_is_named_later():
         assert torch.equal(*said) == forgets
         said = [model.eval().say(x, grid, table, mask, None) for x in (tail, other)]
         assert not torch.equal(*said)
+
+
+@torch.no_grad()
+def test_a_mouth_that_recites_says_what_it_would_say_of_a_tail_that_names_the_same(monkeypatch):
+    model = small_model(mouth=2, speech_from=S).eval()
+    named = torch.randn(1, 6, 32) * (torch.arange(6) > 2)[:, None]
+    monkeypatch.setattr("mossrepro.lm.model.mean_named", lambda logits, embedding: named[:, 3:].reshape(-1, 32))
+    said = model(GRID, tails=("speech",)).speech
+    torch.testing.assert_close(model.recite(GRID, named)[:, 3:], said[:, 3:])
+    assert not torch.allclose(model.recite(GRID, 0 * named)[:, 3:], said[:, 3:])
+
+
+def test_what_is_given_is_in_doubt_up_to_a_share_and_the_same_for_a_document_everywhere():
+    tokens, codes = torch.tensor([[-100, 4, 5, 6], [7, 8, 9, -100]]), torch.tensor([[-100, 1, 2, 3], [4, 5, 6, 7]])
+    others, shares = doubts(tokens, codes, 0.3)
+    assert torch.equal(others.sort(1).values, tokens.sort(1).values) and torch.equal(others < 0, tokens < 0)
+    assert not shares[tokens < 0].any() and (shares[tokens >= 0] > 0).all() and shares.max() < 0.3
+    for whole, alone in zip((others, shares), doubts(tokens[1:], codes[1:], 0.3), strict=True):
+        assert torch.equal(whole[1:], alone)
+    assert not torch.equal(shares[0], doubts(tokens, codes + 1, 0.3)[1][0])
+    assert not doubts(tokens, codes, 0.0)[1].any()
+
+
+def test_a_mouth_by_itself_moves_nothing_else_and_wants_a_mouth(folder, tmp_path):
+    from lm_toys import module
+
+    from mossrepro.lm.mini import MiniBackboneTask
+
+    shape = {"codes": 64, "tail_layers": 1, "layers": 2, "dim": 32, "ffn_dim": 64, "heads": 2}
+    MiniBackboneTask(str(folder / "tokenizer.json"), **shape).save_pretrained(tmp_path)
+    task = MouthTask(str(tmp_path), 64, train=r"mouth\.|speech_norm\.|speech_head\.", mouth=1)
+    data = module(folder, mix={"tts": 1.0}, monologue=True)
+    out = task.losses(data.train_batch(0, 0, 1))
+    out["speech"].backward()
+    moved = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"mouth", "speech_norm", "speech_head"} and int(out["n_speech"]) > 0
+    said = []
+    task.log = lambda name, value, **_: said.append(name)
+    for index, batch in enumerate(data.val_batches()):
+        task.eval().validation_step(batch, index)
+    assert said == ["val/T2S"]
+    for settings, message in (({"mouth": 0}, "mouth=0"), ({"mouth": 1, "doubt": 1.5}, "doubt=1.5")):
+        with pytest.raises(ConfigError, match=message):
+            MouthTask(str(tmp_path), 64, **settings)

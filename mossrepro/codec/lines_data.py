@@ -1,0 +1,73 @@
+"""Lines of a script in codes, with the phones of what is said: a recogniser learns words without a sentence around."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mossrepro.codec.recogniser import labels
+from mossrepro.codec.recogniser_data import RecogniserDataModule, Row
+from mossrepro.data.facts import read_facts
+from mossrepro.data.script import Line, read_script
+from mossrepro.data.token_store import TokenStore
+from mossrepro.speech.normalise import normalise
+from mossrepro.speech.sphinx import pronunciations
+from mossrepro.training.step_data import StepDataModule
+from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
+
+_HELD = 20  # one in so many of the assistant's lines is kept to validate
+
+
+class LinesDataModule(RecogniserDataModule):
+    """The assistant's lines, and drawn ones of many voices, in batches of similar length.
+
+    The recogniser is to judge by which word the assistant answers. So of the assistant's lines none is taken that holds
+    a word of a tested answer: it has never heard those answers in that voice.
+
+    Args:
+        script: folder with script.jsonl and facts.json.
+        tokens: token store of its lines.
+        drawn: folder of drawn lines (`mossrepro/experiments/drawn.py`); None for none.
+        drawn_share: share of the clips of a pass that are drawn.
+        times: how often each of the assistant's lines comes in a pass.
+        batch: clips per step, over all ranks.
+        valid_clips: clips that the error rates are measured on.
+        seed: of the order of samples and of all randomness.
+        num_workers: loader processes; the batches are the same for every number.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        tokens: str,
+        drawn: str | None = None,
+        drawn_share: float = 0.5,
+        times: int = 6,
+        batch: int = 48,
+        valid_clips: int = 80,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        StepDataModule.__init__(self, seed, num_workers)
+        tested = {word for fact in read_facts(script) if fact.set != "P" for word in normalise(fact.answer).split()}
+        lines = [line for line in read_script(script) if line.role == "assistant_speech" and line.split == "train"]
+        lines = [line for line in lines if tested.isdisjoint(normalise(line.text).split())]
+        rows = list(_rows(lines, TokenStore(tokens)))
+        if len(rows) < 2:
+            raise DataError(f"{script}: the assistant says too little that holds no word of a tested answer")
+        self.train, self.valid = [row for i, row in enumerate(rows) if i % _HELD], rows[::_HELD][:valid_clips]
+        self.train = times * self.train
+        if drawn is not None:
+            wanted = round(drawn_share / max(1 - drawn_share, 1e-9) * len(self.train))
+            others = read_script(drawn)
+            chosen = rng(seed, "drawn lines").permutation(len(others))[:wanted]
+            self.train += _rows([others[i] for i in chosen], TokenStore(drawn))
+        self.finish(batch, [line.text for line in lines])
+
+
+def _rows(lines: Sequence[Line], codes: Mapping[str, np.ndarray]) -> Iterator[Row]:
+    """The lines that have codes, with the first pronunciation of every word."""
+    words = {line.id: normalise(line.text).split() for line in lines if line.id in codes}
+    ways = pronunciations(sorted({word for said in words.values() for word in said}))
+    for name, said in words.items():
+        yield Row(codes[name], [label for word in said for label in labels(ways[word][0])], " ".join(said))
