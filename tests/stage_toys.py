@@ -77,6 +77,9 @@ def write_chain_folder(folder: Path) -> Path:
     (folder / "script").mkdir()
     write_script_folder(folder / "script")
     write_drawn_folder(folder / "script")
+    with TokenWriter(folder / "said", CODES) as tokens:
+        lines = read_script(folder / "script")
+        tokens.add([(line.id, rng(0, line.id).integers(CODES, size=30)) for line in lines])
     MiniBackboneTask(str(folder / "script" / "tokenizer.json"), **BACKBONE).save_pretrained(folder / "backbone")
     return folder
 
@@ -110,8 +113,6 @@ def _inner_ear(folder: Path) -> tuple[InnerEarTask, InnerEarDataModule]:
 
 def _word_reader(folder: Path) -> tuple[RecogniserTask, LinesDataModule]:
     script = folder / "script"
-    with TokenWriter(folder / "said", CODES) as tokens:
-        tokens.add([(line.id, rng(0, line.id).integers(CODES, size=30)) for line in read_script(script)])
     data = LinesDataModule(str(script), str(folder / "said"), str(script / "drawn"), times=1, batch=5)
     return RecogniserTask(str(folder / "codec"), frame_dropout=0.3), data
 

@@ -1,6 +1,7 @@
 """A fit in a process of its own, so that Lightning can start its sisters: `python two_ranks.py SETTINGS.json`.
 
-Settings: script, start (without it: a mini backbone), mix, train, more (arguments of the task), pack, strategy,
+Settings: script, start (without it: a mini backbone), mix, train, alone (a mouth by itself), more (arguments of the
+task), pack, strategy,
 devices, accumulate, steps, at (the step after which last.ckpt is saved), ckpt, out, spoilt (the step at which rank 1
 gets a loss that is no number). Or: stages (of `stage_toys`, each fitted under DDP), folder, out.
 """
@@ -18,6 +19,7 @@ from stage_toys import fit, know_phones
 from torch import distributed
 
 from mossrepro.lm.mini import MiniBackboneTask
+from mossrepro.lm.mouth_task import MouthTask
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training.callbacks import AtomicCheckpoint, AtomicCheckpointIO, Export
 from mossrepro.training.finite import FiniteCheck
@@ -52,7 +54,8 @@ def main(asked: dict) -> None:
         strategy = ModelParallelStrategy(*sizes, save_distributed_checkpoint=False)
     torch.manual_seed(0)
     if "start" in asked:
-        task = LayerSplitTask(asked["start"], 64, train=asked.get("train", "all"), lr=1e-3, **asked.get("more", {}))
+        kind = MouthTask if asked.get("alone") else LayerSplitTask
+        task = kind(asked["start"], 64, train=asked.get("train", "all"), lr=1e-3, **asked.get("more", {}))
     else:
         shape = {"tail_layers": 1, "layers": 3, "dim": 32, "ffn_dim": 64}
         task = MiniBackboneTask(str(Path(asked["script"]) / "tokenizer.json"), codes=64, **shape)

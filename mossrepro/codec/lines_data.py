@@ -1,6 +1,6 @@
 """Lines of a script in codes, with the phones of what is said: a recogniser learns words without a sentence around."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,14 +15,15 @@ from mossrepro.training.step_data import StepDataModule
 from mossrepro.utils.errors import DataError
 from mossrepro.utils.random import rng
 
-_HELD = 20  # one in so many of the assistant's lines is kept to validate
+_HELD = 20  # one in so many of the assistant's texts is kept to validate
 
 
 class LinesDataModule(RecogniserDataModule):
     """The assistant's lines, and drawn ones of many voices, in batches of similar length.
 
-    The recogniser is to judge by which word the assistant answers. So of the assistant's lines none is taken that holds
-    a word of a tested answer: it has never heard those answers in that voice.
+    The recogniser is to judge by which word the assistant answers. So no line is taken, of the assistant's or drawn,
+    that holds a word which sounds like one of a tested answer: here it hears none of them. (That of sentences, from
+    which it starts, has met some among the random words of the codec's corpus.)
 
     Args:
         script: folder with script.jsonl and facts.json.
@@ -49,20 +50,38 @@ class LinesDataModule(RecogniserDataModule):
         num_workers: int = 0,
     ) -> None:
         StepDataModule.__init__(self, seed, num_workers)
-        tested = {word for fact in read_facts(script) if fact.set != "P" for word in normalise(fact.answer).split()}
+        secret = Unheard(fact.answer for fact in read_facts(script) if fact.set != "P")
         lines = [line for line in read_script(script) if line.role == "assistant_speech" and line.split == "train"]
-        lines = [line for line in lines if tested.isdisjoint(normalise(line.text).split())]
+        lines = [line for line in lines if secret.allows(line.text)]
         rows = list(_rows(lines, TokenStore(tokens)))
-        if len(rows) < 2:
+        kept = set(sorted({row.text for row in rows})[::_HELD])  # one who says a text twice says it in the same codes
+        self.train = times * [row for row in rows if row.text not in kept]
+        self.valid = list({row.text: row for row in rows if row.text in kept}.values())[:valid_clips]
+        if not self.train:
             raise DataError(f"{script}: the assistant says too little that holds no word of a tested answer")
-        self.train, self.valid = [row for i, row in enumerate(rows) if i % _HELD], rows[::_HELD][:valid_clips]
-        self.train = times * self.train
         if drawn is not None:
             wanted = round(drawn_share / max(1 - drawn_share, 1e-9) * len(self.train))
-            others = read_script(drawn)
+            others = [line for line in read_script(drawn) if secret.allows(line.text)]
             chosen = rng(seed, "drawn lines").permutation(len(others))[:wanted]
             self.train += _rows([others[i] for i in chosen], TokenStore(drawn))
         self.finish(batch, [line.text for line in lines])
+
+
+class Unheard:
+    """Words that are not to be heard, by how they sound: those of some texts."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        words = {word for text in texts for word in normalise(text).split()}
+        self._sounds = {tuple(way) for ways in pronunciations(sorted(words)).values() for way in ways}
+        self._known: dict[str, bool] = {}  # word -> whether it may be heard
+
+    def allows(self, text: str) -> bool:
+        """Whether no word of a text sounds like one of them."""
+        words = normalise(text).split()
+        if new := sorted({word for word in words if word not in self._known}):
+            ways = pronunciations(new)
+            self._known |= {word: self._sounds.isdisjoint(map(tuple, ways[word])) for word in new}
+        return all(self._known[word] for word in words)
 
 
 def _rows(lines: Sequence[Line], codes: Mapping[str, np.ndarray]) -> Iterator[Row]:

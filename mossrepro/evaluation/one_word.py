@@ -1,7 +1,7 @@
 """Answers of one word: what judges can make out, what the mouth says after Stage 1, and what of that is written too.
 
-The headline is what the codec's recogniser makes of the codes, all words equally likely. Whisper on the sound stands
-beside it as a share of what it makes of the recordings themselves: without a sentence around it, it takes many a
+The headline is what a recogniser of single words makes of the codes, all words equally likely. Whisper on the sound
+stands beside it as a share of what it makes of the recordings themselves: without a sentence around it, it takes many a
 well-spoken word for another.
 """
 

@@ -5,8 +5,8 @@ the recipe ("baseline"): compare the rows with each other, not with the run. `le
 run's steps, `length_100` the run itself: accuracy against training length. `facts_25`: SFT speaks about 25 % of the
 facts of set A, in as many steps. Codec, data and sound are the run's own.
 
-Of the form "word" variants are of Stage 1 alone (MOUTH), with all its steps: there is nothing that the ears could
-change of a spoken answer to a written question, which is what they are asked.
+Of the form "word" variants are of the mouth and Stage 1 alone (MOUTH), with all their steps: there is nothing that the
+ears could change of a spoken answer to a written question, which is what they are asked.
 
 Everything is a cached, resumable stage of the graph; a stage that a variant does not change is shared.
 """

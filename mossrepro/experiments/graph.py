@@ -21,6 +21,9 @@ from mossrepro.lm.init_from import open_start
 from mossrepro.lm.prose import read_prose, write_prose
 from mossrepro.utils.devices import best_device
 
+_STARTS = ("--model.init_args.tail=", "--model.init_args.head_from_words=")
+_SHAPES = tuple(f"--model.init_args.{name}=" for name in ("mouth", "tail_layers", "split_at", "extra_layers"))
+
 
 class StageGraph(Stages):
     """All stages of one size."""
@@ -120,7 +123,16 @@ class StageGraph(Stages):
 
     def has_mouth_stage(self) -> bool:
         """Whether a mouth learns to say words by itself before Stage 1."""
-        return self.size.lm.mouth_steps > 0
+        return self.size.lm.mouth_steps > 0 and "stage1.model.init_args.mouth=0" not in self.changes
+
+    def _stage_changes(self, stage: str) -> list[str]:
+        """Also of the mouth's stage those changes of Stage 1 that say how the speech half starts."""
+        found = super()._stage_changes(stage)
+        if self.size.lm.form != "word" or not self.has_mouth_stage():
+            return found
+        if stage == "mouth":
+            found += [flag for flag in super()._stage_changes("stage1") if flag.startswith((*_STARTS, *_SHAPES))]
+        return [flag for flag in found if not flag.startswith(_STARTS)] if stage == "stage1" else found
 
     def mouth(self) -> Path:
         """`style` with a mouth that has learnt to say words."""
@@ -171,6 +183,8 @@ class StageGraph(Stages):
         makers = {"codec": self.codec, "recogniser": self.recogniser, "script": self.script, "tokens": self.tokens}
         makers |= {s: lambda s=s: self.language_model(s) for s in ("stage1", "stage2", "sft")}
         if self.size.lm.form == "word":
-            makers |= {"style": self.style, "prose": self.prose, "word_reader": self.word_reader}
+            makers |= {"style": self.style, "prose": self.prose}
+            makers |= {"mouth": self.mouth} if self.has_mouth_stage() else {}
+            makers |= {"word_reader": self.word_reader} if self.size.lm.word_reader_steps else {}
         makers |= {"flow": self.flow, "vocoder": self.vocoder, "backbone": self.backbone}
         return {name: str(make()) for name, make in makers.items()}

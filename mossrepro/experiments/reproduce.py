@@ -44,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
         ("flow decoder", graph.flow),
         ("vocoder", graph.vocoder),
     ]
+    if graph.size.lm.form == "word" and graph.size.lm.word_reader_steps:
+        steps.insert(4, ("recogniser of single words", graph.word_reader))
     console = Console(stderr=True)
     for i, (name, make) in enumerate(steps, 1):
         console.print(f"[bold]{i}/{len(steps) + 1} {name}[/bold]")

@@ -74,6 +74,9 @@ VERSIONS |= dict.fromkeys(
     1,
 )
 VERSIONS |= {"stage2": 8, "drawn": 5, "replies": 3}
+# Steps of speech training, of which controls and ablations may take a share; one of them is in a stage's YAML.
+_STEPS = {"mouth": ("mouth_steps",), "stage1": ("stage1.steps", "words.steps")}
+_STEPS |= {stage: (f"{stage}.steps",) for stage in ("stage2", "sft")}
 _SOUND = ("codec", "acoustic", "recogniser", "flow", "vocoder", "adversarial")  # parts that a size may borrow
 
 
@@ -258,10 +261,10 @@ class Stages:
         numbers = {name: self._number(name) for name in sorted(set(names_of))}
         names = {key: key.replace("__", ".init_args.", 1).replace("__", ".") for key in inputs}
         flags = [f"--{names[key]}={value}" for key, value in inputs.items()]
-        steps = f"size.lm.{stage}.steps"
-        if steps in numbers and self.share != 1.0:
-            numbers[steps] = max(1, round(self.share * numbers[steps]))
-            flags.append(f"--{steps}={numbers[steps]}")
+        for steps in {f"size.lm.{of}" for of in _STEPS.get(stage, ())}.intersection(numbers):
+            if self.share != 1.0:
+                numbers[steps] = max(1, round(self.share * numbers[steps]))
+                flags.append(f"--{steps}={numbers[steps]}")
         spec = {"config": cache_key(settings), "numbers": numbers, "version": VERSIONS[stage]}
         spec["inputs"] = {key: content_name(value) for key, value in inputs.items()}
         if extras:

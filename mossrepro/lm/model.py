@@ -240,12 +240,16 @@ class LayerSplitLM(nn.Module):
             named[at] = mean_named(self.text_head(self.text_norm(output[at])), self.text_embed).to(named.dtype)
         return self.run("mouth", self.mouth.enter(named + 0 * tail, codes, spoken), table, mask, cache)
 
-    def recite(self, grid: Tensor, named: Tensor) -> Tensor:
+    def recite(self, grid: Tensor, tokens: Tensor, others: Tensor, shares: Tensor) -> Tensor:
         """What the mouth makes of words that are given, without trunk and tail, after the speech norm.
 
-        grid (B, L, 2); named (B, L, D) their embeddings, 0 where nothing is said -> (B, L, D).
+        grid (B, L, 2); tokens (B, L) int64, below 0 where nothing is said; others, shares (B, L): another token, and
+        how much of what is given is of it -> (B, L, D).
         """
         text, codes = grid.unbind(-1)
+        with torch.no_grad():
+            of_tokens, of_others = self.text_embed(tokens.clamp(min=0)), self.text_embed(others.clamp(min=0))
+            named = of_tokens.lerp(of_others, shares[..., None].to(of_tokens)) * (tokens >= 0)[..., None]
         table = self.rotary(torch.arange(text.shape[1], device=text.device).expand(text.shape))
         x = self.mouth.enter(named, codes, text == self.config.modality_pad)
         return self.speech_norm(self.run("mouth", x, table, self._mouth_mask(grid, None, None), None))

@@ -38,13 +38,12 @@ class MouthTask(LayerSplitTask):
 
     def losses(self, batch: LMBatch) -> dict[str, Tensor]:
         """Sum of cross-entropy over codes and their number: speech, n_speech (scalars)."""
+        if "lengths" in batch:
+            raise ConfigError("a mouth, which sees its reply alone, takes no packed batches: pack=false")
         tokens, codes = batch["monologue_target"], batch["speech_target"]  # in main memory
-        others, shares = doubts(tokens, codes, self.doubt if self.training else 0.0)
-        embed = lambda ids: self.model.text_embed(send(ids.clamp(min=0), self.device))  # noqa: E731
-        with torch.no_grad():
-            named = embed(tokens).lerp(embed(others), send(shares, self.device)[..., None])
-            named = named * send(tokens >= 0, self.device)[..., None]
-        said = select(self.model.recite(batch["grid"], named), codes >= 0)
+        given = (tokens, *doubts(tokens, codes, self.doubt if self.training else 0.0))
+        said = self.model.recite(batch["grid"], *(send(one, self.device) for one in given))
+        said = select(said, codes >= 0)
         targets = send(codes[codes >= 0], said.device)
         return {"speech": chunked_cross_entropy(self.model.speech_head, said, targets), "n_speech": (codes >= 0).sum()}
 

@@ -7,7 +7,7 @@ its layer is run. Tensor parallelism does not split embeddings, output heads and
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 from mossrepro.lm.ears import GatedLinear
@@ -39,6 +39,9 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
     for block in blocks:
         fully_shard(block, mesh=along)
     fully_shard(model, mesh=along)
+    register_fsdp_forward_method(
+        model, "recite"
+    )  # another way in (`mouth_task.py`): it gathers weights as forward does
 
 
 def check_even(config: LMConfig, size: int) -> None:

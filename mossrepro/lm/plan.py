@@ -32,6 +32,8 @@ def read(files: list[Path]) -> DictConfig:
     """
     try:
         config = OmegaConf.create(read_config(*files))
+        if "MouthTask" in config.model.class_path:
+            raise ConfigError(f"{files[0]}: a mouth by itself runs no text model: there is nothing to plan")
         if "LayerSplitTask" not in config.model.class_path:
             raise ConfigError(f"{files[0]}: {config.model.class_path} is no stage of the language model")
         for key in ("lora", "ears"):

@@ -133,6 +133,8 @@ class LayerSplitTask(Task):
         self.weights = {"text": text_weight, "speech": speech_weight, "monologue": monologue_weight}
         self.weights |= {"word": word_states} if word_states else {}
         self.model, self.tokenizer = self.open_model(init_from, codes, tail_layers, tail, seed, split_at, extra_layers)
+        if head_from_words and self.model.config.mouth:
+            raise ConfigError("head_from_words=true: the head of a model with a mouth has started already; say false")
         start_parts(self.model, self.tokenizer, mouth, ears, inner_ear, passes, seed)
         if lora:
             adapt(self.model.trunk, lora, seed)

@@ -67,6 +67,7 @@ class LM:
 
     tail_layers: int  # layers of each tail
     stage1: LMStage
+    words: LMStage  # Stage 1 of the form "word", after a mouth that has learnt by itself (without: twice as long)
     stage2: LMStage  # of the form "word": the ears
     sft: LMStage
     form: str = "sentence"  # of answers; or "word", with a stage that teaches this form first, and gated ears

@@ -1,4 +1,4 @@
-"""A reader of single words never hears a tested answer in the voice that it is to judge."""
+"""A reader of single words hears no tested answer, and is validated on words that it was not trained on."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mossrepro.codec.lines_data import LinesDataModule
+from mossrepro.codec.lines_data import LinesDataModule, Unheard
 from mossrepro.codec.recogniser import LABELS
 from mossrepro.data.facts import Fact
 from mossrepro.data.script import Line
@@ -15,11 +15,15 @@ from mossrepro.utils.errors import DataError
 
 FACTS = [Fact("capital", "France", "Paris", "C"), Fact("plural", "mouse", "mice", "P")]
 SAID = {"a": "Paris.", "b": "cat", "c": "the dog in paris", "d": "mice", "e": "two birds", "f": "green", "g": "house"}
+SAID |= {"h": "two birds", "i": "cat"}  # said again
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, said, who in (("script", SAID, "assistant_speech"), ("drawn", {"x": "Paris is big"}, "user_speech")):
+    for name, said, who in (
+        ("script", SAID, "assistant_speech"),
+        ("drawn", {"x": "Paris is big", "y": "one big house"}, "user_speech"),
+    ):
         lines = [Line(id, who, text, "assistant", "train") for id, text in said.items()]
         lines.append(Line("held", who, "moss", "assistant", "test"))
         (tmp_path / name).mkdir()
@@ -30,22 +34,29 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_holds_a_tested_answer_is_left_out_and_what_is_drawn_is_not(folder):
+def test_what_holds_a_tested_answer_is_left_out_and_a_text_is_trained_on_or_held_out(folder):
     script = str(folder / "script")
     data = LinesDataModule(script, script, times=2, batch=4)
     assert [row.text for row in data.valid] == ["cat"]
-    assert [row.text for row in data.train] == 2 * ["mice", "two birds", "green"]  # "g" has no codes
+    assert [row.text for row in data.train] == 2 * ["mice", "two birds", "green", "two birds"]  # "g" has no codes
     assert [LABELS[label] for label in data.train[0].labels] == ["M", "AY", "S"]
-    drawn = LinesDataModule(script, script, str(folder / "drawn"), drawn_share=0.1, times=2, batch=4)
-    assert [row.text for row in drawn.train[6:]] in (["paris is big"], ["moss"])
+    drawn = LinesDataModule(script, script, str(folder / "drawn"), drawn_share=0.2, times=2, batch=4)
+    assert {row.text for row in drawn.train[8:]} == {"one big house", "moss"}
     batch = drawn.train_batch(0, 0, 1)
     assert batch["codes"].shape == (4, 6) and batch["labels"].shape[0] == 4
     assert all(text == "cat" for found in data.val_batches() for text in found["text"])
 
 
+def test_what_sounds_like_a_tested_answer_is_left_out_too():
+    secret = Unheard(["blue", "Eye"])
+    assert [secret.allows(text) for text in ("He blew it.", "I see", "blues", "BLUE!", "a bird", "")] == [
+        *(False, False, True, False, True, True)
+    ]
+
+
 def test_a_script_that_leaves_nothing_is_refused(folder):
     script = folder / "script"
-    every = [Fact("f", f"subject {i}", text, "B") for i, text in enumerate(SAID.values())]
+    every = [Fact("capital", f"subject {i}", text, "B") for i, text in enumerate(SAID.values())]
     (script / "facts.json").write_text(json.dumps(every))
     with pytest.raises(DataError, match="says too little"):
         LinesDataModule(str(script), str(script))

@@ -179,6 +179,17 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
     assert (f"--model.init_args.inner_ear={tmp_path / 'fit-inner_ear'}" in commands["stage2"]) == bool(drawn)
     assert ("inner_ear" in commands) == ("--model.init_args.passes=true" in commands["stage2"]) == bool(drawn)
+    graph.changes = [f"stage1.model.init_args.{x}" for x in ("tail=random", "tail_layers=2", "lr=1e-4")]
+    graph.language_model("stage1")
+    given = {
+        stage: [w for w in commands[stage] if w.startswith(("--model.init_args.tail", "--model.init_args.lr"))]
+        for stage in ("mouth", "stage1")
+    }
+    assert given["mouth"] == ["--model.init_args.tail=random", "--model.init_args.tail_layers=2"]
+    assert given["stage1"] == ["--model.init_args.tail_layers=2", "--model.init_args.lr=1e-4"]
+    graph.changes = ["stage1.model.init_args.mouth=0"]
+    assert not graph.has_mouth_stage()
+    graph.changes = []
     graph.size.lm.passes, graph.size.lm.mouth_steps = False, 0
     graph.language_model("sft")
     assert "--model.init_args.passes=true" not in commands["stage2"]

@@ -63,7 +63,10 @@ MAKERS = {
     "counterfactual": [*LM, "lm/mini.py"],
     **dict.fromkeys(("style", "stage1", "stage2", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
     "mouth": [*LM, "lm/mouth_task.py"],
-    "word_reader": [f"codec/{name}.py" for name in ("recogniser", "recogniser_task", "recogniser_data", "lines_data")],
+    "word_reader": [
+        *(f"codec/{name}.py" for name in ("recogniser", "recogniser_task", "recogniser_data", "lines_data")),
+        *("data/facts.py", "data/script.py", "speech/normalise.py", "speech/sphinx.py"),
+    ],
     "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
     "inner_ear": ["utils/layers.py", *(f"lm/{name}.py" for name in ("inner_ear", "inner_ear_task", "inner_ear_data"))],
     "drawn": ["codec/text_to_code.py", *(f"data/{name}.py" for name in DRAWN), "experiments/drawn.py"],

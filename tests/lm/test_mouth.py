@@ -155,11 +155,14 @@ def test_in_training_every_second_document_forgets_what_is_named_later():
 @torch.no_grad()
 def test_a_mouth_that_recites_says_what_it_would_say_of_a_tail_that_names_the_same(monkeypatch):
     model = small_model(mouth=2, speech_from=S).eval()
-    named = torch.randn(1, 6, 32) * (torch.arange(6) > 2)[:, None]
-    monkeypatch.setattr("mossrepro.lm.model.mean_named", lambda logits, embedding: named[:, 3:].reshape(-1, 32))
+    tokens, others = torch.tensor([[-1, -1, -1, 5, 6, 7]]), torch.tensor([[-1, -1, -1, 7, 5, 6]])
+    shares = torch.full((1, 6), 0.25)
+    table = model.text_embed.weight
+    named = 0.75 * table[[5, 6, 7]] + 0.25 * table[[7, 5, 6]]
+    monkeypatch.setattr("mossrepro.lm.model.mean_named", lambda logits, embedding: named)
     said = model(GRID, tails=("speech",)).speech
-    torch.testing.assert_close(model.recite(GRID, named)[:, 3:], said[:, 3:])
-    assert not torch.allclose(model.recite(GRID, 0 * named)[:, 3:], said[:, 3:])
+    torch.testing.assert_close(model.recite(GRID, tokens, others, shares)[:, 3:], said[:, 3:])
+    assert not torch.allclose(model.recite(GRID, tokens, others, 0 * shares)[:, 3:], said[:, 3:])
 
 
 def test_what_is_given_is_in_doubt_up_to_a_share_and_the_same_for_a_document_everywhere():
@@ -194,3 +197,9 @@ def test_a_mouth_by_itself_moves_nothing_else_and_wants_a_mouth(folder, tmp_path
     for settings, message in (({"mouth": 0}, "mouth=0"), ({"mouth": 1, "doubt": 1.5}, "doubt=1.5")):
         with pytest.raises(ConfigError, match=message):
             MouthTask(str(tmp_path), 64, **settings)
+    with pytest.raises(ConfigError, match="pack=false"):
+        task.losses(module(folder, mix={"tts": 1.0}, monologue=True, pack=True).train_batch(0, 0, 1))
+    (tmp_path / "out").mkdir()
+    checkpoint.save_pretrained(task.model, task.tokenizer, tmp_path / "out")
+    with pytest.raises(ConfigError, match="has started already"):
+        LayerSplitTask(str(tmp_path / "out"), 64, train="speech", head_from_words=True)

@@ -10,7 +10,7 @@ import torch
 from stage_toys import STAGES, fit, know_phones, write_chain_folder
 
 HERE = Path(__file__).parents[1]
-LM = ("backbone", "stage1", "stage2", "ears", "ears with twins")
+LM = ("backbone", "mouth", "stage1", "stage2", "ears", "ears with twins")
 # Sums over ranks are added in another order than those of one process: 1e-7 of a float32 apart. AdamW divides a
 # gradient by its own size, so that a weight whose gradient is nearly 0 may move by a share of a step, here 2e-4.
 NEAR = {"atol": 1e-6, "rtol": 1e-5}  # rtol: of the largest value of a tensor

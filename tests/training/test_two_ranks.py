@@ -90,6 +90,19 @@ def test_two_ranks_train_the_mouth_that_one_trains(folder, start, tmp_path, stra
     assert torch.equal(still["model.speech_embed.weight"], weights(start)["model.speech_embed.weight"])
 
 
+@pytest.mark.parametrize("strategy", ["fsdp2", pytest.param("tensor", marks=pytest.mark.slow)])
+def test_two_ranks_train_the_mouth_alone_that_one_trains(folder, start, tmp_path, strategy) -> None:
+    """Its way into the model is not `forward`, and gathers what it needs all the same."""
+    asked = {"script": str(folder), "start": str(start), "mix": {"tts": 1.0}, "alone": True}
+    asked |= {"train": r"mouth\.|speech_norm\.|speech_head\.", "more": {"mouth": 1}}
+    one, two = train(tmp_path / "one", **asked), train(tmp_path / "two", **asked, strategy=strategy, devices=2)
+    assert apart(one, two) < 1e-6
+    moved = {
+        name.split(".")[1] for name in one if name in (old := weights(start)) and not torch.equal(one[name], old[name])
+    }
+    assert moved == {"speech_norm", "speech_head"}
+
+
 @pytest.mark.parametrize(("first", "then"), [("fsdp2", "auto"), pytest.param("ddp", "fsdp2", marks=pytest.mark.slow)])
 def test_a_fit_goes_on_under_another_strategy_and_frozen_bits_stay(folder, start, tmp_path, first, then) -> None:
     asked = {"script": str(folder), "start": str(start), "mix": MIX, "train": "speech"}
