@@ -47,10 +47,14 @@ STAGES = (
     "codec",
     "acoustic",
     "recogniser",
+    "word_reader",
     "adapt",
     "adapt_codec",
     "backbone",
     "style",
+    "mouth",
+    "stage1_word",
+    "ears",
     "stage1",
     "stage2",
     "sft",
@@ -101,13 +105,17 @@ class Chain:
             return {"model.codec": self("codec"), **data}
         if stage == "recogniser":
             return {"model.codec": self("codec"), "data.corpus": self("corpus"), "data.tokens": self("tokens")}
+        if stage == "word_reader":
+            script = self("script")
+            return {"model.codec": self("codec"), "data.script": script, "data.tokens": script / "said"}
         tokenizer = self("script") / "tokenizer.json"
         if stage == "backbone":
             return {"data.script": self("script"), "data.tokenizer": tokenizer, "model.tokenizer": tokenizer}
-        before = {"stage2": "stage1", "sft": "stage2"}.get(stage, "backbone")
+        before = {"stage2": "stage1", "sft": "stage2", "stage1_word": "mouth", "ears": "stage1_word"}
         given = {"data.script": self("script"), "data.tokenizer": tokenizer, "data.tokens": "oracle"}
-        given |= {"model.init_from": self(before)}
-        more = {"style": {"data.prose": self("script") / "prose.jsonl"}}
+        given |= {"model.init_from": self(before.get(stage, "backbone"))}
+        more = dict.fromkeys(("style", "ears"), {"data.prose": self("script") / "prose.jsonl"})
+        more |= dict.fromkeys(("mouth", "stage1_word"), {"model.head_from_words": "false"})  # oracle: no times of words
         if stage == "stage1":
             more["stage1"] = {"model.code_phone_probs": self("tokens")}
         return given | more.get(stage, {})

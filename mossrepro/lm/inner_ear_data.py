@@ -15,6 +15,7 @@ from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.training.step_data import LengthGroups, Share, StepDataModule
 from mossrepro.utils.errors import DataError
+from mossrepro.utils.random import rng
 
 _MULTIPLE = 8  # codes to a multiple of which a batch is filled up: shapes that come again keep the memory whole
 _HELD = 200  # lines for validation
@@ -72,7 +73,9 @@ class InnerEarDataModule(StepDataModule):
         """A rank's lines of a step. With fewer lines than ranks, some have another's, which count for nothing."""
         rows = [self.train[i] for i in self._rows(step)]
         share = Share.of_rank(len(rows), rank, world)
-        batch = collate(rows[share.slice])
+        random = rng(self.seed, "asked", step)  # of all ranks' lines, so that a line is asked the same on any of them
+        chance = [random.random(len(row)) for row, _ in rows]
+        batch = collate(rows[share.slice], chance[share.slice])
         if not share.rows:
             batch["named"] = torch.full_like(batch["named"], IGNORE)
         count = sum(len(row) for row, _ in rows) / world
@@ -81,14 +84,15 @@ class InnerEarDataModule(StepDataModule):
     def val_batches(self) -> list[InnerEarBatch]:
         """Held-out lines with what is said, "text"."""
         parts = [self.valid[i : i + self.batch] for i in range(0, len(self.valid), self.batch)]
-        return [collate([(row, None) for row, _ in part]) | {"text": [text for _, text in part]} for part in parts]
+        return [collate([(row, None) for row, _ in part], []) | {"text": [text for _, text in part]} for part in parts]
 
 
-def collate(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> InnerEarBatch:
+def collate(rows: Sequence[tuple[np.ndarray, np.ndarray | None]], chance: Sequence[np.ndarray]) -> InnerEarBatch:
     """Fill lines up to a batch: of each its codes (n,) and what is named, (n,), or None for all.
 
-    Of the codes at which no token ends, two in three, every third is asked: there are enough, and the head is most of
-    the work.
+    Of the codes at which no token ends, two in three, one in three is asked: there are enough, and the head is most of
+    the work. Which, `chance` says, (n,) from 0 to 1 of each line: no network may find out, or it learns where it is not
+    asked, and names something there.
     """
     longest = max(len(row) for row, _ in rows)
     longest += -longest % _MULTIPLE
@@ -97,7 +101,7 @@ def collate(rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> InnerEarBat
     for i, (row, labelled) in enumerate(rows):
         codes[i, : len(row)], heard[i, : len(row)] = row, True
         if labelled is not None:
-            silent = (labelled == NOTHING) & ((np.arange(len(row)) + row[0]) % _ASKED > 0)
+            silent = (labelled == NOTHING) & (chance[i] >= 1 / _ASKED)
             named[i, : len(row)] = np.where(silent, IGNORE, labelled)
     out = {"codes": torch.from_numpy(codes), "heard": torch.from_numpy(heard)}
     return out if rows[0][1] is None else out | {"named": torch.from_numpy(named)}

@@ -322,6 +322,22 @@ def test_a_batch_tells_what_is_heard_and_counts_for_all_ranks(drawn):
         InnerEarDataModule(str(drawn), tokenizer, 64)
 
 
+def test_no_network_can_find_out_at_which_codes_it_is_asked(drawn):
+    """A line that comes again is asked at other codes, so that in the end it is asked at all of them."""
+    folder, drawn = drawn, drawn / "drawn"
+    data = InnerEarDataModule(str(drawn), str(folder / "tokenizer.json"), 64, batch=5)
+    asked, met = {}, {}
+    for step in range(400):
+        batch = data.train_batch(step, 0, 1)
+        for row, heard, named in zip(batch["codes"], batch["heard"], batch["named"], strict=True):
+            line, at = tuple(row[heard].tolist()), (named[heard] != -100).numpy()
+            asked[line], met[line] = asked.get(line, 0) + at, met.get(line, 0) + 1
+    silent = {tuple(row.tolist()): named == 0 for row, named in data.train}
+    shares = np.concatenate([asked[line][silent[line]] / met[line] for line in asked])
+    assert min(met.values()) > 20 and shares.min() > 0 and shares.max() < 0.8 and abs(shares.mean() - 1 / 3) < 0.05
+    assert all((asked[line][~silent[line]] == met[line]).all() for line in asked)  # where a token ends, always
+
+
 @pytest.mark.parametrize("passes", [False, True])
 def test_a_language_model_takes_a_trained_one(drawn, passes, monkeypatch):
     folder, drawn = drawn, drawn / "drawn"
