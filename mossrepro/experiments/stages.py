@@ -73,7 +73,7 @@ VERSIONS |= dict.fromkeys(
     ),
     1,
 )
-VERSIONS |= {"stage2": 8, "drawn": 5, "replies": 3, "inner_ear": 2}
+VERSIONS |= {"stage2": 9, "drawn": 5, "replies": 3, "inner_ear": 2}
 # Steps of speech training, of which controls and ablations may take a share; one of them is in a stage's YAML.
 _STEPS = {"mouth": ("mouth_steps",), "stage1": ("stage1.steps", "words.steps")}
 _STEPS |= {stage: (f"{stage}.steps",) for stage in ("stage2", "sft")}

@@ -42,7 +42,7 @@ NOTHING = 0  # label of a code at which no token ends; that of names[i] is i + 1
 _HEAD = 64  # width of an attention head
 _THETA = 10_000.0  # base of the rotary positions: a turn is short
 _EPS = 1e-5
-_ALIKE, _HEARD, _READ = 0.5, 0.1, 0.5  # see `words_read`: least cosine of two codes' shares, and sums of shares
+_ALIKE, _HEARD, _READ = 0.5, 0.03, 0.2  # see `words_read`: least cosine of two codes' shares, and sums of shares
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def words_read(shares: Tensor) -> tuple[Tensor, Tensor]:
 
     Where a word ends is a matter of a code or two, and its name may have a half of either: what is named at several
     codes in a row is read once, at the last of them, with the shares of all. It is read where these are more than a
-    half of a name, and as a whole one, in which names count by the squares of their shares: a mean of many words is no
+    fifth of a name, and as a whole one, in which names count by the squares of their shares: a mean of many words is no
     word to a text model (docs/LOG.md).
 
     The least shares are of an ear that was trained on a third of the codes at which nothing is named
