@@ -100,7 +100,8 @@ plt.show()
 # Nobody reads a wave. Slice it into overlapping frames, ask each frame how strong every frequency is, add neighbouring
 # frequencies up the way an ear does (evenly below 1 kHz, by ratio above it: the *mel* scale), and take the logarithm.
 #
-# There are two mels in this project. The ear's is Whisper's (16 kHz, 100 frames a second; section 4). The mouth's,
+# There are two mels in this project. The codec listens through that of Whisper, a well-known pretrained speech
+# recogniser (16 kHz, 100 frames a second; section 4). The flow decoder and the vocoder speak through another one,
 # here: 24 kHz, a window of 1,920 samples (so 961 frequencies, 0 Hz and half the rate counted), a step of 480 (50 frames
 # a second), 80 bands up to 8 kHz (82 edges: a band reaches from the middle of the one below to that of the one above).
 # Here it is in plain numpy; the assertion says that it is what the package computes.
@@ -157,10 +158,11 @@ for bands in (80, 40, 20):
     display(Audio(naive_griffin_lim((torch.linalg.pinv(filters) @ kept).clamp_min(0)), rate=rate))
 
 # %% [markdown]
-# Now the same words from other throats, of two synthesisers, hibari and Kokoro (`+p3`: the third set of another pitch,
-# throat and speed). The stripes at the bottom are the pitch and its multiples; the thick bands are
-# the vowels. Roughly, **what was said** is in the bands, **who said it** in the stripes and in where the bands lie.
-# (The stripes also hold the melody: they rise in a question.)
+# Now the same words from other throats. Two synthesisers speak: hibari (the assistant) and Kokoro (names that begin
+# with `kokoro-`). A name that ends in `+p3`, in later lessons, is a voice with pitch, throat and speed changed. The
+# stripes at the bottom are the pitch and its multiples; the thick bands are the vowels. Roughly, **what was said** is
+# in the bands, **who said it** in the stripes and in where the bands lie. (The stripes also hold the melody: they rise
+# in a question.)
 
 # %%
 speakers = ["assistant", "hibari+p3"] if SMOKE else ["assistant", "kokoro-kumo", "kokoro-gongitsune", "kokoro-nezumi"]
@@ -214,18 +216,19 @@ plt.show()
 #
 # ### No looking ahead
 # To be usable in a conversation the codec must be **causal**: a code may depend on nothing after its own 80 ms. Even
-# the spectrogram can cheat. Whisper scales its mel by the loudest moment of the *whole* recording, so one late shout
-# changes every earlier number. Ours carries a running maximum instead. Try it: replace the end by a shout.
+# the spectrogram can cheat. Whisper lifts everything that is 80 dB (a factor of 10^8 in power) below the loudest moment
+# of the *whole* recording up to that floor, so one late shout changes the quiet places before it. (Loudness itself
+# stays in the numbers.) Ours takes the loudest moment *so far*. Try it: replace the end by a shout.
 
 # %%
 half = len(heard) // 2 // SAMPLES_PER_CODE * SAMPLES_PER_CODE
 shout = torch.from_numpy(heard.copy())[None]
 shout[:, half:] = torch.sin(0.3 * torch.arange(shout.shape[1] - half))
 calm = torch.from_numpy(heard)[None]
-frames = half // 160  # frames that end before the shout
+frames = half // 160 - 2  # Whisper's own frames are centred: the last two before the shout would hear it
 for causal in (True, False):
-    before = audio.whisper_mel(calm, causal)[..., : frames - 2]
-    after = audio.whisper_mel(shout, causal)[..., : frames - 2]
+    before = audio.whisper_mel(calm, causal)[..., :frames]
+    after = audio.whisper_mel(shout, causal)[..., :frames]
     print(f"causal={causal!s:5}: the past changes by {(before - after).abs().max():.3f}")
     assert torch.equal(before, after) == causal
 
@@ -289,7 +292,8 @@ assert count["paper"] == 9_095_694_336
 # Sound to codes and back, through networks of this project. Training them is the subject of lessons 01, 06 and 07;
 # the **teaching pack** has small ones that were trained before, in less than an hour on two CPU cores. The voice
 # becomes the assistant's, whoever spoke, and some words are lost on the way, more of them in voices that the codec
-# never met: of random words it loses one in six in the assistant's own voice and four in ten in a stranger's. Listen
+# never met: of random words a recogniser on the codes of size `small` gets one in five wrong in the assistant's own
+# voice and nearly four in ten in a stranger's (`docs/RESULTS.md`). Listen
 # for yourself: what do you miss? A recogniser (lesson 01) writes down the *phones*, single sounds of speech, that it
 # reads in the codes: K AE P AH T AH L is "capital".
 
@@ -307,9 +311,10 @@ display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
 
 # %% [markdown]
 # And the whole map at once. The pack `answers` is a language model of size `small`, kept as its changes of SmolLM2. It
-# hears the codes of a question, in a voice that it has never met, and says its answer in one word; nothing is written
-# on the way. Below it is also asked to write, by the other tail. Two of the three it says right; how often it errs is
-# in `docs/RESULTS-packs.md`, and how one counts that in lesson 09.
+# hears the codes of a question, in a voice of its training, and says its answer in one word; nothing is written on the
+# way. (The question about Italy was asked in its training, by other voices.) Below it is also asked to write, by the
+# other tail. Two of the three it says right; how often it errs is in `docs/RESULTS-packs.md`, and how one counts that
+# in lesson 09.
 
 # %%
 assistant = Assistant.from_run("pack:answers")
@@ -355,7 +360,8 @@ predict(6, expected, "the same" if np.ptp(risen) < 0.1 else "loud" if risen.std(
 
 # %% [markdown]
 # 7. **Write it.** `my_mel(hertz)` gives the place of a frequency on the mel scale of section 3: 15 mels up to 1 kHz,
-#    evenly, and 27 more for every factor of 6.4 above it. It is the inverse of the second line of `naive_filters`.
+#    evenly, and 27 more for every factor of 6.4 above it. It is the inverse of the line `edges = ...` of
+#    `naive_filters`.
 
 
 # %%

@@ -70,7 +70,10 @@ display(Audio(wave, rate=SAMPLE_RATE), Audio(again, rate=rate))
 # Only one of the two is ever *meant*. In a spoken row the text channel holds the **modality pad**, `pad`: not padding
 # as in a batch, but a text id that says "read the speech channel". In a written row the speech channel holds a filler
 # that nobody reads, `speech_pad`. Spoken rows are framed by two special ids, SOSP (start of speech, a text id) and EOSP
-# (end of speech, a speech id):
+# (end of speech, a speech id). SmolLM2 has no such ids of its own, so two text tokens that it hardly uses serve:
+# `<file_sep>` is SOSP (you will see it in prints below), `<empty_output>` is `pad`. EOSP is the first number after the
+# codes, 1024; the filler may be any number, here 32, since it is not looked up. (`Ġ` in the pieces above is the
+# tokenizer's sign for a space.)
 
 
 # %%
@@ -118,13 +121,14 @@ print("the package embeds as we do, and looks at no filler")
 # ## 3. What is guessed
 #
 # The model stands at row i and guesses row i + 1. If that row is written, the *text* head is asked; if it is spoken,
-# the *speech* head. Only what the assistant says counts: nobody trains it to guess the user's next word.
+# the *speech* head. In a conversation only what the assistant says counts: nobody trains it to guess the user's next
+# word. (Two kinds of document are no conversation: section 4.)
 #
 # Some of our stages (lesson 05) ask one thing more, which the paper does not: at each row before a code the *text* head
-# is asked for the piece of text that this code says; in the last stage, supervised fine-tuning (SFT), for the one after
-# it (`text_lookahead: 1`). This **inner monologue** (Moshi's word, arXiv 2410.00037) is never written and no row is
-# added; it only pulls the model towards having the word ready when it begins to speak. Where nobody knows when a word
-# is said, all letters count as equally long:
+# is asked for the piece of text that this code says; in the last stage, supervised fine-tuning (SFT), for the piece
+# after the one that the code before says, and at SOSP for the first (`text_lookahead: 1`). This **inner monologue**
+# (Moshi's word, arXiv 2410.00037) is never written and no row is added; it only pulls the model towards having the word
+# ready when it begins to speak. Where nobody knows when a word is said, all letters count as equally long:
 
 
 # %%
@@ -209,6 +213,7 @@ recipe = ScriptRecipe(
 lines = write_script(facts, recipe)
 store = OracleStore({line.id: line.text for line in lines}, 1024)
 told = next(line for line in lines if line.role == "assistant_speech")
+# oracle codes have no sound to align, so we make times up; only lines that have times can be interleaved
 times = {told.id: [(word, 0.3 * i, 0.3 * i + 0.3) for i, word in enumerate(told.text.split())]}
 documents = Documents(grid, lines, store, facts, words=times)
 kinds = ["asr", "tts", "repeat", "interleaved", "speech", "text", "S2S", "T2S", "S2T", "T2T"]
@@ -234,7 +239,7 @@ for kind in ("asr", "tts", "text"):
 # %% [markdown]
 # `asr` (automatic speech recognition: heard, then written) teaches to hear, `tts` (text to speech) to speak, `repeat`
 # both at once, `speech` is sound alone; `text` replays what must not be forgotten. The dialogues ask for knowledge. In
-# `interleaved`, all counts but the row that starts speech.
+# `interleaved` and `speech`, which are no conversations, all counts but the row that starts speech.
 #
 # ## 5. Interleaving: one sentence, two scripts
 #
@@ -260,7 +265,7 @@ assert [word for span in spans for word, *_ in span] == sentence.split()
 
 # %% [markdown]
 # By hand, with spans of one to four words. The codes of a span begin one code late: a causal codec knows a sound only
-# when it is over.
+# when it is over (it was trained so: lesson 01, section 8).
 
 
 # %%
@@ -299,7 +304,8 @@ display(Code(inspect.getsource(Documents._interleaved), language="python"))
 # 1. A spoken turn has 40 codes. How many rows lie between its `<|im_start|>assistant\n` and its `<|im_end|>`?
 # 2. How many rows of a spoken answer of 30 codes count in the loss (EOSP and `<|im_end|>` too)?
 # 3. The paper's context is 14,336 rows. How many minutes of speech is that, at 12.5 codes a second? (Do not round.)
-# 4. It has 16,384 codes and 128 rows behind them. What is EOSP's id, if it is the first of these?
+# 4. The paper's table of speech embeddings has 16,384 codes (from 0) and 128 spare ids after them. What is EOSP's id,
+#    if it is the first of these?
 # 5. Read aloud, text passes at 150 words a minute. How many codes is an average word?
 
 # %%
@@ -314,8 +320,8 @@ for number, mine in {1: None, 2: None, 3: None, 4: None, 5: None}.items():
     compute(number, mine, ANSWERS[number])
 
 # %% [markdown]
-# 6. **Predict, then run.** In a spoken turn the ids of the *speech* channel are shuffled, the text channel stays. Do
-#    the vectors that the model reads change ("yes" or "no")? And if the turn were written?
+# 6. **Predict, then run.** In a spoken turn the ids of the *speech* channel are all replaced by other ones, the text
+#    channel stays. Do the vectors that the model reads change ("yes" or "no")? And if the turn were written?
 
 # %%
 expected = None  # "yes, yes", "yes, no", "no, yes" or "no, no": spoken first, then written

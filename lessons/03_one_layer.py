@@ -63,10 +63,11 @@ print(f"{config.heads} query heads, {config.kv_heads} heads of keys and values, 
 # %% [markdown]
 # ## 2. RMSNorm: the same loudness for everybody
 #
-# A layer does not replace its input, it **adds** to it: x + something. After 30 such sums the rows of a deep model are
-# hundreds of times longer than at its start, and no weight matrix could be right for both. So each half of a layer
-# looks at its input through a norm that makes all rows equally long: divide by the *root of the mean of the squares*,
-# then scale every column by a learnt weight. (LayerNorm also subtracts the mean. Nobody missed it.)
+# A layer does not replace its input, it **adds** to it: x + something. After 60 such sums (two in each of 30 layers)
+# the rows of a deep model are hundreds of times longer than at its start, and no weight matrix could be right for both.
+# So each half of a layer looks at its input through a norm that makes all rows equally long: divide by the *root of the
+# mean of the squares*, then scale every column by a learnt weight. (LayerNorm also subtracts the mean. Nobody missed
+# it.)
 
 
 # %%
@@ -86,8 +87,9 @@ print("root mean square of the rows as they come:", [f"{float(row.square().mean(
 # Attention compares rows by dot products, and a dot product does not know where its two vectors stand. "The dog saw the
 # cat" would be the same as "The cat saw the dog". **Rotary position embedding** (RoPE, arXiv 2104.09864) writes the
 # place into the *direction* of a vector. Its numbers are taken in pairs, each pair is a point in the plane, and the
-# point is turned by an angle that grows with the position. Pair 0 turns by one radian a row, each later pair more
-# slowly, the last one by about 1/70,000: hands of a clock, for near and for far.
+# point is turned by an angle that grows with the position. Pair i of E/2 turns by theta^(-2 i / E) radians a row, with
+# E = 64 numbers a head and theta = 100,000 here: pair 0 by one radian, the last one by about 1/70,000. Hands of a
+# clock, for near and for far.
 #
 # The dot product of two turned vectors depends only on the *difference* of their angles. So what the model sees is not
 # "I am row 7", but "you are 3 rows before me".
@@ -95,7 +97,7 @@ print("root mean square of the rows as they come:", [f"{float(row.square().mean(
 
 # %%
 def naive_rope(x, positions, theta):
-    """Heads x (H, L, E): in each, the pair (x_i, x_{i + E/2}) is turned by position * theta^(-2 i / E)."""
+    """Heads x (H heads, L rows, E numbers): the pair (x_i, x_{i + E/2}) is turned by position * theta^(-2 i / E)."""
     half, turned = x.shape[-1] // 2, torch.empty_like(x)
     for i in range(half):
         angle = positions * theta ** (-i / half)  # (L,)
@@ -116,9 +118,10 @@ for first, second in [(0, 3), (7, 10), (1000, 1003), (0, 4)]:
 # ## 4. Grouped-query attention: whom to ask
 #
 # Every row makes a **query** (what do I look for?), a **key** (what can I be found by?) and a **value** (what do I tell
-# those who find me?). The weights with which a row listens to the others are a softmax over query · key / sqrt(64), so
-# that scores do not grow with the width of a head, and it may only listen backwards: a model that guesses the next word
-# must not see it. That is *causal* attention. A last matrix, `o_proj`, mixes what the heads have heard.
+# those who find me?). A row listens to the others with weights: a softmax over query · key / sqrt(64). The root keeps
+# the scores from growing with the width of a head. A row may listen only to itself and to earlier rows, since a model
+# that guesses the next word must not see that word. That is *causal* attention. A last matrix, `o_proj`, mixes what
+# the heads have heard.
 #
 # This is done in several **heads** at once, so that a row can look for several things. Keys and values of all earlier
 # rows have to be kept while a model talks (lesson 08), and they fill the memory. So three query heads share one head of
@@ -140,7 +143,7 @@ def naive_attention(x, attention, positions, theta):
     return attention.o_proj(torch.cat(said, -1)), torch.stack(maps)
 
 
-table = model.rotary(positions[None])
+table = model.rotary(positions[None])  # the cosines and sines of all angles, which the package computes once
 heard, maps = naive_attention(normed, layer.self_attn, positions, config.theta)
 assert torch.allclose(heard, layer.self_attn(normed[None], table)[0], atol=1e-4)
 assert torch.allclose(maps.sum(-1), torch.ones(config.heads, len(x)), atol=1e-5) and maps[:, 0, 1:].sum() == 0
@@ -162,7 +165,7 @@ plt.show()
 #
 # What a row has heard it now digests, without looking at any other row. The old recipe was a matrix, a bend (ReLU), and
 # a matrix back. Llama, Qwen and SmolLM2 take one matrix more: one product says *what*, the other, bent, says *how much
-# of it* (a gate), and the two are multiplied (arXiv 2002.05202). Two thirds of a layer's weights are here.
+# of it* (a gate), and the two are multiplied (arXiv 2002.05202). Three quarters of a layer's weights are here.
 
 
 # %%
@@ -221,7 +224,7 @@ SHAPE = {"tokenizer": str(WORK / "tokenizer.json"), "codes": 64, "tail_layers": 
 
 
 def naive_data(batch=8):
-    """Documents in writing only; "oracle" stands for codes that nobody reads here."""
+    """Written questions about all facts, and written sentences to repeat; "oracle": codes that nobody reads here."""
     mix = {"facts": 0.6, "repeat_text": 0.4}
     return LMDataModule(str(WORK), "oracle", SHAPE["tokenizer"], SHAPE["codes"], mix, batch)
 
@@ -300,13 +303,14 @@ axes.set(xlabel="step", ylabel="nats a token", title="one layer learns to write"
 plt.show()
 
 # %% [markdown]
-# What does a single layer answer? And what does that sound like, read aloud? (The synthesiser of lesson 00 reads it;
-# the codec of the teaching pack hears that, and its flow decoder and vocoder say it again: the voice of our own
-# networks.)
+# What does a single layer answer? It has met these questions, so a right answer is memory, a wrong one no surprise. And
+# what does the first answer sound like, read aloud? (The synthesiser of lesson 00 reads it; the codec of the teaching
+# pack hears that, and its flow decoder and vocoder say it again. That second voice, of our own networks, is the one
+# below.)
 
 # %%
 grid = task.model.eval().cpu().grid(small)
-told = [fact for fact in facts if fact.set == "A"][:3]
+told = facts[:3]  # it was trained on all of them
 prompts = [question_prompt(grid, "T2T", fact.question(0)) for fact in told]
 replies = generate(task.model, prompts, grid.ids, GenerationConfig(max_positions=24))
 for fact, reply in zip(told, replies, strict=True):

@@ -90,9 +90,10 @@ plt.show()
 # state can be *read as writing*, not what it means before.) If the last layers are busy with writing, speech needs
 # others in their place.
 #
-# A row of *sound* can be asked too. We put codes where a text model has never seen any, as random vectors with the mean
-# and the covariance of text embeddings, and ask after every layer how much the rows' states resemble those of written
-# rows: the cosine between the mean of the spoken and the mean of the written rows.
+# Rows of *sound* can be compared too. We put codes where a text model has never seen any, as random vectors with the
+# mean and the covariance of text embeddings, and measure after every layer how alike the two kinds of rows are: the
+# cosine between the mean state of the spoken and that of the written rows (1: the same direction, 0: nothing in
+# common). These codes mean nothing yet, so keep the curve only for comparison.
 
 
 # %%
@@ -118,7 +119,8 @@ axes.set(xlabel="layer", ylabel="cosine")
 plt.show()
 
 # %% [markdown]
-# That is the start, before anything was trained. Training must make the two *meet* in the middle, and let them part at
+# That is the start, before anything was trained: where it is high, the states have a direction that all rows share,
+# whatever they mean. Training must make the two *meet* in the middle, and let them part at
 # the end. The paper found it so in a trained model: the states of spoken and written versions of a sentence grow alike
 # over the first layers, stay alike, and part in the last ones (arXiv 2510.00499, on
 # SpeechGPT-2.0-preview: 28 layers, apart in the last 3). So it cuts Qwen3-8B after 32 of 36 layers; we cut SmolLM2
@@ -201,11 +203,11 @@ for i, text in enumerate(words[: 2 if SMOKE else 3]):
     say = [grid.turn("user", text=f"Repeat: {text}"), grid.turn("assistant", codes=codes, supervise=True)]
     hear = [grid.turn("user", codes=codes), grid.turn("assistant", text=text, supervise=True)]
     documents += [grid.join(grid.system(True), *say), grid.join(grid.system(False), *hear)]
-batch = collate(documents, grid, 256)
+batch = collate(documents, grid, 256)  # documents are cut off at 256 rows
 before = {name: value.clone() for name, value in model.state_dict().items()}
 optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
 for step in range(2 if SMOKE else 12):
-    losses = task.losses(batch)
+    losses = task.losses(batch)  # sums over rows, and the numbers of rows
     text, speech = losses["text"] / losses["n_text"], losses["speech"] / losses["n_speech"]
     (text + speech).backward()
     optimiser.step()
@@ -262,9 +264,9 @@ assert flipped > 0
 # ### Frozen does not mean closed
 #
 # The loss of *written* words teaches the *speech* embedding, through 30 frozen layers: they have no gradient of their
-# own and still let one through. It asks the codes to be where a text model expects words. (The size `small` freezes the
-# embedding too, where it starts as the spelling of its phones: a step takes half the time, and the loss ends 0.1 nats
-# higher at equal steps; `docs/LOG.md`.)
+# own and still let one through. The loss moves the codes' vectors to where a text model expects words. (The size
+# `small` does without. There a code's vector starts near those of the letters that spell the phones heard in it, and
+# stays frozen: a step takes half the time, and the loss ends 0.1 nats higher at equal steps; `docs/LOG.md`.)
 
 # %%
 heard = collate([documents[1]], grid, 256)  # spoken in, written out
@@ -277,10 +279,10 @@ optimiser.zero_grad()
 # %% [markdown]
 # ### Stage 1 by a Trainer
 #
-# The loop above, for real: sentences to be said (80 %) and to be written down (20 %), four at a time, by the package's
-# `LayerSplitTask`. It is a **LightningModule**: it says what is in the model, what is the loss of a batch and which
-# optimiser, and the `Trainer` has the loop (lesson 03 takes that apart). Forty steps, about three minutes; afterwards
-# the bits are counted again.
+# The loop above, for real: sentences to be said (80 %) and to be written down (20 %), in batches of four documents,
+# each filled with sentences up to 100 rows, by the package's `LayerSplitTask`. It is a **LightningModule**: it says
+# what is in the model, what is the loss of a batch and which optimiser, and the `Trainer` has the loop (lesson 03 takes
+# that apart). Forty steps, about three minutes; afterwards the bits are counted again.
 
 # %%
 WORK = Path(tempfile.mkdtemp(prefix="lesson-04-"))
@@ -290,7 +292,8 @@ lines = write_script(facts, recipe)
 (WORK / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
 (WORK / "facts.json").write_text(json.dumps(facts))
 tokenizer.save(str(WORK / "tokenizer.json"))
-data = LMDataModule(str(WORK), "oracle", str(WORK / "tokenizer.json"), 1024, {"tts": 0.8, "asr": 0.2}, 4, 100)
+TOKENIZER, MIX = str(WORK / "tokenizer.json"), {"tts": 0.8, "asr": 0.2}
+data = LMDataModule(str(WORK), "oracle", TOKENIZER, 1024, MIX, batch=4, max_conversation_len=100)
 logging.getLogger("lightning.pytorch").setLevel("ERROR")
 warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")  # neither is about us
 before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -325,7 +328,9 @@ print("every bit of the text half is what it was")
 # more (`--trainer.devices 2 --trainer.strategy ddp`): lesson 05 does both. (`small` itself trains `stage1_word.yaml`.)
 #
 # What a stage may train is one word in its configuration, `train`: the paper's stages use `speech` and `all`; the
-# others below are for ablations and for parts that lesson 05 tells of:
+# others below are for ablations and for parts that lesson 05 tells of. (Read it so: speech's own parameters learn,
+# except with `trunk` and `ears`. `_PREFIXES`, not shown, adds nothing for `speech`, the trunk for `trunk` and `shared`,
+# everything for `all`. LoRA, arXiv 2106.09685, is a small trained change of a frozen matrix; *ears* are in lesson 05.)
 
 # %%
 display(Code(inspect.getsource(LayerSplitLM.train_only), language="python"))
@@ -333,8 +338,9 @@ display(Code(inspect.getsource(LayerSplitLM.train_only), language="python"))
 # %% [markdown]
 # ## 4. Other places to cut
 #
-# The paper's reviewers asked what happens with another depth, or with speech's own layers first or in the middle. As
-# long as the speech tail is a copy, every one of these models says the same: they differ in what may *change*.
+# The paper's reviewers asked what happens with another depth, or with speech's own layers first or in the middle. Then
+# trunk layers remain *behind* the tails: the written and the spoken stream each run through them by themselves, with
+# the same weights. While the speech tail is a copy, all these models say the same: they differ in what may *change*.
 
 # %%
 written = rows.clone()
@@ -367,9 +373,9 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
 #
 # 1. A layer of SmolLM2 has 3,540,096 parameters. How many does the speech tail of four layers have?
 # 2. Qwen3-8B is cut after 32 of 36 layers. How many layer instances does the split model have?
-# 3. With 8 split layers of SmolLM2's 30, how many layers does a row pass if both tails run?
+# 3. With the *last* 8 of SmolLM2's 30 layers split, how many layers does a row pass if both tails run?
 # 4. How many bits must be equal to say that the paper's 8,188,638,208 frozen parameters in bfloat16 are unchanged?
-# 5. AdamW, weight decay 0.1, learning rate 1e-3, gradient zero: what becomes of a weight of 1.0 in one step?
+# 5. AdamW, weight decay 0.1, learning rate 1e-3, gradient zero: by how much does a weight of 1.0 shrink in one step?
 
 # %%
 ANSWERS = {
@@ -377,7 +383,7 @@ ANSWERS = {
     2: "AAAAAAAAREA=",
     3: "AAAAAAAAQ0A=",
     4: "AAAAQEuBPkI=",
-    5: "HqfoSC7/7z8=",
+    5: "LUMc6+I2Gj8=",
 }
 for number, mine in {1: None, 2: None, 3: None, 4: None, 5: None}.items():
     compute(number, mine, ANSWERS[number])

@@ -6,8 +6,9 @@
 # runs all three, from the same cells on any machine: a mini model on a CPU, SmolLM2 where there is a GPU. Then you
 # write a step of Stage 1 yourself, and scale it.
 #
-# - **Reading** 40 minutes · **computing** ten minutes on two CPU cores (once: everything is cached), 2 GB of memory;
-#   where PyTorch finds a CUDA device it is `small` that is trained, in sentences (not measured)
+# - **Reading** 40 minutes · **computing** about twelve minutes on two CPU cores (ten of them once: sections 1 to 4 are
+#   cached), 2 GB of memory; where PyTorch finds a CUDA device, the larger size `small` is trained instead (not
+#   measured)
 # - **You need** lessons 02 to 04
 
 # %%
@@ -56,8 +57,9 @@ STAGES = ("stage1", "stage2", "sft")
 #
 # To leave the codec out of it, we take oracle codes (lesson 02). They are made of the letters of a text, so they give
 # its spelling away, which no codec does; the clips below are for you, the model never hears them. The chain below is
-# that of `make reproduce` with these codes and a share of its steps (40 % at `small`); `script` is what is spoken and
-# by whom. A few of its lines, as they were spoken and as the teaching pack's codec and voice give them back:
+# the paper's three stages, answers in sentences, with half of the steps of `tiny` or 40 % of those of `small` (whose
+# own recipe answers in one word and goes another way, section 4). `script` is the folder of what is spoken and by
+# whom, recorded the first time. A few lines, as they were spoken and as the teaching pack gives them back:
 
 # %%
 chain = OracleGraph(SIZE, 0.0, ["size.lm.form=sentence"] if SIZE == "small" else [])  # the paper's three stages
@@ -105,7 +107,8 @@ plt.show()
 # Below, the first two.
 #
 # If a step is cut in two (for a small memory, or for two GPUs), a mean of means would be wrong: the halves hold
-# different numbers of rows. So sums are kept, and divided by the rows of the whole step.
+# different numbers of rows. So sums are kept, and divided by the rows of the whole step. (At `tiny` the first line
+# below also pretrains the mini text model on the facts, 2,000 steps: minutes, once.)
 
 # %%
 start = chain.backbone()
@@ -230,11 +233,11 @@ plt.show()
 # - **Hearing comes late.** Questions asked aloud are answered only when all of the model has moved (Stage 2) and has
 #   met spoken questions (SFT). (Whether it can *speak* earlier is not asked here: spoken answers need a judge, lesson
 #   09.)
-# - **C, asked aloud.** The mini model (`tiny`) has read nothing but our facts: questions on C asked aloud are answered
-#   neither in writing nor by voice. SmolLM2 (`small`) answers them *in writing*: there the knowledge sits in a trunk
-#   that read the web, and a question needs only to be heard. By voice it hardly ever answers, even with three times the
-#   steps: the speech tail must be able to say what it was never told. (`docs/RESULTS.md` says how that is with the real
-#   codec.)
+# - **C, asked aloud.** The mini model (`tiny`) was taught C too, in writing, while it was pretrained; asked aloud it
+#   hardly finds it. SmolLM2 (`small`) answers such questions *in writing*: there the knowledge sits in a trunk that
+#   read the web, and a question needs only to be heard. Spoken answers are not in this picture; measured elsewhere,
+#   they hardly ever are right, even with three times the steps: the speech tail must say what it was never told.
+#   (`docs/RESULTS.md` says how that is with the real codec.)
 #
 # ### Why it is so hard to say what one knows
 # The speech tail is taught by repeating: "Repeat: Paris", and the codes of "Paris". Whatever it needs for that stands
@@ -244,20 +247,25 @@ plt.show()
 # it.
 #
 # `small` therefore goes another way than the paper (`size.lm.form: word`). First the trunk is taught, in text, to
-# answer in one word. Then Stage 1, in which behind the speech tail stands a second network, the **mouth**
-# (`mossrepro/lm/mouth.py`, eighty lines): three layers that see their own codes and what the text head reads in the
-# tail's output, and nothing else. There is no prompt to look at, and a word that was named after a question looks to
-# them like one named after "Repeat:". Hearing mirrors that: an **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt
-# to name words by their codes and gives the trunk the mean embedding of what it names; codes at which it names nothing
-# the trunk passes over, so that names are neighbours as words are. In the place of Stage 2 come *gated ears*, a small
-# change of the trunk that acts on heard codes alone, so that it costs neither text nor voice anything; there is no SFT.
-# Asked *in writing*, after minutes in which no question was spoken, it says more than half of the answers that the text
-# model would write; without a mouth an eighth to a quarter. Asked *aloud*, by voices and in words that it has not met,
-# it hears what seven questions of ten are about (`docs/LOG.md`). The price: it is closer to a text model's vocabulary
-# than the paper is, though no token is sampled, written or read back. Decide for yourself what that means for "without
-# text guidance": an inner ear decides where a word is, and differs from a recogniser that writes in that it does not
-# decide which. `mossrepro ablate no_mouth`, `--set size.lm.passes=false` and `--set size.lm.inner_ear_steps=0` are the
-# other way.
+# answer in one word. Behind the speech tail stands a second network, the **mouth** (`mossrepro/lm/mouth.py`, eighty
+# lines): three layers that see their own codes and what the text head reads in the tail's output, and nothing else.
+# There is no prompt to look at, and a word that was named after a question looks to them like one named after
+# "Repeat:". It learns to say words by itself, in minutes, with no text model beside it (`configs/mouth.yaml`); then
+# comes Stage 1, in which the tail learns to have the next word ready while one is said.
+#
+# Hearing mirrors that. An **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt at which code a word ends and how
+# likely each token is there. The trunk gets the mean of the likely tokens' embeddings, weighted by that. It skips the
+# codes at which no word ends, so that it meets one word after another, as in writing. In the place of Stage 2 come
+# *gated ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice
+# anything; there is no SFT. Asked *in writing*, after minutes of training without one spoken question, it says more
+# than half of the answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by
+# voices and in words that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`).
+#
+# The price: it is closer to a text model's vocabulary than the paper's model is. The paper wants speech "without text
+# guidance", with no text written on the way. None is written here either: the inner ear settles *where* a word ends,
+# and leaves it to the trunk which of the likely ones it was. Decide for yourself whether that counts. To leave the
+# parts out: `mossrepro ablate no_mouth`, or `mossrepro reproduce` with `--set size.lm.passes=false` (no code is
+# skipped) or `--set size.lm.inner_ear_steps=0` (no inner ear).
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a
@@ -284,7 +292,8 @@ def naive_split_model():
 
 def naive_data(batch=4):
     """Sentences to be said, and some to be written down."""
-    return LMDataModule(str(script), "oracle", TOKENIZER, CODES, {"tts": 0.8, "asr": 0.2}, batch, 150)
+    mix = {"tts": 0.8, "asr": 0.2}
+    return LMDataModule(str(script), "oracle", TOKENIZER, CODES, mix, batch=batch, max_conversation_len=150)
 
 
 def naive_loss(model, batch):
@@ -387,8 +396,8 @@ os.environ["SIZE"] = "configs/smoke.yaml" if SMOKE else f"configs/size/{SIZE}.ya
 # ### (e) Two processes
 #
 # Each reads half of the documents, and their gradients are averaged: *distributed data parallel* (DDP). Here section 2
-# strikes: the halves hold different numbers of text rows, so each process divides its sums by the rows of the *whole*
-# step, which the data module tells it.
+# strikes: the halves hold different numbers of text rows. So each process divides its sums by *half* the rows of the
+# whole step (the data module tells it that number): the average of the two is then the mean over the step.
 
 # %% language="bash" tags=["processes"]
 # mossrepro fit -c configs/stage1.yaml -c $SIZE --output $WORK/two --model.init_args.init_from $START \

@@ -134,9 +134,15 @@ plt.show()
 # The real thing is the same with 80 bands times L frames in place of two numbers, a transformer in place of the small
 # network, and the codes as a **condition** that it may look at. Two details are new:
 #
-# - time does not run evenly: small steps near the noise, where the direction is decided (`cosine_time`);
+# - time does not run evenly: t becomes 1 - cos(pi t / 2), small steps near the noise, where the direction is decided
+#   (`cosine_time`);
 # - **guidance**: in training the condition is sometimes hidden, so the network also knows where *any* speech would go.
 #   In decoding one walks away from "any speech" and further towards "this code".
+#
+# The encoder embeds the codes, runs a transformer over them and lays every code out as four rows: the **condition**
+# (B, 4 T, D), which the velocity network (`estimator`) adds to its input. It looks only to the end of a chunk of five
+# codes and three codes further (`context`), so that it can speak before all codes are there (lesson 08). `seen` is
+# False on padding.
 
 # %%
 size = sizes.load_size("smoke" if SMOKE else "tiny").flow
@@ -215,7 +221,7 @@ print(
 
 # %%
 def naive_step(flow, batch, step):
-    """The loss of a training step: the velocity's error, and how far the encoder alone is from the mel."""
+    """The velocity's error, plus the L1 error of a mel that one linear layer reads off the condition (a head start)."""
     chance = torch.Generator().manual_seed(step)
     rows, mel = len(batch["codes"]), batch["mel"]
     time, noise = torch.rand(rows, generator=chance), torch.randn(mel.shape, generator=chance)
@@ -363,10 +369,10 @@ assert apart < 1e-6
 # %% [markdown]
 # ### (f) What would the full size cost?
 #
-# `mossrepro plan` counts the language model, by far the largest part; the flow decoder is small beside it.
+# The sizes of this part are counted first; `mossrepro plan` then says what the language model beside it needs.
 
 # %%
-for name in ("tiny", "small"):
+for name in ("tiny", "small", "full"):
     one_size = sizes.load_size(name)
     with torch.device("meta"):
         planned = FlowTask(one_size.codec.codes, one_size.flow.dim, one_size.flow.code_layers, one_size.flow.layers)

@@ -4,7 +4,8 @@
 # A mel spectrogram is a picture of sound, and one cannot hear a picture. Two things are missing in it: the fine
 # structure (961 frequencies were added up to 80 bands) and the **phases**, when every vibration has its crest. The
 # **vocoder** puts both back. Ours does it like a throat: a buzz and a hiss go through **filters**, and a network only
-# says how the filters stand, fifty times a second. Then a **critic** joins, who has heard recordings.
+# says how the filters stand, a hundred times a second (`upsample` is 2: twice for every frame of the mel). Then a
+# **critic** joins, who has heard recordings.
 #
 # - **Reading** 40 minutes · **computing** about six minutes on two CPU cores, 2 GB of memory · no GPU, no network
 # - **You need** PyTorch, and lessons 00 and 06
@@ -92,8 +93,8 @@ display(Audio(buzz.numpy(), rate=24_000))
 #
 # Filtering is easy where sound is a table of frequencies: multiply. So cut the source into overlapping frames, take the
 # Fourier transform of each (**STFT**), multiply by what the network says, transform back, and lay the frames over each
-# other again (**overlap-add**). Each frame was faded in and out by a window; the sum is divided by what the windows add
-# up to.
+# other again (**overlap-add**). Each frame is multiplied by a window twice, before the transform and after the way
+# back; so the sum is divided by what the *squares* of the windows add up to.
 
 
 # %%
@@ -118,8 +119,10 @@ print(f"there and back: {float(apart):.1e} apart")
 # ## 4. The filters
 #
 # The network reads the mel and says for every frequency of every frame: how loud is the buzz here, how is it turned,
-# and how loud is the hiss (for S, F, and breath). That is all: *it predicts filters, not samples*. Before any training
-# it is set to a soft buzz with a little hiss, so training starts from a voice without words, not from silence.
+# and how loud is the hiss (for S, F, and breath). A second, small network reads off the mel the pitch (in `octaves`
+# above 100 Hz) and how `sure` it is of a voice; in training, and in the next cell, the pitch measured on the recording
+# stands in for it. So *filters and a pitch are predicted, not samples*. Before any training it is set to a soft buzz
+# with a little hiss, so training starts from a voice without words, not from silence.
 
 # %%
 size = sizes.load_size("smoke" if SMOKE else "tiny").vocoder
@@ -276,10 +279,11 @@ assert apart < 1e-6
 # %% [markdown]
 # ### (f) What would the full size cost?
 #
-# `mossrepro plan` counts the language model, by far the largest part; the vocoder is the smallest.
+# The sizes of this part are counted first, the vocoder is the smallest; `mossrepro plan` then says what the language
+# model beside it needs.
 
 # %%
-for name in ("tiny", "small"):
+for name in ("tiny", "small", "full"):
     one_size = sizes.load_size(name).vocoder
     with torch.device("meta"):
         planned = VocoderTask(dim=one_size.dim, layers=one_size.layers)
@@ -342,14 +346,14 @@ plt.show()
 
 # %% [markdown]
 # Now listen *blind*: three versions of one sentence in an order you do not know. Which is Griffin-Lim, which the
-# vocoder of spectral losses alone, which the one with a critic? Write it down before you run the cell after it. A
-# minute of training decides little; the paper's vocoder was trained with critics for days, the package's at its end and
-# for minutes.
+# vocoder of (c), which the same after 60 more steps beside a critic and without the loss on phases? Write it down
+# before you run the cell after it. A minute of training decides little; the paper's vocoder was trained with critics
+# for days, the package's at its end and for minutes.
 
 # %%
 with torch.no_grad():
     pleased = pleasing.eval().cpu()(mel[None])[0].numpy()
-versions = {"Griffin-Lim": tin, "spectral": spoken, "with a critic": pleased}
+versions = {"Griffin-Lim": tin, "(c)": spoken, "(c) and a critic": pleased}
 order = [list(versions)[i] for i in rng(7, "blind").permutation(3)]
 for name, letter in zip(order, "ABC", strict=True):
     print(letter)

@@ -272,9 +272,10 @@ print(f"paper: 40 instances, {paper * 2 / 1024:.0f} KiB a row in bfloat16")
 
 # %% [markdown]
 # With the cache, what is left of a row is little arithmetic and much reading: every weight is fetched from memory for
-# two operations. So the order in which weights lie there counts. On a CPU the package lays large ones out once in the
-# order that the processor's library reads fastest (`utils/packed_linear.py`), and makes one product of those that read
-# the same input (`lm/inference.py`: queries, keys and values). The answer stays what it was, but for rounding.
+# two operations. So the order in which weights lie there counts. On a CPU with AVX512 the package lays large ones out
+# once in the order that the processor's library reads fastest (`utils/packed_linear.py`); other CPUs keep theirs. On
+# all it makes one product of those that read the same input (`lm/inference.py`: queries, keys and values). The answer
+# stays what it was, but for rounding.
 
 # %%
 display(Code(inspect.getsource(PackedLinear), language="python"))
@@ -319,8 +320,9 @@ print(", ".join(f"{name}: {rate:.1f} rows/s = {rate / 12.5:.1f} x real time" for
 # ### The timeline of an answer
 #
 # What a listener waits for: all of the question (the codec keeps up with it), then the prompt in one pass, then the
-# first codes, then a chunk of mel and wave. Everything after that is hidden behind what is already heard. With the
-# speed measured above (flow and vocoder are guessed at 0.15 s a chunk here; `mossrepro bench voice` measures them):
+# first codes (eight: the flow paints five at a time, 0.4 s, and looks three ahead), then a chunk of mel and wave.
+# Everything after that is hidden behind what is already heard. With the speed of the curve "cached" (flow and vocoder
+# are guessed at 0.15 s a chunk here; `mossrepro bench voice` measures them):
 
 # %%
 with torch.inference_mode():
@@ -342,8 +344,8 @@ plt.show()
 print(f"first sound {left:.2f} s after the question")
 
 # %% [markdown]
-# Below the dashed line of the curves the model speaks faster than it is listened to. On a quiet machine the naive curve
-# bends upwards, for each row is dearer than the one before.
+# Back to the curves above the timeline: where one lies below the dashed line, the model speaks faster than it is
+# listened to. On a quiet machine the naive curve bends upwards, for each row is dearer than the one before.
 #
 # This is the package's loop; `IncrementalDecoder` holds the cache and the idle tail's rows, `DecodingState` the modes.
 # Beside that it answers several questions at once: prompts of different lengths are padded on the left, and padding is
@@ -365,8 +367,9 @@ for text, prompt, reply in zip(questions, prompts, together, strict=True):
 # ## 6. Heard while it is made
 #
 # The second half of the timeline, for real: the teaching pack's flow decoder and vocoder take codes one by one, as a
-# language model gives them, and hand out sound as soon as eight codes are there. What comes out in pieces is what comes
-# out at once, and no piece costs more than the one before, for both carry a state and look back two seconds at most.
+# language model gives them, and hand out sound as soon as eight codes are there: a chunk of five and three to look
+# ahead. Cut into the same chunks, a whole utterance gives the same sound (`speak` decodes this pack's uncut, so it
+# differs a little). After two seconds a piece costs no more than the one before, but for the last, with all the rest.
 
 # %%
 speaker = SpeechDecoder.from_pretrained("pack:teach", "pack:teach")

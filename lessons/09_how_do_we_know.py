@@ -133,8 +133,10 @@ print(f"{pair[1][2]:.0%} overlap, and yet the difference is {low:.0%} to {high:.
 #
 # Every fact is asked in several phrasings by several voices. A model that knows the capital of Italy gets all of them,
 # a model that does not gets none: they are not independent, and counting them one by one makes intervals too narrow.
-# How much a cluster repeats itself can be *seen*: if facts differ more from each other than coin tosses would, divide n
-# by that much (the **design effect**).
+# How much a cluster repeats itself can be *seen*. Let r_g be the right answers of fact g and m_g its questions. The
+# share varies by G / (G - 1) sum (r_g - share m_g)^2 / n^2, where G is the number of facts; coin tosses would vary by
+# share (1 - share) / n. Divide n by the ratio of the two (the **design effect**) if it is above 1. Because of
+# G / (G - 1), ten facts that are all or nothing are worth nine questions, not ten.
 
 
 # %%
@@ -172,18 +174,20 @@ for how, keep in {"each by itself": 1.0, "facts known or not": 0.0}.items():
 #
 # | it could be that ... | control |
 # |---|---|
-# | the answer was spoken in training | set **C** was never spoken about, only replayed in writing; **B** neither |
-# | the judge guesses what garbled speech means | it never hears the question; `codec` facts give it false statements |
-# | the answer is in the question ("cats" - "cat") | results without such families, `..._no_stems` |
+# | the answer was spoken in training | set **B** is only replayed in writing, set **C** never read again in any form |
+# | the judge guesses what garbled speech means | it never hears the question; wrong answers are said to it on purpose |
+# | the answer is in the question ("cats" - "cat") | results without such families, their names end in `_no_stems` |
 # | the codec is the bottleneck, not the model | oracle codes (lesson 05) |
 # | any fluent text model would do | a backbone of random weights (`make controls`) |
 # | the voice knows more than its text model | one that was taught *false* answers: its voice must give those |
 #
 # ## 6. Who judges the judge?
 #
-# Whisper writes down what it hears, and a rule compares (`spoken_qa.said`, which accepts homophones). Before you
-# believe it, grade by ear and compare. Agreement alone deceives: if nearly all answers are wrong, two people who sleep
-# agree nearly always. Cohen's **kappa** counts only what lies above that.
+# A recogniser writes down what it hears (Whisper; for answers of one word, as `small` gives them, that of the codec),
+# and a rule compares (`spoken_qa.said`, which accepts homophones). Below, the rule reads the text that was spoken: you
+# check the rule; Whisper is left out. Before you believe it, grade by ear and compare. Agreement alone deceives: if
+# nearly all answers are wrong, two people who sleep agree nearly always. Cohen's **kappa** counts only what lies above
+# that.
 
 
 # %%
@@ -206,8 +210,8 @@ for text in said:
     display(Audio(wave, rate=rate))
 
 # %% [markdown]
-# Replace the `None` by `True` (right) or `False`, by ear. (With a finished run, take twenty of `runs/NAME/answers` and
-# the judge's verdicts.)
+# Replace the `None` by `True` (right) or `False`, by ear. (With a finished run, take the
+# sounds in `runs/NAME/wav`; `index.json` there has what the judge `heard`, and `reference`, what is right.)
 
 # %%
 mine = [None] * 6

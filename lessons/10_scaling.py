@@ -3,8 +3,8 @@
 #
 # Everything so far ran on one processor. The paper's model does not: its weights, gradients and optimiser state do not
 # fit on one GPU, and one GPU would need years. There are only four ideas, and none is magic: **share the batch**,
-# **share the optimiser**, **share a matrix**, and **waste no row**. You will do each by hand, in one process, and see
-# that the numbers come out *the same*. Then two processes do it by a flag.
+# **share the optimiser**, **share a matrix**, and **waste no row**. You will do the first three by hand, let the
+# package do the fourth, and see that the numbers come out *the same*. Then two processes do it by a flag.
 #
 # - **Reading** 45 minutes · **computing** two minutes on two CPU cores, 1 GB of memory · no GPU, no network
 # - **You need** PyTorch, lesson 03, and to know what AdamW does
@@ -174,7 +174,8 @@ print(f"a layer in two halves: {float((summed - mlp(x)).detach().abs().max()):.1
 # ## 4. Waste no row: packing
 #
 # Documents have different lengths. Padding all to the longest computes rows that nobody reads. **Packing** lays them
-# end to end in one sequence, lets positions start anew, and forbids each to look at its neighbour.
+# end to end in one sequence, lets positions start anew at 0, and masks attention between documents (`Packing` gets
+# their lengths). The cell checks that every row comes out as it did in the padded batch.
 
 # %%
 facts = all_facts(families=4, limit=12)
@@ -205,14 +206,15 @@ plt.show()
 # %% [markdown]
 # ## 5. Who holds what
 #
-# The paper's model in Stage 1, on eight devices. `cost` counts on PyTorch's `meta` device, without allocating anything.
+# The paper's model when everything learns (Stage 2), on eight devices; *extra* are DDP's buckets for the all-reduce, or
+# what FSDP2 has gathered at the moment. `cost` counts on PyTorch's `meta` device, without allocating anything.
 
 # %%
 CONFIGS = configs_folder()
 large = plan.read([CONFIGS / "stage1.yaml", CONFIGS / "size" / "full.yaml"])
 with torch.device("meta"):
     paper = LayerSplitLM(plan.shape(large))
-paper.train_only("all")  # as in Stage 2: everything learns
+paper.train_only("all")  # Stage 2
 names = ("weights", "gradients", "optimiser", "extra")
 held = {how: cost.memory(paper, 0, "bf16-mixed", how, 8) for how in ("single", "ddp", "fsdp2")}
 figure, axes = plt.subplots(figsize=(8, 2.4))
@@ -229,7 +231,8 @@ plt.show()
 assert held["fsdp2"].total < 80 * 2**30 < held["ddp"].total
 
 # %% [markdown]
-# DDP does not even begin; FSDP2 fits. `mossrepro plan` prints this table for any stage, size and number of devices.
+# DDP does not even begin; FSDP2 fits. (In Stage 1, where a tenth learns, DDP would fit too.) `mossrepro plan` prints
+# this table for any stage, size and number of devices.
 #
 # ## 6. By a flag
 #

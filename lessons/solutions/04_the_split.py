@@ -9,7 +9,7 @@ solved = {
     2: 32 + 4 + 4,
     3: 22 + 8 + 8,
     4: 16 * 8_188_638_208,
-    5: 1 - 1e-3 * 0.1,
+    5: 1e-3 * 0.1,
 }
 for number, mine in solved.items():
     compute(number, mine, ANSWERS[number])

@@ -18,7 +18,7 @@ from mossrepro.data.facts import Fact, all_facts
 from mossrepro.data.families import FAMILIES
 from mossrepro.data.script import hidden_pairs, read_script, tells
 from mossrepro.experiments import stages as chain_module
-from mossrepro.experiments.controls import ControlGraph, OracleGraph, counterfactual, measure_controls
+from mossrepro.experiments.controls import ControlGraph, EditGraph, OracleGraph, counterfactual, measure_controls
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.experiments.knowledge import ask_backbone
 from mossrepro.experiments.stages import STAGES
@@ -206,6 +206,23 @@ def test_counterfactual_answers_are_wrong_where_c_has_few() -> None:
     known += [Fact(opposite, "e", "v", "C"), Fact(opposite, "f", "v", "A")]
     changed = counterfactual(known)
     assert all((a.answer != b.answer) == (a.set == "C") for a, b in zip(known, changed, strict=True))
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_an_edit_teaches_the_answers_of_c_alone_true_ones_or_permuted(monkeypatch, tmp_path, true) -> None:
+    graph, known, told = EditGraph("smoke", true), all_facts(families=4, limit=12), []
+    monkeypatch.setattr(graph, "spoken_facts", lambda: known)
+    monkeypatch.setattr(graph, "script_with", lambda facts, *_: told.extend(facts) or tmp_path)
+    for name in ("tokens", "tokenizer"):
+        monkeypatch.setattr(graph, name, lambda: tmp_path)
+    monkeypatch.setattr(graph, "language_model", lambda stage: tmp_path / stage)
+    monkeypatch.setattr(graph, "fit", lambda stage, **inputs: (stage, inputs["model__init_from"]))
+    assert graph.edited() == ("edit", tmp_path / "stage1")
+    right = {fact.key: fact for fact in known}
+    assert {f.key for f in told} == {f.key for f in known if f.set in "CV"}
+    for fact in told:
+        was = right[fact.key]
+        assert fact.set == {"C": "A", "V": "V"}[was.set] and (fact.answer == was.answer) == (true or was.set == "V")
 
 
 @pytest.mark.slow
