@@ -144,6 +144,8 @@ def write_lines(folder: Path) -> Path:
     lines, answers = write_script(known, recipe), {fact.key: fact.answer for fact in known}
     # Every answer is said by itself too, for the form "word".
     lines += [Line(f"word-{key}", "assistant_speech", answer, "assistant", "train") for key, answer in answers.items()]
+    others = ("green grass", "one more time", "good morning", "a table")  # no tested answer in them
+    lines += [Line(f"plain-{i}", "assistant_speech", said, "assistant", "train") for i, said in enumerate(others)]
     lines.append(Line("open-0", "open_question", "What is moss?", "kokoro-alpha", "train"))
     (folder / "script.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
     (folder / "facts.json").write_text(json.dumps(known))

@@ -113,7 +113,7 @@ def _inner_ear(folder: Path) -> tuple[InnerEarTask, InnerEarDataModule]:
 
 def _word_reader(folder: Path) -> tuple[RecogniserTask, LinesDataModule]:
     script = folder / "script"
-    data = LinesDataModule(str(script), str(folder / "said"), str(script / "drawn"), times=1, batch=5)
+    data = LinesDataModule(str(script), str(folder / "said"), times=4, batch=5)
     return RecogniserTask(str(folder / "codec"), frame_dropout=0.3), data
 
 

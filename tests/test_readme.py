@@ -114,9 +114,9 @@ def test_the_commands_for_your_own_data_parse():
     """docs/data.md: the stages by hand, one from the other."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), re.M | re.S)
     commands = [shlex.split(line) for block in blocks for line in block.strip().splitlines()]
-    assert [words[1] for words in commands] == ["predict", *["fit"] * 6]
+    assert [words[1] for words in commands] == ["predict", *["fit"] * 7]
     starts = [lightning_cli.parse(words[2:])["model"]["init_args"].get("init_from") for words in commands]
-    assert starts == [None, "QWEN", "runs/stage1", "runs/stage2", "QWEN", "runs/style", "runs/mouth"]
+    assert starts == [None, "QWEN", "runs/stage1", "runs/stage2", "QWEN", "runs/style", "runs/mouth", "runs/words"]
 
 
 def test_the_five_lines_of_python_run(desk):

@@ -53,17 +53,21 @@ class LinesDataModule(RecogniserDataModule):
         secret = Unheard(fact.answer for fact in read_facts(script) if fact.set != "P")
         lines = [line for line in read_script(script) if line.role == "assistant_speech" and line.split == "train"]
         lines = [line for line in lines if secret.allows(line.text)]
-        rows = list(_rows(lines, TokenStore(tokens)))
+        store = TokenStore(tokens)
+        rows = list(_rows(lines, store))
         kept = set(sorted({row.text for row in rows})[::_HELD])  # one who says a text twice says it in the same codes
         self.train = times * [row for row in rows if row.text not in kept]
         self.valid = list({row.text: row for row in rows if row.text in kept}.values())[:valid_clips]
         if not self.train:
             raise DataError(f"{script}: the assistant says too little that holds no word of a tested answer")
         if drawn is not None:
+            codes = TokenStore(drawn)
+            if codes.vocabulary != store.vocabulary:
+                raise DataError(f"{drawn}: its codes are of a codebook of {codes.vocabulary}, not {store.vocabulary}")
             wanted = round(drawn_share / max(1 - drawn_share, 1e-9) * len(self.train))
             others = [line for line in read_script(drawn) if secret.allows(line.text)]
             chosen = rng(seed, "drawn lines").permutation(len(others))[:wanted]
-            self.train += _rows([others[i] for i in chosen], TokenStore(drawn))
+            self.train += _rows([others[i] for i in chosen], codes)
         self.finish(batch, [line.text for line in lines])
 
 

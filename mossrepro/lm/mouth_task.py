@@ -24,6 +24,8 @@ class MouthTask(LayerSplitTask):
     same document, of which the other has up to `doubt`.
 
     Args:
+        init_from: as for `LayerSplitTask`: the stage `style`, in the recipe.
+        codes: size of the codec's codebook.
         doubt: largest share of the other token, from 0 to 1.
         settings: as for `LayerSplitTask`; of its rates only head_lr and speech_lr have anything to train.
     """
@@ -60,7 +62,7 @@ def doubts(tokens: Tensor, codes: Tensor, most: float) -> tuple[Tensor, Tensor]:
 
     Shares are up to `most`. Chance is in the sum of a row's `codes` (B, L), below 0: none, as in `Mouth.enter`.
     """
-    others, shares = tokens.clone(), torch.zeros(tokens.shape)
+    others, shares = tokens.clone(), torch.zeros(tokens.shape, device=tokens.device)
     for row, share, seed in zip(others, shares, codes.clamp(min=0).sum(1).tolist(), strict=True):
         generator, at = torch.Generator().manual_seed(seed), row >= 0
         row[at] = row[at][torch.randperm(int(at.sum()), generator=generator)]

@@ -47,6 +47,14 @@ def test_what_holds_a_tested_answer_is_left_out_and_a_text_is_trained_on_or_held
     assert all(text == "cat" for found in data.val_batches() for text in found["text"])
 
 
+def test_drawn_codes_are_of_the_same_codebook(folder):
+    with TokenWriter(folder / "other", 32) as tokens:
+        tokens.add([("x", np.arange(6))])
+    (folder / "other" / "script.jsonl").write_text((folder / "drawn" / "script.jsonl").read_text())
+    with pytest.raises(DataError, match="a codebook of 32, not 16"):
+        LinesDataModule(str(folder / "script"), str(folder / "script"), str(folder / "other"))
+
+
 def test_what_sounds_like_a_tested_answer_is_left_out_too():
     secret = Unheard(["blue", "Eye"])
     assert [secret.allows(text) for text in ("He blew it.", "I see", "blues", "BLUE!", "a bird", "")] == [
