@@ -535,10 +535,13 @@ os.environ |= {"WORK": str(WORK), "SIZE": "configs/smoke.yaml" if SMOKE else "co
 
 # %% tags=["processes"]
 one, two = (SpeechCodec.from_pretrained(WORK / name).state_dict() for name in ("one", "two"))
-apart = max(float((one[name].float() - two[name].float()).abs().max()) for name in one)
+# Of a weight as large as 7 the last digit of float32 is 5e-7: so in parts of the largest number, where that is above 1.
+apart = max(
+    float((one[name].float() - two[name].float()).abs().max() / two[name].float().abs().max().clamp(min=1))
+    for name in one
+)
 print(f"one process and two: {apart:.1e} apart after ten steps")
-# Sums in another order are about 1e-6 apart; AdamW divides by the size of a gradient: more where that is 0.
-assert apart < 1e-5
+assert apart < 1e-6
 
 # %% [markdown]
 # ### (f) What would the full size cost?

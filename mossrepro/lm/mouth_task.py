@@ -1,8 +1,8 @@
 """Training of a mouth (`mouth.py`) by itself: it learns to say the words that it is given.
 
 In Stage 1 a mouth costs little beside the trunk and the tail whose names it reads, so that it meets few words while
-they run. Here the words of the monologue are given to it as they are, nothing before it is run, and a step takes a
-tenth of the time. It has then never seen what a text model knows: what it says in Stage 1 and after is what it reads.
+they run. Here the words of the monologue are given to it as they are, nothing before it is run, and a document takes an
+eighth of the time. It has then never seen what a text model knows: what it says in Stage 1 and after is what it reads.
 """
 
 from typing import Any

@@ -39,9 +39,7 @@ def shard(model: LayerSplitLM, mesh: DeviceMesh) -> None:
     for block in blocks:
         fully_shard(block, mesh=along)
     fully_shard(model, mesh=along)
-    register_fsdp_forward_method(
-        model, "recite"
-    )  # another way in (`mouth_task.py`): it gathers weights as forward does
+    register_fsdp_forward_method(model, "recite")  # another way in (`mouth_task.py`), which gathers weights too
 
 
 def check_even(config: LMConfig, size: int) -> None:
