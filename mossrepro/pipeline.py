@@ -32,7 +32,7 @@ from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.devices import best_device
 from mossrepro.utils.errors import AudioError, CheckpointError, ConfigError
-from mossrepro.vocoder.prompt import read_prompt
+from mossrepro.vocoder.prompt import Prompt, end_of, read_prompt
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 LONGEST = 30.0  # seconds of question; the models here were trained on sentences of a few seconds
@@ -96,6 +96,10 @@ class Assistant:
         """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
         with torch.inference_mode():
             return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
+
+    def take_voice(self, prompt: Prompt) -> None:
+        """Speak in the voice of a prompt from now on. ConfigError where the flow decoder has one voice."""
+        self.speaker = self.speaker.in_voice(prompt.voice, end_of(prompt.wave, self.listen))
 
     def reply(
         self,
@@ -220,11 +224,11 @@ def talk(args: argparse.Namespace) -> int:
     sent = str(args.output) == "-"
     if not args.text and not sent:
         check_writable(args.output)
-    voice = read_prompt(args.voice_prompt) if args.voice_prompt else None
+    prompt = read_prompt(args.voice_prompt) if args.voice_prompt else None
     others = {name: folder for name in ("flow", "vocoder") if (folder := getattr(args, name)) is not None}
     assistant = Assistant.from_run(run, args.device, **others)
-    if voice is not None:
-        assistant.speaker = assistant.speaker.in_voice(voice)
+    if prompt is not None:
+        assistant.take_voice(prompt)
     packets = Packets(sys.stdout.buffer if sent else None) if args.stream else None
     answer = assistant.answer(question, spoken=not args.text, form=args.form, on_sound=packets)
     if args.text:

@@ -66,4 +66,5 @@ def test_every_command_runs(desk):
         if words[0] == "fit":
             assert json.loads((Path(words[-1]) / "done.json").read_text())["steps"] == 2
     assert FlowDecoder.from_pretrained("runs/my-flow").voice is None
-    assert FlowDecoder.from_pretrained("runs/voices-flow").voice.weight.any()
+    voices = FlowDecoder.from_pretrained("runs/voices-flow")
+    assert voices.voice.weight.any() and voices.shown.weight.any()

@@ -85,7 +85,7 @@ def codec(artifacts: RunArtifacts) -> None:
             continue
         what = f"unseen sentences{who}"
         waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
-        codes = [artifacts.codec.encode(torch.from_numpy(wave)[None])[0] for wave in waves]
+        codes = [artifacts.listen(wave) for wave in waves]
         used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
         words = sum(len(normalise(text).split()) for text in texts)

@@ -1,8 +1,9 @@
 """Whether voice prompts are followed, by measures that know nothing of the vector that conditions the decoder.
 
 Pitch, and an embedding of timbre: mean and spread of the cepstrum, the classic of speaker recognition, with no network.
-Both are measured of what is spoken in the voices of prompts (`spoken`), of other recordings by the same speakers, which
-is the most that can be reached (`recorded`), and of what is spoken without a prompt, the least (`unprompted`).
+Both are measured of what is spoken in the voices of prompts (`spoken`), by their vectors alone (`vector`; the same
+where the decoder has not learnt to go on from a prompt's sound), of other recordings by the same speakers, which is the
+most that can be reached (`recorded`), and of what is spoken without a prompt, the least (`unprompted`).
 """
 
 import math
@@ -21,6 +22,7 @@ from mossrepro.training.metrics import Metric, wilson
 from mossrepro.training.step_data import announce
 from mossrepro.utils.audio import MELS, SAMPLE_RATE, VOICE_HOP, VOICE_SAMPLE_RATE, mel24, resample
 from mossrepro.vocoder.pitch import measure_pitch
+from mossrepro.vocoder.prompt import end_of
 
 COEFFICIENTS = 20  # of the cepstrum, without the loudness
 QUIET = 4.0  # nats below the loudest frame, mean over bands, from which a frame counts as a pause
@@ -85,9 +87,13 @@ def measure_prompts(artifacts: RunArtifacts, codes: Sequence[Tensor]) -> None:
     encoder, speaker = SpeakerEncoder.pretrained(), artifacts.speaker
     vectors = [encoder.embed(resample(wave, VOICE_SAMPLE_RATE, SAMPLE_RATE)) for wave in prompts]
     rows = [row.tolist() for row in codes]
-    spoken = [np.concatenate(speaker.in_voice(vector).speak_all(rows)) for vector in vectors]
+    ends = [end_of(wave, artifacts.listen) for wave in prompts]
+    spoken, by_vector = (
+        [np.concatenate(speaker.in_voice(*told).speak_all(rows)) for told in zip(vectors, said, strict=True)]
+        for said in (ends, [None] * len(ends))
+    )
     unprompted = [np.concatenate(speaker.speak_all(rows))] * len(prompts)
-    sets = {"spoken": spoken, "recorded": recorded, "unprompted": unprompted}
+    sets = {"spoken": spoken, "vector": by_vector, "recorded": recorded, "unprompted": unprompted}
     wanted = [torch.from_numpy(wave) for wave in prompts]
     for name, waves in sets.items():
         _record(artifacts, name, likeness([torch.from_numpy(wave) for wave in waves], wanted))

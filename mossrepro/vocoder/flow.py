@@ -13,6 +13,10 @@ that decodes whole utterances and chunks (CosyVoice 2, arXiv 2412.10117).
 
 A voice is a speaker vector, whose projection is added to the condition, as the x-vector in the paper's decoder is. The
 projection has no bias, so that the zero vector adds nothing: it is the voice that is spoken without a prompt.
+
+A vector is the mean of a voice. More of it is in what was just said: as in the paper's decoder, codes and mel of a
+prompt may stand before the codes that are to be spoken (`Said`). Its mel is shown to the velocity through a projection
+of its own; training shows the first part of some rows, and asks for the whole of them.
 """
 
 import math
@@ -21,96 +25,25 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor, nn
 
 from mossrepro.utils.devices import send
 from mossrepro.utils.errors import ConfigError, DataError
-from mossrepro.utils.layers import RMSNorm
 from mossrepro.utils.random import rng
 from mossrepro.vocoder.checkpoint import load_module
-from mossrepro.vocoder.flow_layers import HEAD, Stack
-from mossrepro.vocoder.sampling import Context, FlowSampling, integrate
+from mossrepro.vocoder.flow_layers import HEAD, CodeEncoder, Estimator
+from mossrepro.vocoder.sampling import FRAMES, Context, FlowSampling, Said, integrate
 from mossrepro.vocoder.streaming import StreamMemory
 
-FRAMES = 4  # mel frames of one code
+LACKS_VOICES = "has one voice, so it takes no speaker vector (voice_dim is 0)"
+LACKS_PROMPTS = "has not learnt to go on from a prompt's sound (prompts is false)"
 SIGMA = 1e-6  # width of the path's end around the data, sigma_min
-SPREAD = 0.5  # standard deviation of the code embedding's initial values
 
 
 def cosine_time(t: Tensor) -> Tensor:
     """Time schedule 1 - cos(t pi / 2): small steps near the noise, where the direction is decided; 0 -> 0, 1 -> 1."""
     return 1 - torch.cos(t * math.pi / 2)
-
-
-class CodeEncoder(nn.Module):
-    """codes (B, T) -> condition (B, 4T, dim). Row i sees codes up to the end of its chunk + `look_ahead`."""
-
-    def __init__(self, codes: int, dim: int, blocks: int, fine_blocks: int, look_ahead: int):
-        super().__init__()
-        self.look_ahead = look_ahead
-        self.embedding = nn.Embedding(codes, dim)
-        nn.init.normal_(self.embedding.weight, std=SPREAD)
-        self.ahead = nn.Conv1d(dim, dim, look_ahead + 1)
-        self.coarse = Stack(dim, blocks, 1)
-        self.upsample = nn.Linear(dim, FRAMES * dim)
-        self.fine = Stack(dim, fine_blocks, FRAMES)
-        self.norm = RMSNorm(dim)
-
-    @torch.no_grad()
-    def start_from(self, codebook: Tensor) -> None:
-        """Initialise the embedding from codebook (codes, C): a random projection nearly keeps its distances."""
-        dim = self.embedding.embedding_dim
-        turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim).to(codebook)
-        self.embedding.weight.copy_(SPREAD * turned / turned.std())
-
-    def forward(
-        self,
-        codes: Tensor,
-        valid: Tensor,
-        context: Context,
-        memory: StreamMemory | None = None,
-        following: Tensor | None = None,
-    ) -> Tensor:
-        """valid (B, T) is False on padding. following (B, at most look_ahead): the codes behind a chunk of a stream."""
-        x = self.embedding(codes) * valid[..., None]
-        seen = x if following is None else torch.cat([x, self.embedding(following)], 1)
-        missing = x.shape[1] + self.look_ahead - seen.shape[1]
-        x = x + F.silu(self.ahead(F.pad(seen.transpose(1, 2), (0, missing)))).transpose(1, 2)
-        x = self.coarse(x, valid, context, memory=memory)
-        x = rearrange(self.upsample(x), "b t (frames d) -> b (t frames) d", frames=FRAMES)
-        x = self.fine(x, repeat(valid, "b t -> b (t frames)", frames=FRAMES), context, memory=memory)
-        return self.norm(x)
-
-
-class Estimator(nn.Module):
-    """Velocity of the flow: x (B, bands, L), time (B,), condition (B, L, dim) -> (B, bands, L)."""
-
-    def __init__(self, bands: int, dim: int, blocks: int):
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
-        self.dim = dim
-        self.x_in = nn.Linear(bands, dim)
-        self.condition_in = nn.Linear(dim, dim)
-        self.stack = Stack(dim, blocks, FRAMES, timed=True)
-        self.norm = RMSNorm(dim)
-        self.out = nn.Linear(dim, bands)
-        nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
-
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        condition: Tensor,
-        valid: Tensor,
-        context: Context,
-        memory: StreamMemory | None = None,
-    ) -> Tensor:
-        rates = torch.exp(-math.log(10000.0) * torch.arange(self.dim // 2, device=x.device) / (self.dim // 2))
-        angles = 1000 * time[:, None] * rates
-        clock = self.time(torch.cat([angles.cos(), angles.sin()], -1).to(x.dtype))
-        y = self.x_in(x.transpose(1, 2)) + self.condition_in(condition)
-        return self.out(self.norm(self.stack(y, valid, context, clock, memory))).transpose(1, 2)
 
 
 class FlowDecoder(nn.Module):
@@ -133,6 +66,7 @@ class FlowDecoder(nn.Module):
         look_back: codes before its chunk that a code may look at; 0: all.
         solver: "euler" or "midpoint".
         voice_dim: numbers of a speaker vector; 0: there is one voice.
+        prompts: whether it can go on from codes and mel of a voice prompt.
     """
 
     mean: Tensor
@@ -156,6 +90,7 @@ class FlowDecoder(nn.Module):
         look_back: int = 0,
         solver: str = "euler",
         voice_dim: int = 0,
+        prompts: bool = False,
     ):
         super().__init__()
         if dim % HEAD:
@@ -175,6 +110,7 @@ class FlowDecoder(nn.Module):
             look_back=look_back,
             solver=solver,
             voice_dim=voice_dim,
+            prompts=prompts,
         )
         self.codes, self.bands, self.look_ahead = codes, bands, look_ahead
         self.sampling = FlowSampling(chunk, look_back, steps, solver, guidance, temperature).checked()
@@ -186,6 +122,9 @@ class FlowDecoder(nn.Module):
         self.voice = nn.Linear(voice_dim, dim, bias=False) if voice_dim else None
         if self.voice is not None:
             nn.init.zeros_(self.voice.weight)
+        self.shown = nn.Linear(bands + 1, dim, bias=False) if prompts else None
+        if self.shown is not None:
+            nn.init.zeros_(self.shown.weight)
 
     @property
     def config(self) -> dict[str, int | float]:
@@ -197,15 +136,17 @@ class FlowDecoder(nn.Module):
         self.mean.fill_(mean), self.std.fill_(std)
 
     def start_from(self, other: "FlowDecoder", name: str | Path) -> None:
-        """Take the weights and mel statistics of a trained decoder of the same sizes; one of one voice has no `voice`.
+        """Take the weights and mel statistics of a trained decoder of the same sizes.
 
+        One of one voice has no `voice`, and one that heard no prompts no `shown`: these stay as they are.
         ConfigError names it (`name`) and the first size that differs.
         """
-        for key in ("codes", "bands", "dim", "blocks", "fine_blocks", "flow_blocks", "look_ahead", "voice_dim"):
+        added = ("voice_dim", "prompts")
+        for key in ("codes", "bands", "dim", "blocks", "fine_blocks", "flow_blocks", "look_ahead", *added):
             theirs, ours = other.config[key], self.config[key]
-            if theirs != ours and not (key == "voice_dim" and theirs == 0):
+            if theirs != ours and not (key in added and not theirs):
                 raise ConfigError(f"{name}: its {key} is {theirs}, not {ours}; give the size that it was trained at")
-        self.load_state_dict(other.state_dict(), strict=other.voice is not None or self.voice is None)
+        self.load_state_dict(self.state_dict() | other.state_dict())
 
     def condition(
         self,
@@ -215,20 +156,35 @@ class FlowDecoder(nn.Module):
         voice: Tensor | None = None,
         memory: StreamMemory | None = None,
         following: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> Tensor:
-        """What the velocity is conditioned on, (B, 4T, dim): the codes (see `CodeEncoder`) and the voice.
+        """What the velocity is conditioned on, (B, 4T, dim): the codes (see `CodeEncoder`), a voice, a prompt's mel.
 
-        voice (B or 1, voice_dim): speaker vectors of length 1, or zeros; None: zeros. ConfigError for a vector where
-        there is one voice.
+        voice (B or 1, voice_dim): speaker vectors of length 1, or zeros; None: zeros. shown (B or 1, bands + 1, 4T):
+        of `show`; None: nothing is shown. ConfigError for a vector, or mel, where the decoder has not learnt to use it.
         """
         hidden = self.encoder(codes, valid, context, memory, following)
-        if self.voice is None:
-            if voice is not None:
-                raise ConfigError("this flow decoder has one voice, so it takes no speaker vector (voice_dim is 0)")
-            return hidden
-        size = self._config["voice_dim"]
-        voice = hidden.new_zeros(len(codes), size) if voice is None else voice.to(hidden.dtype)
-        return hidden + self.voice(size**0.5 * voice)[:, None]  # numbers of about 1 each
+        for layer, given, lacks in ((self.voice, voice, LACKS_VOICES), (self.shown, shown, LACKS_PROMPTS)):
+            if layer is None and given is not None:
+                raise ConfigError(f"this flow decoder {lacks}")
+        # zeros rather than nothing: processes that share gradients have one of every weight
+        if self.voice is not None:
+            size = self._config["voice_dim"]
+            voice = hidden.new_zeros(len(codes), size) if voice is None else voice.to(hidden.dtype)
+            hidden = hidden + self.voice(size**0.5 * voice)[:, None]  # numbers of about 1 each
+        if self.shown is not None:
+            shown = hidden.new_zeros(1, self.bands + 1, hidden.shape[1]) if shown is None else shown.to(hidden.dtype)
+            hidden = hidden + self.shown(shown.transpose(1, 2))
+        return hidden
+
+    def show(self, mel: Tensor, codes: Tensor) -> Tensor:
+        """mel (B, bands, L), the first `codes` (B,) codes of it shown -> what `condition` takes, (B, bands + 1, L).
+
+        The normalised mel with a row of ones below, both 0 where it is not shown.
+        """
+        frames = FRAMES * codes.to(mel.device)[:, None]
+        known = (torch.arange(mel.shape[-1], device=mel.device) < frames)[:, None]
+        return F.pad((mel - self.mean) / self.std, (0, 0, 0, 1), value=1.0) * known
 
     def losses(
         self,
@@ -240,17 +196,20 @@ class FlowDecoder(nn.Module):
         keep: Tensor,
         context: Context | None = None,
         voice: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Flow-matching loss and the regression loss that gives the encoder a head start (Grad-TTS, arXiv 2105.06337).
 
         Shapes: codes (B, T), mel (B, bands, 4T), valid (B, T) bool, time (B,) uniform in [0, 1), noise as mel,
         keep (B,) bool: False hides the condition (classifier-free guidance) -> two scalars.
-        context: what codes may look at; None for the model's. voice: see `condition`.
+        context: what codes may look at; None for the model's. voice: see `condition`. prompt (B,): at the beginning of
+        each row the mel of so many codes is shown.
         On the path x_t = (1 - (1 - sigma) t) noise + t mel the velocity is mel - (1 - sigma) noise.
         """
         target = (mel - self.mean) / self.std
         context = self.sampling.context if context is None else context
-        condition = self.condition(codes, valid, context, voice)
+        shown = None if prompt is None else self.show(mel, prompt)
+        condition = self.condition(codes, valid, context, voice, shown=shown)
         frames = repeat(valid, "b t -> b (t frames)", frames=FRAMES)
         weight = frames[:, None].float() / (frames.sum() * self.bands).clamp_min(1)
         coarse_mel = self.coarse_mel(condition).float().transpose(1, 2)
@@ -269,27 +228,34 @@ class FlowDecoder(nn.Module):
         noise: Tensor | None = None,
         sampling: FlowSampling | None = None,
         voice: Tensor | None = None,
+        said: Said | None = None,
     ) -> Tensor:
         """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T). sampling: None for the model's.
 
-        voice (B or 1, voice_dim): see `condition`.
+        voice (B or 1, voice_dim): see `condition`. said: what the voice has said before, P codes; whole chunks of it.
 
-        The starting noise (B, bands, 4T) is the same every time unless given, so decoding is deterministic.
+        The starting noise (B, bands, 4 (P + T)) is the same every time unless given, so decoding is deterministic.
         Codes may be in main memory, and are then checked: DataError for one outside the codebook. On another device
         that would wait for it.
         """
         sampling = self.sampling if sampling is None else sampling.checked()
         if codes.device.type == "cpu" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
             raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a codebook of {self.codes}")
-        codes = send(codes, self.mean.device)
+        codes, before, shown = send(codes, self.mean.device), 0, None
+        if said is not None and len(said.codes):
+            said, before = said.on(codes.device), len(said.codes)
+            mel = F.pad(said.mel, (0, FRAMES * codes.shape[1]))[None]
+            shown = self.show(mel, torch.full((1,), before, device=codes.device))
+            codes = torch.cat([said.codes.expand(len(codes), -1), codes], 1)
         batch, length = codes.shape
         places = torch.arange(length, device=codes.device)
-        valid = places[None] < (lengths[:, None] if lengths is not None else length)
+        valid = places[None] < (lengths[:, None] + before if lengths is not None else length)
         valid = valid.expand(batch, length)
-        condition = self.condition(codes, valid, sampling.context, voice)
+        condition = self.condition(codes, valid, sampling.context, voice, shown=shown)
         if noise is None:
             noise = send(fixed_noise(self.bands, FRAMES * length, flow_noise(sampling.seed)), codes.device)
-        return self.denoise(condition, noise, repeat(valid, "b t -> b (t frames)", frames=FRAMES), sampling)
+        mel = self.denoise(condition, noise, repeat(valid, "b t -> b (t frames)", frames=FRAMES), sampling)
+        return mel[..., FRAMES * before :]
 
     def denoise(
         self,

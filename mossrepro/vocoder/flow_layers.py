@@ -1,13 +1,17 @@
-"""The transformer layers of the flow decoder, over whole sequences or chunk by chunk."""
+"""The layers of the flow decoder, over whole sequences or chunk by chunk: of transformers, then its two halves."""
+
+import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from mossrepro.utils.layers import TransformerBlock, rotary_table
-from mossrepro.vocoder.sampling import Context
+from mossrepro.utils.layers import RMSNorm, TransformerBlock, rotary_table
+from mossrepro.vocoder.sampling import FRAMES, Context
 from mossrepro.vocoder.streaming import StreamMemory
 
+SPREAD = 0.5  # standard deviation of the code embedding's initial values
 HEAD = 64  # width of an attention head
 THETA = 10000.0
 
@@ -105,3 +109,73 @@ class Stack(nn.Module):
         for block in self.blocks:
             x = block(x, table, mask, time, memory, look_back)
         return x
+
+
+class CodeEncoder(nn.Module):
+    """codes (B, T) -> condition (B, 4T, dim). Row i sees codes up to the end of its chunk + `look_ahead`."""
+
+    def __init__(self, codes: int, dim: int, blocks: int, fine_blocks: int, look_ahead: int):
+        super().__init__()
+        self.look_ahead = look_ahead
+        self.embedding = nn.Embedding(codes, dim)
+        nn.init.normal_(self.embedding.weight, std=SPREAD)
+        self.ahead = nn.Conv1d(dim, dim, look_ahead + 1)
+        self.coarse = Stack(dim, blocks, 1)
+        self.upsample = nn.Linear(dim, FRAMES * dim)
+        self.fine = Stack(dim, fine_blocks, FRAMES)
+        self.norm = RMSNorm(dim)
+
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """Initialise the embedding from codebook (codes, C): a random projection nearly keeps its distances."""
+        dim = self.embedding.embedding_dim
+        turned = (codebook - codebook.mean(0)) @ torch.randn(codebook.shape[1], dim).to(codebook)
+        self.embedding.weight.copy_(SPREAD * turned / turned.std())
+
+    def forward(
+        self,
+        codes: Tensor,
+        valid: Tensor,
+        context: Context,
+        memory: StreamMemory | None = None,
+        following: Tensor | None = None,
+    ) -> Tensor:
+        """valid (B, T) is False on padding. following (B, at most look_ahead): the codes behind a chunk of a stream."""
+        x = self.embedding(codes) * valid[..., None]
+        seen = x if following is None else torch.cat([x, self.embedding(following)], 1)
+        missing = x.shape[1] + self.look_ahead - seen.shape[1]
+        x = x + F.silu(self.ahead(F.pad(seen.transpose(1, 2), (0, missing)))).transpose(1, 2)
+        x = self.coarse(x, valid, context, memory=memory)
+        x = rearrange(self.upsample(x), "b t (frames d) -> b (t frames) d", frames=FRAMES)
+        x = self.fine(x, repeat(valid, "b t -> b (t frames)", frames=FRAMES), context, memory=memory)
+        return self.norm(x)
+
+
+class Estimator(nn.Module):
+    """Velocity of the flow: x (B, bands, L), time (B,), condition (B, L, dim) -> (B, bands, L)."""
+
+    def __init__(self, bands: int, dim: int, blocks: int):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+        self.dim = dim
+        self.x_in = nn.Linear(bands, dim)
+        self.condition_in = nn.Linear(dim, dim)
+        self.stack = Stack(dim, blocks, FRAMES, timed=True)
+        self.norm = RMSNorm(dim)
+        self.out = nn.Linear(dim, bands)
+        nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        condition: Tensor,
+        valid: Tensor,
+        context: Context,
+        memory: StreamMemory | None = None,
+    ) -> Tensor:
+        rates = torch.exp(-math.log(10000.0) * torch.arange(self.dim // 2, device=x.device) / (self.dim // 2))
+        angles = 1000 * time[:, None] * rates
+        clock = self.time(torch.cat([angles.cos(), angles.sin()], -1).to(x.dtype))
+        y = self.x_in(x.transpose(1, 2)) + self.condition_in(condition)
+        return self.out(self.norm(self.stack(y, valid, context, clock, memory))).transpose(1, 2)

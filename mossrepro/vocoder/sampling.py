@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from mossrepro.utils.devices import send
 from mossrepro.utils.errors import ConfigError
 
+FRAMES = 4  # mel frames of one code
 SOLVERS = {"euler": 1, "midpoint": 2}  # evaluations of the velocity in a step
 CHUNK = 5  # codes of a chunk of a stream whose model decodes whole utterances: 0.4 s
 LOOK_BACK = 25  # codes that a stream looks back where the model sets no limit: 2 s
@@ -17,6 +20,22 @@ class Context(NamedTuple):
 
     chunk: int = 5
     look_back: int = 0
+
+
+class Said(NamedTuple):
+    """What a voice has just said, which the flow decoder goes on from: codes (P,) int64 and their mel (bands, 4P)."""
+
+    codes: Tensor
+    mel: Tensor
+
+    def whole(self, chunk: int) -> "Said":
+        """The last codes of it that fill chunks of this size; all where there are no chunks (0)."""
+        first = len(self.codes) % chunk if chunk else 0
+        return Said(self.codes[first:], self.mel[:, FRAMES * first :])
+
+    def on(self, device: torch.device) -> "Said":
+        """The same on a device."""
+        return Said(send(self.codes, device), send(self.mel, device))
 
 
 class FlowSampling(NamedTuple):

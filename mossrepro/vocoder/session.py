@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mossrepro.utils.devices import send
 from mossrepro.utils.errors import DataError
-from mossrepro.vocoder.flow import FRAMES, FlowDecoder, fixed_noise, flow_noise
+from mossrepro.vocoder.flow import FlowDecoder, fixed_noise, flow_noise
 from mossrepro.vocoder.generator import Vocoder, between_frames, count_turns, pulse_train, vocoder_noise
 from mossrepro.vocoder.generator import fixed_noise as spectral_noise
-from mossrepro.vocoder.sampling import FlowSampling
+from mossrepro.vocoder.sampling import FRAMES, FlowSampling, Said
 from mossrepro.vocoder.streaming import StreamMemory
 
 
@@ -42,10 +42,19 @@ def as_codes(codes: Sequence[int] | np.ndarray | Tensor, book: int) -> Tensor:
 class FlowSession:
     """Codes to mel, a chunk at a time, each as soon as its codes and the look-ahead behind it are there."""
 
-    def __init__(self, flow: FlowDecoder, sampling: FlowSampling | None = None, voice: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        flow: FlowDecoder,
+        sampling: FlowSampling | None = None,
+        voice: Tensor | None = None,
+        said: Said | None = None,
+    ) -> None:
+        """voice, said: see `FlowDecoder.forward`. Of what was said the chunks that are whole are gone on from."""
         self.flow, self.voice = flow, voice
         self.sampling = (flow.sampling if sampling is None else sampling).streaming()
-        self._waiting = torch.zeros(0, dtype=torch.int64)
+        self._said = None if said is None else said.whole(self.sampling.chunk)
+        self._waiting = torch.zeros(0, dtype=torch.int64) if self._said is None else self._said.codes
+        self._decoded = 0  # codes, those of the prompt too
         self._noise = flow_noise(self.sampling.seed)
         self._encoder = StreamMemory()
         self._estimator = [StreamMemory() for _ in range(self.sampling.evaluations)]
@@ -57,11 +66,23 @@ class FlowSession:
         last: nothing follows, so that the rest is decoded without its look-ahead.
         """
         self._waiting = torch.cat([self._waiting, codes])
+        before = 0 if self._said is None else len(self._said.codes)
         chunk, ahead, mels = self.sampling.chunk, self.flow.look_ahead, []
         while len(self._waiting) >= chunk + ahead or last and len(self._waiting):
             row, self._waiting = self._waiting[:chunk], self._waiting[chunk:]
-            mels.append(self._decode(row, self._waiting[:ahead]))
+            mel = self._decode(row, self._waiting[:ahead])
+            if self._decoded >= before:
+                mels.append(mel)
+            self._decoded += len(row)
         return mels
+
+    def _shown(self) -> Tensor | None:
+        """The mel of the chunk that is next, if it is of the prompt."""
+        if self._said is None or self._decoded >= len(self._said.codes):
+            return None
+        at, frames = FRAMES * self._decoded, FRAMES * self.sampling.chunk
+        mel = send(self._said.mel[None, :, at : at + frames], self.flow.mean.device)
+        return self.flow.show(mel, torch.full((1,), self.sampling.chunk, device=mel.device))
 
     def _decode(self, codes: Tensor, following: Tensor) -> Tensor:
         flow, device = self.flow, self.flow.mean.device
@@ -69,7 +90,8 @@ class FlowSession:
         noise = send(fixed_noise(flow.bands, FRAMES * codes.shape[1], self._noise), device)
         valid = torch.ones(1, FRAMES * codes.shape[1], dtype=torch.bool, device=device)
         context = self.sampling.context
-        condition = flow.condition(codes, valid[:, ::FRAMES], context, self.voice, self._encoder, following)
+        shown = self._shown()
+        condition = flow.condition(codes, valid[:, ::FRAMES], context, self.voice, self._encoder, following, shown)
         return flow.denoise(condition, noise, valid, self.sampling, self._estimator)
 
 
@@ -123,8 +145,10 @@ class DecoderSession:
         vocoder: Vocoder,
         sampling: FlowSampling | None = None,
         voice: Tensor | None = None,
+        said: Said | None = None,
     ) -> None:
-        self._flow, self._vocoder, self.closed = FlowSession(flow, sampling, voice), VocoderSession(vocoder), False
+        self._flow, self._vocoder = FlowSession(flow, sampling, voice, said), VocoderSession(vocoder)
+        self.closed = False
 
     @property
     def first_packet(self) -> int:

@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from mossrepro.utils.devices import CPU
 from mossrepro.utils.errors import ConfigError, DataError
 from mossrepro.utils.packed_linear import pack_linear_layers
-from mossrepro.vocoder.flow import FRAMES, FlowDecoder
+from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
-from mossrepro.vocoder.sampling import FlowSampling
+from mossrepro.vocoder.sampling import FRAMES, FlowSampling, Said
 from mossrepro.vocoder.session import DecoderSession, as_codes
 
 WHOLE = 500  # codes (40 s) up to which an utterance is decoded at once
@@ -22,11 +22,13 @@ class SpeechDecoder:
     """The assistant's voice: flow decoder, then vocoder. The same codes always give the same samples.
 
     voice: speaker vector (voice_dim,) of another voice, in which it speaks instead; None: its own.
+    said: what that voice has just said, which is gone on from; left out where the flow decoder has not learnt that.
 
-    Raises ConfigError when the two differ in mel bands, or for a vector that the flow decoder was not trained with.
+    Raises ConfigError when the two differ in mel bands, or for a vector that the flow decoder was not trained with;
+    DataError for codes of `said` that are not in the codebook.
     """
 
-    def __init__(self, flow: FlowDecoder, vocoder: Vocoder, voice: np.ndarray | None = None):
+    def __init__(self, flow: FlowDecoder, vocoder: Vocoder, voice: np.ndarray | None = None, said: Said | None = None):
         if flow.bands != vocoder.config["bands"]:
             raise ConfigError(f"bands: the flow makes {flow.bands}, the vocoder reads {vocoder.config['bands']}")
         self.flow, self.vocoder = flow.eval(), vocoder.eval()
@@ -37,6 +39,9 @@ class SpeechDecoder:
         if voice is not None and flow.config["voice_dim"] != len(voice):
             raise ConfigError(f"a voice of {len(voice)} numbers: the flow decoder's have {flow.config['voice_dim']}")
         self.voice = None if voice is None else torch.from_numpy(voice)[None].to(flow.mean)
+        self.said = None
+        if said is not None and flow.shown is not None:
+            self.said = Said(as_codes(said.codes, flow.codes), said.mel.to(flow.mean.dtype))
 
     @classmethod
     def from_pretrained(cls, flow: str | Path, vocoder: str | Path, device: torch.device = CPU) -> "SpeechDecoder":
@@ -44,9 +49,9 @@ class SpeechDecoder:
         parts = FlowDecoder.from_pretrained(flow), Vocoder.from_pretrained(vocoder)
         return cls(*(pack_linear_layers(part.to(device)) for part in parts))
 
-    def in_voice(self, voice: np.ndarray | None) -> "SpeechDecoder":
-        """The same parts in another voice: a speaker vector, as `read_prompt` gives one. ConfigError as above."""
-        return SpeechDecoder(self.flow, self.vocoder, voice)
+    def in_voice(self, voice: np.ndarray | None, said: Said | None = None) -> "SpeechDecoder":
+        """The same parts in another voice: a speaker vector, and what it said before (`prompt`). Errors as above."""
+        return SpeechDecoder(self.flow, self.vocoder, voice, said)
 
     @property
     def samples_per_code(self) -> int:
@@ -68,11 +73,12 @@ class SpeechDecoder:
         if not all(len(codes) for codes in book):
             raise DataError("no codes to speak")
         device, waves = self.flow.mean.device, {}
+        said = None if self.said is None else self.said.whole(self.flow.sampling.chunk)
         order = sorted((i for i in range(len(book)) if len(book[i]) <= WHOLE), key=lambda i: len(book[i]))
         for at in range(0, len(order), batch):
             rows = [book[i] for i in order[at : at + batch]]
             lengths = torch.tensor([len(row) for row in rows], device=device)
-            mels = self.flow(pad_sequence(rows, batch_first=True), lengths, voice=self.voice)
+            mels = self.flow(pad_sequence(rows, batch_first=True), lengths, voice=self.voice, said=said)
             for i, row, mel in zip(order[at:], rows, mels, strict=False):
                 wave = self.vocoder(mel[None, :, : FRAMES * len(row)])[0]
                 waves[i] = np.clip(wave.float().cpu().numpy(), -1.0, 1.0)
@@ -86,7 +92,7 @@ class SpeechDecoder:
 
         ConfigError for settings that cannot be.
         """
-        return DecoderSession(self.flow, self.vocoder, sampling, self.voice)
+        return DecoderSession(self.flow, self.vocoder, sampling, self.voice, self.said)
 
     def stream(self, codes: Iterable[int], sampling: FlowSampling | None = None) -> Iterator[np.ndarray]:
         """Codes, as they arrive -> samples in parts, float32 in [-1, 1], each as soon as it can be made.

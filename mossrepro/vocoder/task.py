@@ -111,6 +111,8 @@ class FlowTask(SoundTask):
         cond_dropout: share of rows trained without condition for classifier-free guidance (0.2 in the paper's decoder).
         coarse_mel_weight: weight of the encoder's regression loss.
         voice_dim: numbers of a speaker vector, 256 with `data.init_args.others`; 0: as `init_from`, or one voice.
+        prompt_share: share of the rows whose mel is shown at the beginning, up to half of the row, as that of a voice
+            prompt is; 0: as `init_from` does without prompts, or none.
         init_from: folder of a trained flow decoder of the same sizes, which is where training starts.
     """
 
@@ -132,6 +134,7 @@ class FlowTask(SoundTask):
         look_back: int = 0,
         ema: float = 0.0,
         voice_dim: int = 0,
+        prompt_share: float = 0.0,
         init_from: str | None = None,
     ):
         start = None if init_from is None else FlowDecoder.from_pretrained(init_from)
@@ -145,6 +148,7 @@ class FlowTask(SoundTask):
             look_ahead=look_ahead,
             look_back=look_back,
             voice_dim=voice_dim or (0 if start is None else start.config["voice_dim"]),
+            prompts=prompt_share > 0 or (start is not None and start.config["prompts"]),
         )
         if start is not None:
             model.start_from(start, init_from)
@@ -154,7 +158,9 @@ class FlowTask(SoundTask):
         self.save_hyperparameters()
         if min(chunks, default=0) < 0:
             raise ConfigError(f"chunks={list(chunks)}: give numbers of codes, 0 for whole rows")
-        self.cond_dropout, self.coarse_mel_weight = cond_dropout, coarse_mel_weight
+        if not 0 <= prompt_share <= 1:
+            raise ConfigError(f"prompt_share={prompt_share}: give a share of the rows, from 0 to 1")
+        self.cond_dropout, self.coarse_mel_weight, self.prompt_share = cond_dropout, coarse_mel_weight, prompt_share
         self.contexts = [Context(size, look_back) for size in chunks or (chunk,)]
         self.started = start is not None
 
@@ -169,9 +175,9 @@ class FlowTask(SoundTask):
                 model.set_statistics(*data.mel_statistics())
 
     def _losses(
-        self, model: FlowDecoder, batch: FlowBatch, cond_dropout: float, contexts: list[Context]
+        self, model: FlowDecoder, batch: FlowBatch, cond_dropout: float, contexts: list[Context], prompt_share: float
     ) -> tuple[Tensor, Tensor]:
-        """One of the contexts is drawn for all rows."""
+        """One of the contexts is drawn for all rows, and for each how much of it is shown."""
         generator, mel, valid = seeded(batch), batch["mel"], batch["valid"]
         share = Share.of_batch(batch, len(mel))
         # one time per row, together they cover [0, 1) evenly: less noise in the gradient
@@ -180,18 +186,23 @@ class FlowTask(SoundTask):
         keep = torch.rand(share.total, generator=generator) >= cond_dropout
         context = contexts[int(torch.randint(len(contexts), (1,), generator=generator))]
         time, noise, keep = (send(drawn[share.slice], mel.device) for drawn in (time, noise, keep))
-        parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context, batch.get("voice"))
+        prompt = None
+        if prompt_share > 0:
+            drawn = torch.rand(2, share.total, generator=generator)
+            most = valid.shape[1] // 2
+            prompt = ((drawn[0] < prompt_share) * (1 + drawn[1] * most).long())[share.slice]
+        parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context, batch.get("voice"), prompt)
         flow, coarse_mel = (mean_over_ranks(part, valid.sum()) for part in parts)
         return flow, coarse_mel
 
     def training_step(self, batch: FlowBatch, index: int) -> Tensor:
-        flow, coarse_mel = self._losses(self.model, batch, self.cond_dropout, self.contexts)
+        flow, coarse_mel = self._losses(self.model, batch, self.cond_dropout, self.contexts, self.prompt_share)
         loss = flow + self.coarse_mel_weight * coarse_mel
         self.log_dict({"loss": loss, "flow": flow, "coarse_mel": coarse_mel}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: FlowBatch, index: int) -> None:
-        flow, coarse_mel = self._losses(self.final, batch, 0.0, [self.final.sampling.context])
+        flow, coarse_mel = self._losses(self.final, batch, 0.0, [self.final.sampling.context], 0.0)
         self.log_dict({"val/flow": flow, "val/coarse_mel": coarse_mel}, batch_size=len(batch["mel"]), sync_dist=True)
 
 

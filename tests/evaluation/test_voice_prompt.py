@@ -61,25 +61,27 @@ def test_prompts_of_a_run_are_measured(said, tmp_path, monkeypatch) -> None:
     clips = {id: Clip(id, "", 24_000, len(wave) / 24_000, "", id[:-2], "test") for id, wave in waves.items()}
     monkeypatch.setattr(voice_prompt, "load_clip", lambda folder, clip, rate: waves[clip.id])
     torch.manual_seed(0)
-    flow = FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=1, voice_dim=VOICE_DIM)
+    flow = FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=1, voice_dim=VOICE_DIM, prompts=True)
     torch.nn.init.normal_(flow.estimator.out.weight, std=0.1), torch.nn.init.normal_(flow.voice.weight)
     decoder, told = SpeechDecoder(flow, Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16)), []
     plain = SpeechDecoder.in_voice
-    monkeypatch.setattr(SpeechDecoder, "in_voice", lambda self, voice: (told.append(voice), plain(self, voice))[1])
+    monkeypatch.setattr(SpeechDecoder, "in_voice", lambda self, *voice: (told.append(voice), plain(self, *voice))[1])
     run = SimpleNamespace(
         clips=clips,
         parts={"script": Path("script")},
         speaker=decoder,
+        listen=lambda wave: np.arange(-(-len(wave) // 1280)) % 16,
         record=lambda fact: metrics.record(tmp_path, fact),
     )
     voice_prompt.measure_prompts(run, [torch.arange(12)])
     found = metrics.read_metrics(tmp_path)
-    keys = {f"voice_prompt_{name}_{key}" for name in ("spoken", "recorded", "unprompted")
+    keys = {f"voice_prompt_{name}_{key}" for name in ("spoken", "vector", "recorded", "unprompted")
             for key in ("semitones", "timbre", "found")}  # fmt: skip
-    assert keys == set(found) and len(told) == 4 and not np.allclose(*told[:2])
+    assert keys == set(found) and len(told) == 8 and not np.allclose(told[0][0], told[1][0])
+    assert all(len(said.codes) == 20 for _, said in told[:4]) and [said for _, said in told[4:]] == [None] * 4
     assert found["voice_prompt_recorded_found"].value == 100 and found["voice_prompt_recorded_found"].n == 4
     assert found["voice_prompt_unprompted_timbre"].value == 0 and found["voice_prompt_recorded_semitones"].value < 2
     run.clips = {id: clip for id, clip in clips.items() if clip.speaker == who[0]}
     run.record = None  # nothing is recorded of one user
     voice_prompt.measure_prompts(run, [torch.arange(12)])
-    assert len(told) == 4
+    assert len(told) == 8
