@@ -80,7 +80,7 @@ class Assistant:
         """Load the parts that `runs/NAME/parts.json` names onto a device ("auto": `best_device`).
 
         others: folders of parts that take the place of the run's: flow=FOLDER, vocoder=FOLDER.
-        CheckpointError if the run is not finished, ConfigError if this machine has no such device.
+        CheckpointError if the run is not finished or its parts do not fit, ConfigError if there is no such device.
         """
         place = best_device(device)
         folders = read_parts(run, PARTS) | others
@@ -90,7 +90,11 @@ class Assistant:
                 raise CheckpointError(f"{run}/parts.json: {gone}")
         model, tokenizer = checkpoint.from_pretrained(Path(folders["sft"]))
         speaker = SpeechDecoder.from_pretrained(folders["flow"], folders["vocoder"], place)
-        return cls(SpeechCodec.from_pretrained(folders["codec"]), model, tokenizer, speaker, place)
+        codec = SpeechCodec.from_pretrained(folders["codec"])
+        if codec.config.codes != speaker.flow.codes:
+            ours = f"the codec has {codec.config.codes} codes, this flow decoder {speaker.flow.codes}"
+            raise CheckpointError(f"{folders['flow']}: {ours}; give one that was trained on the codec's")
+        return cls(codec, model, tokenizer, speaker, place)
 
     def listen(self, wave: np.ndarray) -> np.ndarray:
         """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
@@ -99,7 +103,9 @@ class Assistant:
 
     def take_voice(self, prompt: Prompt) -> None:
         """Speak in the voice of a prompt from now on. ConfigError where the flow decoder has one voice."""
-        self.speaker = self.speaker.in_voice(prompt.voice, end_of(prompt.wave, self.listen))
+        self.speaker = self.speaker.in_voice(prompt.voice)
+        if self.speaker.flow.shown is not None:
+            self.speaker = self.speaker.in_voice(prompt.voice, end_of(prompt.wave, self.listen))
 
     def reply(
         self,

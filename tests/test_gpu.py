@@ -34,6 +34,9 @@ from mossrepro.training.callbacks import AtomicCheckpoint
 from mossrepro.training.task import Task
 from mossrepro.utils import audio
 from mossrepro.utils.devices import best_device, training_precision
+from mossrepro.vocoder.flow import FlowDecoder
+from mossrepro.vocoder.sampling import Said
+from mossrepro.vocoder.session import FlowSession
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
 
 NAME = os.environ.get("MOSSREPRO_TEST_ACCELERATOR", "auto")  # of a device, as of `--device`
@@ -212,6 +215,18 @@ def test_sound_is_that_of_the_cpu(chain):
     for one, other in zip(here, there, strict=True):
         assert one.shape == other.shape and np.isfinite(other).all()
         assert np.abs(one - other).mean() <= 0.1 * np.abs(one).mean()  # near its branch a phase may turn a sample
+
+
+def test_a_prompt_is_gone_on_from_as_on_the_cpu():
+    torch.manual_seed(0)
+    flow = FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2, prompts=True)
+    torch.nn.init.normal_(flow.shown.weight, std=0.3), torch.nn.init.normal_(flow.estimator.out.weight, std=0.1)
+    said, codes = Said(torch.tensor([3, 1, 4, 1, 5, 9]), torch.randn(80, 24) - 5), torch.tensor([[2, 6, 5, 3, 5]])
+    here, there = flow(codes, said=said), flow.to(DEVICE)(codes, said=said).cpu()
+    session = FlowSession(flow, said=said)
+    streamed = torch.cat([*session.push(codes[0]), *session.push(codes[0, :0], last=True)], -1).cpu()
+    whole = flow(codes, said=said, sampling=session.sampling).cpu()
+    assert (here - there).abs().mean() < 0.01 and (streamed - whole).abs().mean() < 0.01
 
 
 @pytest.mark.parametrize("spoken", [True, False])

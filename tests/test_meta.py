@@ -40,6 +40,7 @@ from mossrepro.vocoder import generator, losses, pitch
 from mossrepro.vocoder.adversarial_task import AdversarialTask
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
+from mossrepro.vocoder.sampling import Said
 from mossrepro.vocoder.task import FlowTask, VocoderTask
 
 META = torch.device("meta")
@@ -100,8 +101,13 @@ def acoustic() -> Tensor:
     return codec.decode(codec.encode(noise(2, 3000)))
 
 
-def flow() -> FlowDecoder:
-    return FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2).to(META)
+def flow(**more) -> FlowDecoder:
+    return FlowDecoder(16, dim=64, blocks=1, fine_blocks=1, flow_blocks=1, steps=2, **more).to(META)
+
+
+def prompted_flow() -> torch.Tensor:
+    said = Said(torch.tensor([3, 1, 4]), torch.zeros(80, 12))
+    return flow(prompts=True)(CODES, torch.tensor([5, 2], device=META), said=said)
 
 
 def vocoder() -> Vocoder:
@@ -144,6 +150,7 @@ FORWARD = {  # what is run: the shape that comes out
     "recogniser, all frames": (lambda: speech_codec().recogniser(noise(2, 5, 8)), (2, 20, 40)),
     "acoustic codec": (acoustic, (2, 3840)),
     "flow decoder": (lambda: flow()(CODES, torch.tensor([5, 2], device=META)), (2, 80, 20)),
+    "flow decoder, prompted": (prompted_flow, (2, 80, 20)),
     "vocoder": (lambda: vocoder()(noise(2, 80, 8)), (2, 3840)),
     "Whisper's encoder": (lambda: whisper().encode(noise(2, 80, 40)), (2, 20, 512)),
     "Whisper's decoder": (whisper_decoder, (2, 51865)),
@@ -227,9 +234,9 @@ def sound_batch() -> dict[str, Tensor]:
     return {**sound, "pitch": torch.full((2, 8), 120.0)}
 
 
-def flow_step():
+def flow_step(**more):
     batch = {"codes": torch.zeros(2, 2, dtype=torch.int64), "valid": torch.ones(2, 2, dtype=torch.bool)}
-    return FlowTask(codes=16, dim=64, code_layers=1, layers=1), StepDataModule, batch | sound_batch()
+    return FlowTask(codes=16, dim=64, code_layers=1, layers=1, **more), StepDataModule, batch | sound_batch()
 
 
 def vocoder_step():
@@ -293,6 +300,7 @@ STEPS = {
     "sft": lambda folder, tmp_path: language_step(folder, tmp_path, "all", S2S=1.0),
     "inner_ear": lambda folder, tmp_path: inner_ear_step(folder, tmp_path),
     "flow": lambda folder, tmp_path: flow_step(),
+    "flow, prompts": lambda folder, tmp_path: flow_step(prompt_share=1.0),
     "vocoder": lambda folder, tmp_path: vocoder_step(),
     "adversarial": lambda folder, tmp_path: adversarial_step(tmp_path),
 }

@@ -182,7 +182,7 @@ class FlowDecoder(nn.Module):
 
         The normalised mel with a row of ones below, both 0 where it is not shown.
         """
-        frames = FRAMES * codes.to(mel.device)[:, None]
+        frames = FRAMES * send(codes, mel.device)[:, None]
         known = (torch.arange(mel.shape[-1], device=mel.device) < frames)[:, None]
         return F.pad((mel - self.mean) / self.std, (0, 0, 0, 1), value=1.0) * known
 
@@ -232,15 +232,16 @@ class FlowDecoder(nn.Module):
     ) -> Tensor:
         """Decode: codes (B, T), lengths (B,) in codes -> mel (B, bands, 4T). sampling: None for the model's.
 
-        voice (B or 1, voice_dim): see `condition`. said: what the voice has said before, P codes; whole chunks of it.
+        voice (B or 1, voice_dim): see `condition`. said: what the voice has said before, P codes.
 
         The starting noise (B, bands, 4 (P + T)) is the same every time unless given, so decoding is deterministic.
         Codes may be in main memory, and are then checked: DataError for one outside the codebook. On another device
         that would wait for it.
         """
         sampling = self.sampling if sampling is None else sampling.checked()
-        if codes.device.type == "cpu" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codes:
-            raise DataError(f"codes {int(codes.min())}...{int(codes.max())} do not fit a codebook of {self.codes}")
+        for row in (codes, *(said or ())[:1]):
+            if row.device.type == "cpu" and row.numel() and not 0 <= int(row.min()) <= int(row.max()) < self.codes:
+                raise DataError(f"codes {int(row.min())}...{int(row.max())} do not fit a codebook of {self.codes}")
         codes, before, shown = send(codes, self.mean.device), 0, None
         if said is not None and len(said.codes):
             said, before = said.on(codes.device), len(said.codes)

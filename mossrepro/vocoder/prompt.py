@@ -20,6 +20,7 @@ from mossrepro.vocoder.sampling import FRAMES, Said
 
 SHORTEST, LONGEST = 1.6, 60.0  # seconds of sound: a window of the speaker encoder; it needs no more than the other
 GONE_ON_FROM = 20  # codes, 1.6 s: half a row of the training, of which at most so much is shown
+LEVEL = 0.055  # root mean square of the assistant's recordings, to which a prompt is brought before it is shown
 
 
 class Prompt(NamedTuple):
@@ -49,10 +50,11 @@ def read_prompt(path: str | Path) -> Prompt:
 
 
 def end_of(wave: np.ndarray, listen: Callable[[np.ndarray], np.ndarray]) -> Said:
-    """The last 1.6 s of a recording, samples (n,) at 24 kHz, as codes with their mel.
+    """The last 1.6 s of a recording, samples (n,) at 24 kHz, as codes with their mel, as loud as the assistant's.
 
     listen: samples (m,) at 16 kHz -> codes (T,), of the codec that the flow decoder was trained with.
     """
+    wave = wave * np.float32(LEVEL / max(float(np.sqrt(np.mean(np.square(wave)))), 1e-9))
     codes = torch.from_numpy(np.asarray(listen(audio.resample(wave, VOICE_SAMPLE_RATE, SAMPLE_RATE)), np.int64))
     mel = mel24(whole_codes(wave)[None])[0]
     count = min(len(codes), mel.shape[-1] // FRAMES)  # rounding may make them differ by one

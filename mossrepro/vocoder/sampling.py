@@ -23,15 +23,13 @@ class Context(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a voice has just said, which the flow decoder goes on from: codes (P,) int64 and their mel (bands, 4P)."""
+    """What a voice has just said, which the flow decoder goes on from: codes (P,) int64 and their mel (bands, 4P).
+
+    Chunks are counted from its beginning.
+    """
 
     codes: Tensor
     mel: Tensor
-
-    def whole(self, chunk: int) -> "Said":
-        """The last codes of it that fill chunks of this size; all where there are no chunks (0)."""
-        first = len(self.codes) % chunk if chunk else 0
-        return Said(self.codes[first:], self.mel[:, FRAMES * first :])
 
     def on(self, device: torch.device) -> "Said":
         """The same on a device."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mossrepro.utils.devices import send
@@ -49,11 +50,11 @@ class FlowSession:
         voice: Tensor | None = None,
         said: Said | None = None,
     ) -> None:
-        """voice, said: see `FlowDecoder.forward`. Of what was said the chunks that are whole are gone on from."""
+        """voice, said: see `FlowDecoder.forward`."""
         self.flow, self.voice = flow, voice
         self.sampling = (flow.sampling if sampling is None else sampling).streaming()
-        self._said = None if said is None else said.whole(self.sampling.chunk)
-        self._waiting = torch.zeros(0, dtype=torch.int64) if self._said is None else self._said.codes
+        self._said, self.before = said, 0 if said is None else len(said.codes)  # codes of a prompt
+        self._waiting = torch.zeros(0, dtype=torch.int64) if said is None else said.codes.cpu()
         self._decoded = 0  # codes, those of the prompt too
         self._noise = flow_noise(self.sampling.seed)
         self._encoder = StreamMemory()
@@ -66,23 +67,25 @@ class FlowSession:
         last: nothing follows, so that the rest is decoded without its look-ahead.
         """
         self._waiting = torch.cat([self._waiting, codes])
-        before = 0 if self._said is None else len(self._said.codes)
+        if last and self._decoded + len(self._waiting) <= self.before:
+            self._waiting = self._waiting[:0]  # nothing follows the prompt
         chunk, ahead, mels = self.sampling.chunk, self.flow.look_ahead, []
         while len(self._waiting) >= chunk + ahead or last and len(self._waiting):
             row, self._waiting = self._waiting[:chunk], self._waiting[chunk:]
-            mel = self._decode(row, self._waiting[:ahead])
-            if self._decoded >= before:
-                mels.append(mel)
+            mel = self._decode(row, self._waiting[:ahead])[..., FRAMES * max(0, self.before - self._decoded) :]
             self._decoded += len(row)
+            if mel.shape[-1]:
+                mels.append(mel)
         return mels
 
-    def _shown(self) -> Tensor | None:
-        """The mel of the chunk that is next, if it is of the prompt."""
-        if self._said is None or self._decoded >= len(self._said.codes):
+    def _shown(self, codes: int) -> Tensor | None:
+        """What is shown in the next chunk, of so many codes, if any of it is the prompt's."""
+        count = min(codes, self.before - self._decoded)
+        if self._said is None or count <= 0:
             return None
-        at, frames = FRAMES * self._decoded, FRAMES * self.sampling.chunk
-        mel = send(self._said.mel[None, :, at : at + frames], self.flow.mean.device)
-        return self.flow.show(mel, torch.full((1,), self.sampling.chunk, device=mel.device))
+        mel = self._said.mel[None, :, FRAMES * self._decoded : FRAMES * (self._decoded + count)]
+        mel = send(F.pad(mel, (0, FRAMES * (codes - count))), self.flow.mean.device)
+        return self.flow.show(mel, torch.full((1,), count, device=mel.device))
 
     def _decode(self, codes: Tensor, following: Tensor) -> Tensor:
         flow, device = self.flow, self.flow.mean.device
@@ -90,7 +93,7 @@ class FlowSession:
         noise = send(fixed_noise(flow.bands, FRAMES * codes.shape[1], self._noise), device)
         valid = torch.ones(1, FRAMES * codes.shape[1], dtype=torch.bool, device=device)
         context = self.sampling.context
-        shown = self._shown()
+        shown = self._shown(codes.shape[1])
         condition = flow.condition(codes, valid[:, ::FRAMES], context, self.voice, self._encoder, following, shown)
         return flow.denoise(condition, noise, valid, self.sampling, self._estimator)
 
@@ -153,7 +156,8 @@ class DecoderSession:
     @property
     def first_packet(self) -> int:
         """Codes that are pushed before the first chunk is decoded."""
-        return self._flow.sampling.chunk + self._flow.flow.look_ahead
+        chunk = self._flow.sampling.chunk
+        return chunk - self._flow.before % chunk + self._flow.flow.look_ahead
 
     def push(self, codes: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         """Codes, any number -> the samples that they complete, float32 (m,) in [-1, 1]; m may be 0.

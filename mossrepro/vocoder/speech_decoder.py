@@ -25,7 +25,7 @@ class SpeechDecoder:
     said: what that voice has just said, which is gone on from; left out where the flow decoder has not learnt that.
 
     Raises ConfigError when the two differ in mel bands, or for a vector that the flow decoder was not trained with;
-    DataError for codes of `said` that are not in the codebook.
+    DataError for codes of `said` that are not in the codebook, or a mel that does not fit them.
     """
 
     def __init__(self, flow: FlowDecoder, vocoder: Vocoder, voice: np.ndarray | None = None, said: Said | None = None):
@@ -42,6 +42,8 @@ class SpeechDecoder:
         self.said = None
         if said is not None and flow.shown is not None:
             self.said = Said(as_codes(said.codes, flow.codes), said.mel.to(flow.mean.dtype))
+            if said.mel.shape != (flow.bands, FRAMES * len(said.codes)):
+                raise DataError(f"a prompt of {len(said.codes)} codes with a mel of {tuple(said.mel.shape)}")
 
     @classmethod
     def from_pretrained(cls, flow: str | Path, vocoder: str | Path, device: torch.device = CPU) -> "SpeechDecoder":
@@ -50,7 +52,7 @@ class SpeechDecoder:
         return cls(*(pack_linear_layers(part.to(device)) for part in parts))
 
     def in_voice(self, voice: np.ndarray | None, said: Said | None = None) -> "SpeechDecoder":
-        """The same parts in another voice: a speaker vector, and what it said before (`prompt`). Errors as above."""
+        """The same parts in another voice: a speaker vector, and what it said (`prompt.end_of`). Errors as above."""
         return SpeechDecoder(self.flow, self.vocoder, voice, said)
 
     @property
@@ -73,12 +75,11 @@ class SpeechDecoder:
         if not all(len(codes) for codes in book):
             raise DataError("no codes to speak")
         device, waves = self.flow.mean.device, {}
-        said = None if self.said is None else self.said.whole(self.flow.sampling.chunk)
         order = sorted((i for i in range(len(book)) if len(book[i]) <= WHOLE), key=lambda i: len(book[i]))
         for at in range(0, len(order), batch):
             rows = [book[i] for i in order[at : at + batch]]
             lengths = torch.tensor([len(row) for row in rows], device=device)
-            mels = self.flow(pad_sequence(rows, batch_first=True), lengths, voice=self.voice, said=said)
+            mels = self.flow(pad_sequence(rows, batch_first=True), lengths, voice=self.voice, said=self.said)
             for i, row, mel in zip(order[at:], rows, mels, strict=False):
                 wave = self.vocoder(mel[None, :, : FRAMES * len(row)])[0]
                 waves[i] = np.clip(wave.float().cpu().numpy(), -1.0, 1.0)

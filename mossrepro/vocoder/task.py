@@ -112,7 +112,7 @@ class FlowTask(SoundTask):
         coarse_mel_weight: weight of the encoder's regression loss.
         voice_dim: numbers of a speaker vector, 256 with `data.init_args.others`; 0: as `init_from`, or one voice.
         prompt_share: share of the rows whose mel is shown at the beginning, up to half of the row, as that of a voice
-            prompt is; 0: as `init_from` does without prompts, or none.
+            prompt is. 0: none; a decoder that `init_from` taught prompts keeps what it knows of them, out of practice.
         init_from: folder of a trained flow decoder of the same sizes, which is where training starts.
     """
 
@@ -190,7 +190,8 @@ class FlowTask(SoundTask):
         if prompt_share > 0:
             drawn = torch.rand(2, share.total, generator=generator)
             most = valid.shape[1] // 2
-            prompt = ((drawn[0] < prompt_share) * (1 + drawn[1] * most).long())[share.slice]
+            prompt = (drawn[0] < prompt_share) * (1 + drawn[1] * most).long().clamp(max=most)
+            prompt = send(prompt[share.slice], mel.device)
         parts = model.losses(batch["codes"], mel, valid, time, noise, keep, context, batch.get("voice"), prompt)
         flow, coarse_mel = (mean_over_ranks(part, valid.sum()) for part in parts)
         return flow, coarse_mel

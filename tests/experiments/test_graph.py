@@ -393,4 +393,5 @@ def test_other_voices_are_learnt_where_the_size_says_so(monkeypatch, tmp_path, v
     for stage, inputs in asked.items():
         assert inputs["data__corpus"] == tmp_path / "script"
         assert inputs.get("data__others") == (tmp_path / "script" if voices else None)
-        assert ("model__voice_dim" in inputs) == ("data__others_tokens" in inputs) == (voices and stage == "flow")
+        told = [name in inputs for name in ("model__voice_dim", "model__prompt_share", "data__others_tokens")]
+        assert told == 3 * [voices and stage == "flow"]

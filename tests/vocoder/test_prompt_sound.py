@@ -9,10 +9,11 @@ from sound_toys import Hum, flow
 
 from mossrepro.utils.audio import mel24
 from mossrepro.utils.errors import ConfigError, DataError
+from mossrepro.utils.random import rng
 from mossrepro.vocoder.checkpoint import save_module
 from mossrepro.vocoder.flow import FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
-from mossrepro.vocoder.prompt import GONE_ON_FROM, end_of
+from mossrepro.vocoder.prompt import GONE_ON_FROM, LEVEL, end_of
 from mossrepro.vocoder.sampling import FlowSampling, Said
 from mossrepro.vocoder.session import FlowSession
 from mossrepro.vocoder.speech_decoder import SpeechDecoder
@@ -70,16 +71,20 @@ def test_a_stream_goes_on_from_a_prompt_as_the_whole_does(before, count, chunk, 
     sampling, said = FlowSampling(chunk, look_back, steps=2), some_said(before)
     session = FlowSession(model, sampling, said=said)
     mels = [mel for code in codes for mel in session.push(code[None])] + session.push(codes[:0], last=True)
-    assert len(mels) == -(-count // chunk)
+    assert len(mels) == (-(-(before + count) // chunk) - before // chunk if count else 0)
     if count:
-        whole = model(codes[None], sampling=sampling, said=said.whole(chunk))
+        whole = model(codes[None], sampling=sampling, said=said)
         torch.testing.assert_close(torch.cat(mels, -1), whole, atol=1e-4, rtol=0)
 
 
-def test_what_is_kept_of_a_prompt_fills_chunks():
-    said = some_said(13)
-    assert [len(said.whole(chunk).codes) for chunk in (0, 1, 5, 25)] == [13, 13, 10, 0]
-    assert torch.equal(said.whole(5).mel, said.mel[:, 12:]) and said.whole(25).mel.shape == (80, 0)
+def test_the_first_packet_comes_when_it_is_said_to():
+    vocoder = Vocoder(dim=32, blocks=1, fine_dim=32, fine_blocks=1, pitch_dim=16, look_ahead=0)
+    plain = SpeechDecoder(decoder(voice_dim=8), vocoder)
+    for before in (0, 3, 5, 7):
+        session = plain.in_voice(np.zeros(8, np.float32), some_said(before)).session()
+        sizes = [len(session.push([code])) for code in some_codes(12).tolist()]
+        first = next(i for i, size in enumerate(sizes) if size)
+        assert first + 1 == session.first_packet == 5 - before % 5 + 2, before
 
 
 def test_a_speech_decoder_goes_on_from_a_prompt():
@@ -96,6 +101,10 @@ def test_a_speech_decoder_goes_on_from_a_prompt():
     assert np.array_equal(deaf.in_voice(vector, said).speak(codes)[0], deaf.speak(codes)[0])
     with pytest.raises(DataError, match="codebook of 16"):
         plain.in_voice(vector, Said(said.codes + 12, said.mel))
+    with pytest.raises(DataError, match="codebook of 16"):
+        model(torch.zeros(1, 3, dtype=torch.int64), said=Said(said.codes + 12, said.mel))
+    with pytest.raises(DataError, match="7 codes with a mel of"):
+        plain.in_voice(vector, Said(said.codes, said.mel[:, 1:]))
 
 
 def test_the_voice_of_a_prompt_is_learnt():
@@ -150,13 +159,14 @@ def test_a_share_of_the_rows_is_shown_up_to_a_half():
 
 def test_two_ranks_show_what_one_does():
     whole = Hum(seed=3).seeded_batch(0, 0, 1) | {"share": torch.tensor([0, 4, 4])}
-    shown = losses_of(flow(prompt_share=0.5), whole)[0]
+    whole |= {key: torch.cat([whole[key]] * 8, -1) for key in ("codes", "mel", "valid")}
+    shown = losses_of(flow(prompt_share=1.0), whole)[0]
     halves = []
     for first in (0, 2):
         half = {key: value[first : first + 2] if value.dim() else value for key, value in whole.items()}
         half["share"] = torch.tensor([first, first + 2, 4])
-        halves.append(losses_of(flow(prompt_share=0.5), half)[0])
-    assert torch.equal(torch.cat(halves), shown)
+        halves.append(losses_of(flow(prompt_share=1.0), half)[0])
+    assert torch.equal(torch.cat(halves), shown) and shown[:2].tolist() != shown[2:].tolist()
 
 
 def test_prompts_are_learnt_on_top_of_a_decoder_without(tmp_path):
@@ -174,12 +184,20 @@ def test_prompts_are_learnt_on_top_of_a_decoder_without(tmp_path):
     assert again.model.shown.weight.grad is not None and not again.model.shown.weight.grad.any()
 
 
-@pytest.mark.parametrize("samples", [1000, 24_000, 72_000, 71_001])
-def test_the_end_of_a_recording_is_codes_with_their_mel(samples):
-    wave = (0.1 * np.sin(np.arange(samples) / 40)).astype(np.float32)
-    said = end_of(wave, lambda sound: np.arange(-(-len(sound) // 1280)))
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize("samples", [4000, 24_000, 72_000, 71_001])
+def test_the_end_of_a_recording_is_codes_with_their_mel(samples, more):
+    wave = rng(0).standard_normal(samples).astype(np.float32)
+    wave *= np.float32(LEVEL / np.sqrt(np.mean(np.square(wave))))
+    said = end_of(wave, lambda sound: np.arange(-(-len(sound) // 1280) + more))
     whole = -(-samples // 1920)
-    assert said.mel.shape == (80, 4 * len(said.codes)) and len(said.codes) == min(whole, GONE_ON_FROM)
-    assert said.codes.tolist() == list(range(whole))[-GONE_ON_FROM:]
+    kept = range(whole + min(more, 0))[-GONE_ON_FROM:]  # rounding may make codes and mel differ by one
+    assert said.codes.tolist() == list(kept) and said.mel.shape == (80, 4 * len(kept))
     full = mel24(torch.nn.functional.pad(torch.from_numpy(wave), (0, 1920 * whole - samples))[None])[0]
-    assert torch.equal(said.mel, full[:, -4 * len(said.codes) :])
+    torch.testing.assert_close(said.mel, full[:, 4 * kept.start : 4 * kept.stop], atol=1e-3, rtol=0)
+
+
+def test_a_quiet_recording_is_no_quiet_prompt():
+    wave = rng(0).standard_normal(48_000).astype(np.float32) / 4
+    loud, quiet = (end_of(scale * wave, lambda sound: np.zeros(25)).mel for scale in (0.5, 0.005))
+    torch.testing.assert_close(loud, quiet, atol=1e-2, rtol=0)

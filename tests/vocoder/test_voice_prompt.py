@@ -223,7 +223,7 @@ WAVE = (0.3 * np.sin(np.arange(5 * RATE) / 9)).astype(np.float32)
 PROMPTS = {  # a file: its samples, what the line says
     "silent.wav": (np.zeros(5 * RATE, np.float32), "silent"),
     "short.wav": (WAVE[: RATE * 3 // 10], "0.3 s of sound"),
-    "pause.wav": (np.concatenate([WAVE[:RATE], np.zeros(4 * RATE, np.float32)]), "s of sound"),
+    "pause.wav": (np.concatenate([WAVE[:RATE], np.zeros(4 * RATE, np.float32)]), "1.1 s of sound"),
     "long.wav": (np.tile(WAVE, 120), "600 s long; a voice prompt may last 60 s"),
     "nan.wav": (np.where(np.arange(len(WAVE)) == 99, np.nan, WAVE).astype(np.float32), "not finite"),
     "text.wav": (None, "not a sound file"),
@@ -267,13 +267,19 @@ def test_talk_answers_in_the_voice_of_a_prompt(tmp_path, monkeypatch, capsys):
     hears = FlowDecoder(**many.config | {"prompts": True})
     hears.load_state_dict(hears.state_dict() | many.state_dict()), torch.nn.init.normal_(hears.shown.weight)
     save_module(hears, hears.config, tmp_path / "hears")
-    for end in ([], ["--stream"]):
-        told = ["--flow", str(tmp_path / "hears"), "--voice-prompt", "me.wav", *end]
-        assert cli.main([*argv, f"b{len(end)}.wav", *told]) == 0
-    sounds = [soundfile.read(f"{name}.wav")[0] for name in ("plain", "a", "b0", "b1")]
-    assert len({len(sound) for sound in sounds}) == 1
-    assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(sounds[:2], sounds[1:3], strict=True))
+    for which, name in (("many", "c"), ("hears", "b")):
+        for end in ([], ["--stream"]):
+            told = ["--flow", str(tmp_path / which), "--voice-prompt", "me.wav", *end]
+            assert cli.main([*argv, f"{name}{len(end)}.wav", *told]) == 0
+    sounds = {name: soundfile.read(f"{name}.wav")[0] for name in ("plain", "a", "b0", "b1", "c0", "c1")}
+    assert len({len(sound) for sound in sounds.values()}) == 1 and np.array_equal(sounds["a"], sounds["c0"])
+    for one, other in (("plain", "a"), ("b0", "a"), ("b1", "c1")):
+        assert np.abs(sounds[one] - sounds[other]).max() > 1e-3, (one, other)
     assert cli.main([*argv, "x.wav", "--flow", "gone"]) == 2 and "gone" in capsys.readouterr().err
+    fewer = FlowDecoder(**plain.config | {"codes": 5})
+    save_module(fewer, fewer.config, tmp_path / "fewer")
+    assert cli.main([*argv, "x.wav", "--flow", "fewer"]) == 2
+    assert "fewer: the codec has" in capsys.readouterr().err
     assert cli.main([*argv, "x.wav", "--text", "--voice-prompt", "me.wav"]) == 2
     with pytest.raises(SystemExit):
         cli.main(["talk", "--help"])
