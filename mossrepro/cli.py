@@ -89,7 +89,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--size", default="small", metavar="NAME", help="a file of configs/size by its name, or a path (default: small)"
     )
     parser.add_argument("--name", help="folder under runs/ (default: the size, with changes also a hash of them)")
-    text = "change any setting: size.lm.stage1.steps=200, or that of a stage: stage1.data.init_args.batch=4"
+    text = "change any setting: size.lm.words.steps=200, or that of a stage: stage1.data.init_args.batch=4"
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=text)
     text = "another text model: a Llama or Qwen3 as the hub has it"
     parser.add_argument("--backbone", type=Path, metavar="FOLDER", help=text)

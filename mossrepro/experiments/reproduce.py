@@ -112,8 +112,8 @@ def _fill(new: Path, parts: dict[str, str], measured: Path, costs: list[dict], s
         curve = Path(folder) / "metrics.jsonl"
         if curve.is_file():
             copy_file(curve, new / "metrics" / f"{name}.jsonl")
-    minutes, command = sum(cost["minutes"] for cost in costs), f"make reproduce SIZE={size}"
-    metrics.record(new, metrics.Metric("minutes", "all stages and measurements", minutes, "min", command=command))
+    minutes = sum(cost["minutes"] for cost in costs)
+    metrics.record(new, metrics.Metric("minutes", "all stages and measurements", minutes, "min"))
     write_json(new / "stages.json", costs)
     write_record(new, size)
     write_json(new / "parts.json", parts)

@@ -27,7 +27,15 @@ from mossrepro.experiments.packed import given_parts, or_given
 from mossrepro.experiments.processes import run_stage
 from mossrepro.lm import tokenizer
 from mossrepro.training import metrics, sizes
-from mossrepro.training.config import cache_key, changed_size, check_changes, configs_folder, find_size, read_config
+from mossrepro.training.config import (
+    cache_key,
+    changed_size,
+    check_changes,
+    configs_folder,
+    find_size,
+    read_config,
+    refuse_overridden,
+)
 from mossrepro.utils import assets, cache
 from mossrepro.utils.errors import ConfigError, DataError, DiskError
 from mossrepro.utils.io import copy_file, read_lines, write_json, write_text
@@ -58,21 +66,8 @@ STAGES = (
 VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 13, "recogniser": 4}
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "sft"), 5)
-VERSIONS |= dict.fromkeys(
-    (
-        "adapt",
-        "adapt_codec",
-        "prose",
-        "word_reader",
-        "style",
-        "mouth",
-        "edit",
-        "text_to_code",
-        "inner_ear",
-        "adversarial",
-    ),
-    1,
-)
+_FIRST = "adapt adapt_codec prose word_reader style mouth edit text_to_code inner_ear adversarial"
+VERSIONS |= dict.fromkeys(_FIRST.split(), 1)
 VERSIONS |= {"stage2": 9, "drawn": 5, "replies": 3, "inner_ear": 2}
 # Steps of speech training, of which controls and ablations may take a share; one of them is in a stage's YAML.
 _STEPS = {"mouth": ("mouth_steps",), "stage1": ("stage1.steps", "words.steps")}
@@ -261,6 +256,7 @@ class Stages:
         numbers = {name: self._number(name) for name in sorted(set(names_of))}
         names = {key: key.replace("__", ".init_args.", 1).replace("__", ".") for key in inputs}
         flags = [f"--{names[key]}={value}" for key, value in inputs.items()]
+        refuse_overridden(stage, extras, flags)
         for steps in {f"size.lm.{of}" for of in _STEPS.get(stage, ())}.intersection(numbers):
             if self.share != 1.0:
                 numbers[steps] = max(1, round(self.share * numbers[steps]))

@@ -226,16 +226,24 @@ def changed_size(size: str | Path, changes: Sequence[str] = (), backbone: str | 
     return _container(_merged(size, settings, plain), size)
 
 
+_FORMS_OF = {"stage1_word": "stage1", "ears": "stage2"}  # configs that stand for a stage of the form "word"
+_NO_STAGES = ("claims", "smoke", *_FORMS_OF)
+
+
 def check_changes(changes: Sequence[str]) -> None:
     """Refuses a change that is not "size.KEY=VALUE" or "STAGE.KEY=VALUE", before anything is trained.
 
     Raises:
         ConfigError: names the change and what is possible.
     """
-    stages = sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in ("claims", "smoke"))
+    stages = sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in _NO_STAGES)
     for change in changes:
         key, sign, _ = change.partition("=")
         where, _, rest = key.partition(".")
+        if where in _FORMS_OF:
+            stage = _FORMS_OF[where]
+            better = change.replace(where, stage, 1)
+            raise ConfigError(f"--set {change}: configs/{where}.yaml is a form of {stage}; give {better}")
         if not sign or not rest or where not in ("size", *stages):
             raise ConfigError(
                 f"--set {change}: give size.KEY=VALUE or STAGE.KEY=VALUE, STAGE one of {', '.join(stages)}"
@@ -244,6 +252,19 @@ def check_changes(changes: Sequence[str]) -> None:
             raise ConfigError(
                 f"--set {change}: behind the stage comes model, data or trainer, as in configs/{where}.yaml"
             )
+
+
+def refuse_overridden(stage: str, changes: Sequence[str], given: Sequence[str]) -> None:
+    """Refuses a change of a stage that would be without effect, because `reproduce` gives the setting itself.
+
+    changes, given: flags of `mossrepro fit`, "--KEY=VALUE"; the second ones come last. ConfigError names the change.
+    """
+    values = dict(flag.split("=", 1) for flag in given)
+    for change in changes:
+        key, _, value = change.partition("=")
+        if values.get(key, value) != value:
+            reason = "`mossrepro reproduce` gives this itself; train the stage by itself with `mossrepro fit`"
+            raise ConfigError(f"--set {stage}.{change.removeprefix('--')}: {reason}")
 
 
 def cache_key(settings: Any) -> Any:

@@ -29,7 +29,7 @@ from mossrepro.speech import voices
 from mossrepro.training.metrics import Metric as Measured
 from mossrepro.training.metrics import read_metrics, record
 from mossrepro.utils import audio, cache
-from mossrepro.utils.errors import CheckpointError
+from mossrepro.utils.errors import CheckpointError, ConfigError
 
 OF_ONE_WORD = {"text_to_code", "drawn", "word_reader", "inner_ear", "style", "mouth"}  # stages of the form "word" alone
 
@@ -379,6 +379,13 @@ def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only
         documents = open_documents(scripts[stage], "oracle", grid)
         assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
     assert ControlGraph("smoke", "random").script_for("sft") == chain.script()
+
+
+def test_what_the_graph_gives_cannot_be_changed() -> None:
+    """It would be without effect, and the run would have the name of a change."""
+    chain = StageGraph("smoke", ["style.data.init_args.script=mine"])
+    with pytest.raises(ConfigError, match="style.data.init_args.script=mine"):
+        chain.fit("style", data__script="ours")
 
 
 @pytest.mark.parametrize("voices", [False, True])

@@ -17,6 +17,7 @@ from mossrepro.training.config import (
     matched_rank,
     read_config,
     read_shape,
+    refuse_overridden,
     resolved_arguments,
     size_names,
 )  # fmt: skip
@@ -106,6 +107,16 @@ def test_changes_go_into_the_size_or_to_a_stage():
     for wrong in ("size", "size.codec", "stage9.data.x=1", "stage1.lr=3", "=", "claims.data.x=1"):
         with pytest.raises(ConfigError, match="--set"):
             check_changes([wrong])
+    for form, stage in (("ears", "stage2"), ("stage1_word", "stage1")):
+        with pytest.raises(ConfigError, match=f"--set {form}.*give {stage}.data.init_args.batch=1"):
+            check_changes([f"{form}.data.init_args.batch=1"])
+
+
+def test_a_change_that_would_be_without_effect_is_refused():
+    given = ["--model.init_args.init_from=here", "--data.init_args.script=there"]
+    refuse_overridden("stage1", ["a.yaml", "--model.init_args.init_from=here", "--data.init_args.batch=2"], given)
+    with pytest.raises(ConfigError, match="--set stage1.data.init_args.script=mine: `mossrepro reproduce` gives"):
+        refuse_overridden("stage1", ["--data.init_args.script=mine"], given)
 
 
 def test_keys_of_the_cache_do_not_know_where_a_class_stands():
