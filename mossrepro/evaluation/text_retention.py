@@ -38,7 +38,8 @@ STAGES = {
 def measure_text_retention(artifacts: RunArtifacts) -> None:
     """Text logits (Stage 1 must not change one), text answers on C and perplexity, before speech and after stages.
 
-    Answers before any speech are whole sentences, since no untouched model answers in one word.
+    Answers before any speech are whole sentences, since no untouched model answers in one word. One that does is asked
+    in sentences too: what it has forgotten is told apart from what an answer of one word costs.
     """
     parts = {"before": None} | {stage: artifacts.parts[stage] for stage in STAGES if stage in artifacts.parts}
     found: dict[str, float] = {}
@@ -61,6 +62,8 @@ def measure_text_retention(artifacts: RunArtifacts) -> None:
             score.id, score.name = f"t2t_c_{stage}", f"text → text on C {STAGES[stage]}"
             artifacts.record(score)
             found[stage] = score.value
+        if stage == "stage2" and "style" in artifacts.parts:
+            _in_sentences(artifacts, model, tokenizer, found["before"])
     ratio = read[parts["sft"]][0] / read[None][0]
     text = "perplexity after all stages, of that before any speech"
     artifacts.record(metrics.Metric("perplexity_ratio", text, ratio, "x"))
@@ -70,6 +73,16 @@ def measure_text_retention(artifacts: RunArtifacts) -> None:
     if "style" not in artifacts.parts:  # of the form "word", shares are of what is written in the same form
         for pairing in ("s2t", "s2s"):
             artifacts.record(_by_voice(answers[f"{pairing}_c"], found["before"]))
+
+
+def _in_sentences(artifacts: RunArtifacts, model: LayerSplitLM, tokenizer: Tokenizer, before: float) -> None:
+    """The written answers on C of a model of the form "word" that is asked for sentences, as the untouched one is."""
+    model.config = replace(model.config, system_turns=SENTENCES)
+    score = _text_answers(artifacts, model, tokenizer)
+    score.id, score.name = "t2t_c_sentences", "text → text on C at the end, asked for a sentence"
+    artifacts.record(score)
+    title = "text → text on C: points lost by the training, sentences before and after"
+    artifacts.record(metrics.Metric("t2t_c_sentences_lost", title, before - score.value, "points"))
 
 
 def _by_voice(answers: metrics.Metric, before: float) -> metrics.Metric:
