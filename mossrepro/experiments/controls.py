@@ -8,7 +8,9 @@ them all steps.
 
     random           SmolLM2 with random matrices, norms kept: what the speech training alone can do
     counterfactual   SmolLM2 taught in text that C has other answers of the same family: its voice must then give those.
-                     They are replayed in text, as B's are: without it, training on true facts overwrites them
+                     They are replayed in text, as B's are: without it, training on true facts overwrites them. Of the
+                     form "word" they are taught after the stage `style`, which would overwrite them too, and before
+                     mouth, Stage 1 and ears, which are the control's own and change nothing of the text half
 
 Of the form "word" there is a sharper one, with no other mouth at all:
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing"  # the answer of a family that has only one
 PAIRINGS = ("T2T", "T2S", "S2T", "S2S")
-VERSION = 2  # raised when what is asked or counted changes
+VERSION = 3  # raised when what is asked or counted changes
 
 
 class OracleGraph(StageGraph):
@@ -61,11 +63,19 @@ class ControlGraph(StageGraph):
     def __init__(self, size: str | Path, kind: str, share: float = 0.0, *changes: Any) -> None:
         super().__init__(size, *changes)
         self.kind, self.share = kind, share or self.size.control.share
+        self.edit = EditGraph(size, False, *changes)  # the run's own Stage 1, whose text half was taught other answers
 
-    def backbone(self) -> Path:
-        """Folder of the control backbone."""
+    @property
+    def taught_last(self) -> bool:
+        """Whether the other answers are taught after the style, in the words of its form."""
+        return self.kind == "counterfactual" and self.size.lm.form == "word"
+
+    def backbone(self) -> str | Path:
+        """The control backbone."""
         main = str(super().backbone())
         shape = {"start": main, "codes": self.size.codec.codes, "tail_layers": self.size.lm.tail_layers}
+        if self.taught_last:
+            return super().backbone()
         if self.kind == "random":
             spec = {**shape, "start": content_name(main), "version": 1}
             return self.cached("random", "random-backbone", spec, lambda folder: _randomise(shape, folder))
@@ -73,9 +83,18 @@ class ControlGraph(StageGraph):
         inputs = {"data__script": taught, "data__tokenizer": self.tokenizer()}
         return self.fit("counterfactual", model__init_from=main, **inputs)
 
+    def style(self) -> Path:
+        """The control backbone that answers in one word: where it is taught last, with the text half of `EditGraph`."""
+        style = super().style()
+        if not self.taught_last:
+            return style
+        taught = self.edit.edited()
+        spec = {"style": style.name, "taught": taught.name, "version": 1}
+        return self.cached("counterfactual", "counterfactual-style", spec, lambda out: _other_text(style, taught, out))
+
     def script_for(self, stage: str) -> Path:
         """The run's script; for the counterfactual backbone with its own answers on C among those replayed."""
-        if self.kind == "random":
+        if self.kind == "random" or self.taught_last:
             return self.script()
         return self._with([f._replace(set="B") if f.set == "C" else f for f in self._changed()])
 
@@ -119,6 +138,16 @@ def counterfactual(known: list[Fact]) -> list[Fact]:
         for place, answer in zip(places, wrong, strict=True):
             out[place] = known[place]._replace(answer=answer)
     return out
+
+
+def _other_text(style: Path, taught: Path, folder: Path) -> None:
+    """Save the model `style` with the text half of `taught`; the speech half of neither has learnt anything of it."""
+    from mossrepro.lm import checkpoint
+
+    (model, tokenizer), (other, _) = (checkpoint.from_pretrained(path) for path in (style, taught))
+    texts = set(dict(model.named_parameters())) - set(model.speech_parameters())
+    model.load_state_dict({name: value for name, value in other.state_dict().items() if name in texts}, strict=False)
+    checkpoint.save_pretrained(model, tokenizer, folder)
 
 
 def _randomise(shape: dict, folder: Path) -> None:

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from lm_toys import small_model
 from tokenizers import Tokenizer
 
 from mossrepro import cli
@@ -22,6 +24,7 @@ from mossrepro.experiments.controls import ControlGraph, EditGraph, OracleGraph,
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.experiments.knowledge import ask_backbone
 from mossrepro.experiments.stages import STAGES
+from mossrepro.lm import checkpoint
 from mossrepro.lm.data import open_documents
 from mossrepro.lm.grid import Grid
 from mossrepro.pipeline import Assistant, newest_run
@@ -379,6 +382,30 @@ def test_the_counterfactual_backbone_is_taught_c_and_hears_it_again_in_text_only
         documents = open_documents(scripts[stage], "oracle", grid)
         assert changed & {fact.key for fact in documents.replay} == (changed if stage == "sft" else set())
     assert ControlGraph("smoke", "random").script_for("sft") == chain.script()
+
+
+def test_of_one_word_the_counterfactual_is_taught_after_the_style(monkeypatch, tmp_path) -> None:
+    """The style would overwrite it. Text half: of the edited Stage 1; speech half: of the style, as it starts."""
+    tokenizer, model = Tokenizer.from_file(str(StageGraph("smoke").tokenizer())), small_model()
+    for name in ("style", "edited"):
+        checkpoint.save_pretrained(model, tokenizer, tmp_path / name)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+    monkeypatch.setattr(StageGraph, "style", lambda self: tmp_path / "style")
+    edited = lambda self: pytest.fail("true answers") if self.true else tmp_path / "edited"  # noqa: E731
+    monkeypatch.setattr(EditGraph, "edited", edited)
+    chain = ControlGraph("smoke", "counterfactual", 0.0, ["size.lm.form=word"])
+    assert chain.script_for("stage1") == chain.script() and chain.backbone() == StageGraph("smoke").backbone()
+    (found, _), (style, _), (edited, _) = map(
+        checkpoint.from_pretrained, (chain.style(), tmp_path / "style", tmp_path / "edited")
+    )
+    speech = set(style.speech_parameters())
+    for name, value in found.state_dict().items():
+        source, other = (style, edited) if name in speech else (edited, style)
+        assert torch.equal(value, source.state_dict()[name]), name
+        assert not torch.equal(value, other.state_dict()[name]), name
+    assert ControlGraph("smoke", "random", 0.0, ["size.lm.form=word"]).style() == tmp_path / "style"
 
 
 def test_what_the_graph_gives_cannot_be_changed() -> None:
