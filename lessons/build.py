@@ -152,6 +152,8 @@ def shrink(done: nbformat.NotebookNode) -> str:
 
 def _shrunk(output: nbformat.NotebookNode, widest: int, rate: int) -> nbformat.NotebookNode:
     """An output with a picture of at most `widest` pixels and sounds of at most `rate` samples a second."""
+    if output.output_type == "stream":
+        output.text = as_seen(output.text)
     data = output.get("data", {})
     data.pop("text/latex", None)  # the same once more, for paper
     if "image/png" in data:
@@ -159,6 +161,22 @@ def _shrunk(output: nbformat.NotebookNode, widest: int, rate: int) -> nbformat.N
     if "text/html" in data:
         data["text/html"] = SOUND.sub(lambda m: _ogg(m[1], m[2], rate), data["text/html"])
     return output
+
+
+def as_seen(text: str) -> str:
+    """What a terminal shows at the end of a text: progress bars in their last state, no colours."""
+    lines, row, again = [""], 0, False
+    for plain, up, erase in re.findall(r"([^\x1b\r\n]+|\n|\r)|\x1b\[(\d*)A|\x1b\[\d*(K)|\x1b\[[\d;?]*[a-zA-Z]", text):
+        if up or erase:
+            row, lines[row] = max(0, row - int(up or 0)), "" if erase else lines[row]
+        elif plain == "\n":
+            row, again = row + 1, False
+            lines += [""] * (row == len(lines))
+        elif plain == "\r":
+            again = True  # the line is written over, if anything follows on it
+        elif plain:
+            lines[row], again = ("" if again else lines[row]) + plain, False
+    return "\n".join(lines)
 
 
 def _picture(png: str, widest: int) -> str:
@@ -199,7 +217,11 @@ def keep_outputs(chosen: list[Path]) -> int:
         print(f"{lesson.stem} ...", flush=True)
         try:
             target(lesson).parent.mkdir(exist_ok=True)
-            target(lesson).write_bytes(shrink(execute(lesson, target(lesson).parent)).encode())
+            done = execute(lesson, target(lesson).parent)
+            whole = ROOT / "runs" / "lessons" / target(lesson).name  # minutes of work, whatever comes of it
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_text(nbformat.writes(done), "utf-8")
+            target(lesson).write_bytes(shrink(done).encode())
         except (CellExecutionError, ValueError) as error:
             print(f"lessons/{lesson.name}: {error}", file=sys.stderr)
             failed = 1

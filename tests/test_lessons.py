@@ -15,6 +15,8 @@ import pytest
 import soundfile
 from IPython.display import Audio
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 from toy_run import write_toy_run
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +116,20 @@ def test_pictures_and_sounds_are_made_small():
     assert json.loads(text)["cells"][0]["metadata"] == {}
 
 
+def test_of_a_progress_bar_its_end_is_kept():
+    shown = io.StringIO()
+    with Progress(console=Console(file=shown, force_terminal=True, width=60)) as progress:
+        tasks = [progress.add_task(name, total=50) for name in ("one", "two")]
+        for _ in range(50):
+            [progress.advance(task) for task in tasks], progress.refresh()
+        progress.console.print("[red]in between[/red]")
+    lines = build.as_seen(f"before\r\n{shown.getvalue()}40 %\r100 %\nafter\n").split("\n")
+    assert len(shown.getvalue()) > 5000 and [line.split(" ")[0] for line in lines] == [
+        *("before", "in", "one", "two", "100", "after", ""),
+    ]
+    assert "100%" in lines[2] and "\x1b" not in "".join(lines)
+
+
 def test_a_notebook_that_cannot_be_made_small_is_refused():
     with pytest.raises(ValueError, match="300,000 are allowed"):
         build.shrink(executed(300, 1000))
@@ -136,6 +152,7 @@ def test_results_are_kept_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "execute", execute)
     assert build.main([]) == 0 and not build.has_outputs(lesson)
     assert build.main(["--outputs"]) == 0 and build.has_outputs(lesson) and "42" in build.target(lesson).read_text()
+    assert "42" in (tmp_path / "runs" / "lessons" / "42_toy.ipynb").read_text()
     assert build.main(["--outputs"]) == 0 and len(runs) == 1
     lesson.write_text(lesson.read_text().replace("7", "8"))
     assert build.main(["--check"]) == 1 and build.main(["--outputs"]) == 0 and len(runs) == 2
