@@ -142,12 +142,24 @@ def shrink(done: nbformat.NotebookNode) -> str:
         for cell in small.cells:
             cell.metadata = {}
             if cell.cell_type == "code":
-                cell.outputs = [_shrunk(o, widest, rate) for o in cell.outputs if o.get("name") != "stderr"]
+                kept = [o for o in cell.outputs if o.get("name") != "stderr"]
+                cell.outputs = [_shrunk(o, widest, rate) for o in _in_one(kept)]
         text = nbformat.writes(small).rstrip("\n") + "\n"
         text = text.replace(str(ROOT), ".").replace(str(Path.home()) + os.sep, "~/")
         if len(text.encode()) <= LIMIT:
             return text
     raise ValueError(f"{len(text.encode()):,} bytes with small pictures and sounds, {LIMIT:,} are allowed")
+
+
+def _in_one(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """What is printed one after the other as one output: a kernel cuts it wherever its buffer ends."""
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def _shrunk(output: nbformat.NotebookNode, widest: int, rate: int) -> nbformat.NotebookNode:

@@ -130,6 +130,14 @@ def test_of_a_progress_bar_its_end_is_kept():
     assert "100%" in lines[2] and "\x1b" not in "".join(lines)
 
 
+def test_what_a_kernel_cuts_is_joined():
+    done = executed(3, 1000)
+    parts = ["a \x1b[", "1mbold\x1b[0m word\n", "and more"]
+    done.cells[0].outputs += [nbformat.v4.new_output("stream", name="stdout", text=part) for part in parts]
+    done.cells[0].outputs.insert(-1, nbformat.v4.new_output("stream", name="stderr", text="a warning"))
+    assert "".join(json.loads(build.shrink(done))["cells"][0]["outputs"][-1]["text"]).endswith("a bold word\nand more")
+
+
 def test_a_notebook_that_cannot_be_made_small_is_refused():
     with pytest.raises(ValueError, match="300,000 are allowed"):
         build.shrink(executed(300, 1000))
