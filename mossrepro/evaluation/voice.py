@@ -35,12 +35,11 @@ from mossrepro.utils.devices import synchronise
 from mossrepro.utils.random import rng
 from mossrepro.utils.records import read_json
 from mossrepro.utils.spectral import spectral_loss
-from mossrepro.vocoder.clips import whole_codes
 from mossrepro.vocoder.flow import FRAMES, FlowDecoder
 from mossrepro.vocoder.generator import Vocoder
 from mossrepro.vocoder.griffin_lim import griffin_lim
 from mossrepro.vocoder.pitch import measure_pitch
-from mossrepro.vocoder.sampling import FlowSampling
+from mossrepro.vocoder.sampling import FlowSampling, whole_codes
 
 LIST = Path(__file__).with_name("voice_list.json")
 STEPS = (1, 2, 4, 10)  # Euler steps

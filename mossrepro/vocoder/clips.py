@@ -14,12 +14,11 @@ from mossrepro.speech.speaker import SpeakerEncoder
 from mossrepro.training.step_data import announce
 from mossrepro.utils.audio import SAMPLE_RATE, VOICE_HOP, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import DataError
-from mossrepro.vocoder.flow import FRAMES
 from mossrepro.vocoder.pitch import measure_pitch
+from mossrepro.vocoder.sampling import FRAMES, whole_codes
 
 KEPT = 4000  # clips in memory: about 4 hours of sentences, 1.5 GB
 VECTORS = 8  # clips of a speaker whose vectors are taken: 10 ms of computing each
-CODE = FRAMES * VOICE_HOP  # samples of one code at 24 kHz
 
 
 class Sound(NamedTuple):
@@ -28,11 +27,6 @@ class Sound(NamedTuple):
     wave: Tensor
     mel: Tensor
     pitch: Tensor
-
-
-def whole_codes(wave: np.ndarray) -> Tensor:
-    """Samples (n,) at 24 kHz -> (ceil(n / 1920) * 1920,), zeros at the end."""
-    return torch.from_numpy(np.pad(wave, (0, -len(wave) % CODE)))
 
 
 class Clips:

@@ -15,8 +15,7 @@ from mossrepro.speech.speaker import SpeakerEncoder
 from mossrepro.utils import audio, sound_file
 from mossrepro.utils.audio import SAMPLE_RATE, VOICE_SAMPLE_RATE, mel24
 from mossrepro.utils.errors import AudioError
-from mossrepro.vocoder.clips import whole_codes
-from mossrepro.vocoder.sampling import FRAMES, Said
+from mossrepro.vocoder.sampling import FRAMES, Said, whole_codes
 
 SHORTEST, LONGEST = 1.6, 60.0  # seconds of sound: a window of the speaker encoder; it needs no more than the other
 GONE_ON_FROM = 20  # codes, 1.6 s: half a row of the training, of which at most so much is shown

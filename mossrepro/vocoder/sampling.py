@@ -3,16 +3,24 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mossrepro.utils.audio import VOICE_HOP
 from mossrepro.utils.devices import send
 from mossrepro.utils.errors import ConfigError
 
 FRAMES = 4  # mel frames of one code
+CODE = FRAMES * VOICE_HOP  # samples of one code at 24 kHz
 SOLVERS = {"euler": 1, "midpoint": 2}  # evaluations of the velocity in a step
 CHUNK = 5  # codes of a chunk of a stream whose model decodes whole utterances: 0.4 s
 LOOK_BACK = 25  # codes that a stream looks back where the model sets no limit: 2 s
+
+
+def whole_codes(wave: np.ndarray) -> Tensor:
+    """Samples (n,) at 24 kHz -> (ceil(n / 1920) * 1920,), zeros at the end."""
+    return torch.from_numpy(np.pad(wave, (0, -len(wave) % CODE)))
 
 
 class Context(NamedTuple):
