@@ -397,6 +397,8 @@ def test_of_one_word_the_counterfactual_is_taught_after_the_style(monkeypatch, t
     monkeypatch.setattr(EditGraph, "edited", edited)
     chain = ControlGraph("smoke", "counterfactual", 0.0, ["size.lm.form=word"])
     assert chain.script_for("stage1") == chain.script() and chain.backbone() == StageGraph("smoke").backbone()
+    (tmp_path / "out").mkdir()
+    chain.cached = lambda stage, kind, spec, build: build(tmp_path / "out") or tmp_path / "out"
     (found, _), (style, _), (edited, _) = map(
         checkpoint.from_pretrained, (chain.style(), tmp_path / "style", tmp_path / "edited")
     )
