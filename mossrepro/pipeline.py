@@ -98,8 +98,7 @@ class Assistant:
 
     def listen(self, wave: np.ndarray) -> np.ndarray:
         """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
-        with torch.inference_mode():
-            return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
+        return self.codec.codes_of(wave)
 
     def take_voice(self, prompt: Prompt) -> None:
         """Speak in the voice of a prompt from now on. ConfigError where the flow decoder has one voice."""

@@ -185,6 +185,10 @@ class SpeechCodec(nn.Module):
             out = out.masked_fill(torch.arange(steps, device=device)[None] >= ends[:, None], -1)
         return out
 
+    def codes_of(self, wave: np.ndarray) -> np.ndarray:
+        """`encode` for one recording: samples (n,) at 16 kHz -> codes (ceil(n / 1280),) int64, in main memory."""
+        return self.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
+
     def _encode_mel(self, mel: Tensor, state: EncoderState | None) -> tuple[Tensor, EncoderState]:
         """The next features of a stream (B, mels, 8 T) -> codes (B, T), and the state after them."""
         hidden, state = self.encoder(mel, state)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mossrepro.codec.lexicon import Lexicon
 from mossrepro.codec.model import SpeechCodec
@@ -61,11 +60,6 @@ class RunArtifacts:
         """The tokenizer whose recogniser reads answers of one word; of a run without one, that of sentences."""
         folder = self.parts.get("word_reader", self.parts["recogniser"])
         return SpeechCodec.from_pretrained(folder).prepare_for_inference(self.device)
-
-    def listen(self, wave: np.ndarray) -> np.ndarray:
-        """Samples (n,) at 16 kHz -> codes (ceil(n / 1280),)."""
-        with torch.inference_mode():
-            return self.codec.encode(torch.from_numpy(np.asarray(wave, np.float32))[None])[0].cpu().numpy()
 
     @cached_property
     def speaker(self) -> SpeechDecoder:

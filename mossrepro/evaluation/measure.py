@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jiwer
-import torch
 from rich.console import Console
 
 from mossrepro.codec.recogniser_data import corpus_lexicon
@@ -85,7 +84,7 @@ def codec(artifacts: RunArtifacts) -> None:
             continue
         what = f"unseen sentences{who}"
         waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
-        codes = [artifacts.listen(wave) for wave in waves]
+        codes = [artifacts.codec.codes_of(wave) for wave in waves]
         used.update(code for row in codes for code in row.tolist())
         texts = [clip.text.lower() for clip in clips]
         words = sum(len(normalise(text).split()) for text in texts)
@@ -147,7 +146,7 @@ def _judge_deceived(artifacts: RunArtifacts, asked: list[Fact]) -> list[bool]:
     codes = []
     for _, told in wrong:
         wave, rate = voices.say(told.written, "assistant")
-        codes.append(artifacts.codec.encode(torch.from_numpy(audio.resample(wave, rate, SAMPLE_RATE))[None])[0])
+        codes.append(artifacts.codec.codes_of(audio.resample(wave, rate, SAMPLE_RATE)))
     heard = artifacts.judge.transcribe(artifacts.speak(codes))
     return [said(fact, text) for (fact, _), text in zip(wrong, heard, strict=True)]
 

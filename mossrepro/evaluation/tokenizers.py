@@ -60,16 +60,13 @@ def semantic(
     """
     codec = SpeechCodec.from_pretrained(reader).prepare_for_inference(device or best_device())
 
-    def encode(wave: np.ndarray) -> np.ndarray:
-        return codec.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
-
     def decode(rows: list[np.ndarray]) -> list[np.ndarray]:
         return [resample(wave, speaker.vocoder.rate, SAMPLE_RATE) for wave in speaker.speak_all(rows)]
 
     bits = SAMPLE_RATE / SAMPLES_PER_CODE * math.log2(codec.config.codes)
     back = decode if speaker else None
     kept = TokenStore(store) if store else None
-    return Tokenizer(name, title, encode, bits, codec.config.causal, codec, kept, back)
+    return Tokenizer(name, title, codec.codes_of, bits, codec.config.causal, codec, kept, back)
 
 
 def acoustic_encoder(codec: AcousticCodec) -> Callable[[np.ndarray], np.ndarray]:

@@ -87,7 +87,7 @@ def measure_prompts(artifacts: RunArtifacts, codes: Sequence[Tensor]) -> None:
     encoder, speaker = SpeakerEncoder.pretrained(), artifacts.speaker
     vectors = [encoder.embed(resample(wave, VOICE_SAMPLE_RATE, SAMPLE_RATE)) for wave in prompts]
     rows = [row.tolist() for row in codes]
-    ends = [end_of(wave, artifacts.listen) for wave in prompts]
+    ends = [end_of(wave, artifacts.codec.codes_of) for wave in prompts]
     spoken, by_vector = (
         [np.concatenate(speaker.in_voice(*told).speak_all(rows)) for told in zip(vectors, said, strict=True)]
         for said in (ends, [None] * len(ends))

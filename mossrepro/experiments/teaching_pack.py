@@ -12,7 +12,7 @@ of test clips stay the same ones, and how far the mel of their resynthesis moves
 
 import argparse
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -177,21 +177,16 @@ def _lost(codec: SpeechCodec, flow: FlowDecoder, kept: dict, corpus: Path, most:
     if not clips:
         raise DataError(f"{corpus}: has no test clips to measure on")
     waves = [load_clip(corpus, clip, SAMPLE_RATE) for clip in clips]
-    codes = _codes(codec, waves)
+    codes = [codec.codes_of(wave) for wave in waves]
     mels = [_mel(flow, row) for row in codes]
     codec.load_state_dict(packs.dequantise(kept["codec"]))
     flow.load_state_dict(packs.dequantise(kept["flow"]))
-    same = np.concatenate([a == b for a, b in zip(codes, _codes(codec, waves), strict=True)]).mean()
+    same = np.concatenate([a == b for a, b in zip(codes, map(codec.codes_of, waves), strict=True)]).mean()
     apart = np.mean([float((mel - _mel(flow, row)).abs().mean()) for mel, row in zip(mels, codes, strict=True)])
     return (
         f"Of {sum(map(len, codes)):,} codes of {len(clips)} test clips {100 * same:.1f} % are those of the weights as "
         f"they were trained; the mel of the same codes is {8.686 * apart:.2f} dB away from theirs, in the mean."
     )
-
-
-@torch.inference_mode()
-def _codes(codec: SpeechCodec, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [codec.encode(torch.from_numpy(wave)[None])[0].numpy() for wave in waves]
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from mossrepro.data.facts import Fact
 from mossrepro.evaluation import measure
@@ -23,7 +22,7 @@ def spoken(monkeypatch) -> list[str]:
 
 
 def bench(transcribe) -> SimpleNamespace:
-    codec = SimpleNamespace(encode=lambda wave: torch.zeros(1, 3, dtype=torch.int64))
+    codec = SimpleNamespace(codes_of=lambda wave: np.zeros(3, np.int64))
     speak = lambda many: [np.zeros(100) for _ in many]  # noqa: E731
     return SimpleNamespace(codec=codec, speak=speak, judge=SimpleNamespace(transcribe=transcribe))
 

@@ -70,7 +70,7 @@ def test_prompts_of_a_run_are_measured(said, tmp_path, monkeypatch) -> None:
         clips=clips,
         parts={"script": Path("script")},
         speaker=decoder,
-        listen=lambda wave: np.arange(-(-len(wave) // 1280)) % 16,
+        codec=SimpleNamespace(codes_of=lambda wave: np.arange(-(-len(wave) // 1280)) % 16),
         record=lambda fact: metrics.record(tmp_path, fact),
     )
     voice_prompt.measure_prompts(run, [torch.arange(12)])
