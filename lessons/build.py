@@ -34,6 +34,8 @@ CELL_SECONDS = 900  # the longest any one cell may take
 LIMIT = 300_000  # bytes of a notebook with its results
 # Pictures' width in pixels and sounds' samples a second: the first that keep a notebook below LIMIT.
 SIZES = ((900, 24_000), (700, 16_000), (500, 12_000))
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+OPUS_LEVEL = 0.98  # of libsndfile, from 0 (256 kbit a second) to 1 (6): 11
 REPOSITORY = ""  # where a notebook gets the project from on a bare machine; "": its reader is asked
 INSTALL = f'''# Only where the project is not installed, as on Colab: the address of this notebook's repository.
 REPOSITORY = "{REPOSITORY}"
@@ -201,10 +203,10 @@ def _picture(png: str, widest: int) -> str:
 
 def _ogg(wav: str, between: str, rate: int) -> str:
     wave, its_rate = soundfile.read(io.BytesIO(base64.b64decode(wav)), dtype="float32")
-    if its_rate > rate:
+    if its_rate > rate or its_rate not in OPUS_RATES:
         wave, its_rate = soxr.resample(wave, its_rate, rate), rate
     kept = io.BytesIO()
-    with soundfile.SoundFile(kept, "w", its_rate, 1, "VORBIS", format="OGG", compression_level=0.9) as file:
+    with soundfile.SoundFile(kept, "w", its_rate, 1, "OPUS", format="OGG", compression_level=OPUS_LEVEL) as file:
         for start in range(0, len(wave), its_rate):  # a second at a time: libsndfile crashes on long ones
             file.write(wave[start : start + its_rate])
     return f'src="data:audio/ogg;base64,{base64.b64encode(kept.getvalue()).decode()}"{between}audio/ogg"'
