@@ -239,7 +239,7 @@ class FlowDecoder(nn.Module):
         that would wait for it.
         """
         sampling = self.sampling if sampling is None else sampling.checked()
-        for row in (codes, *(said or ())[:1]):
+        for row in [codes] if said is None else [codes, said.codes]:
             if row.device.type == "cpu" and row.numel() and not 0 <= int(row.min()) <= int(row.max()) < self.codes:
                 raise DataError(f"codes {int(row.min())}...{int(row.max())} do not fit a codebook of {self.codes}")
         codes, before, shown = send(codes, self.mean.device), 0, None
