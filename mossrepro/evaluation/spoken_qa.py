@@ -63,7 +63,7 @@ def ask(
             for line in part
         ]
         for line, reply in zip(part, generate(model, prompts, grid.ids, config), strict=True):
-            heard = grid.tokenizer.decode(reply.text) if pairing[2] == "T" else ""
+            heard = grid.tokenizer.decode(reply.text).strip() if pairing[2] == "T" else ""
             out.append(Asked(line, facts[line.fact], reply, heard, False))
     return listened(out, facts, hear) if pairing[2] == "S" else judged(out, pairing, facts)
 

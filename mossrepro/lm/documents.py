@@ -194,7 +194,7 @@ class Documents:
 
     def _asr(self, kind: str, random: np.random.Generator) -> Exchange:
         heard = self._pick(self.recognised, random)
-        return self._after(heard, self.grid.turn("assistant", text=heard.text, supervise=True), heard.text, REPEAT)
+        return self._after(heard, self._writes(heard.text), heard.text, REPEAT)
 
     def _repeat(self, kind: str, random: np.random.Generator) -> Exchange:
         heard, said = self._pick(self.repeatable, random)
@@ -215,8 +215,7 @@ class Documents:
 
     def _words(self, kind: str, random: np.random.Generator) -> Exchange:
         line = self._pick(self.answering if self.answering and random.random() < _ANSWERS else self.short, random)
-        text = _capital(line.text)
-        return self._joined(text, self._please_repeat(text), self._reply(line.id, text))
+        return self._joined(line.text, self._please_repeat(line.text), self._reply(line.id, line.text))
 
     def _please_repeat(self, text: str) -> Positions:
         """A user's turn: "Repeat: " and the words, in writing."""
@@ -230,15 +229,21 @@ class Documents:
 
     def _open(self, kind: str, random: np.random.Generator) -> Exchange:
         """Under the system turn that the reply was written under; that of a conversation is laid before it."""
-        line, reply = self._pick(self.open if kind == "open" else self.any, random)
-        answer, prose = self.grid.turn("assistant", text=reply, supervise=True), self.grid.system(False, PROSE)
-        return self._after(self._heard(line), answer, f"{line.text} {reply}", "", *[prose] * (kind == "open"))
+        prose = kind == "open"
+        line, reply = self._pick(self.open if prose else self.any, random)
+        answer = self.grid.turn("assistant", text=reply, supervise=True) if prose else self._writes(reply)
+        before = [self.grid.system(False, PROSE)] * prose
+        return self._after(self._heard(line), answer, f"{line.text} {reply}", "", *before)
 
     _any = _open
 
+    def _writes(self, text: str) -> Positions:
+        """A written turn of the assistant."""
+        return self.grid.turn("assistant", text=self.as_written(text), supervise=True)
+
     def _reply(self, name: str, text: str) -> Positions:
         """A spoken turn of the assistant."""
-        monologues = {}
+        text, monologues = self.as_written(text), {}
         if self.monologue:
             monologues = {"monologue": text, "text_lookahead": self.text_lookahead, "starts": self.starts(name)}
         written = text if self.text_guidance else None
@@ -283,7 +288,7 @@ class Documents:
         if random.random() >= _COPIED:
             sets = [facts for facts in (self.asked_about["A"], self.asked_about["P"]) if facts]
             return self._written(self._pick(self._pick(sets, random), random), random)
-        return self._written_again(_capital(self._pick(self.short, random).text))
+        return self._written_again(self._pick(self.short, random).text)
 
     def _facts(self, kind: str, random: np.random.Generator) -> Exchange:
         return self._written(self._pick(list(self.facts.values()), random), random, unseen=True)
@@ -292,7 +297,7 @@ class Documents:
         return self._written_again(self._pick(self.by_role["user_speech"], random).text)
 
     def _written_again(self, text: str) -> Exchange:
-        return self._joined(text, self._please_repeat(text), self.grid.turn("assistant", text=text, supervise=True))
+        return self._joined(text, self._please_repeat(text), self._writes(text))
 
     def _written(self, fact: Fact, random: np.random.Generator, unseen: bool = False) -> Exchange:
         """A written question and its answer; `unseen` draws from the phrasings of the tests too, if there are any."""
@@ -322,12 +327,20 @@ class Documents:
         """The assistant's turn that answers a question about a fact; without `random` spoken by the first line."""
         text = self.answer_text(fact)
         if pairing[2] == "T":
-            return self.grid.turn("assistant", text=text, supervise=True)
+            return self._writes(text)
         return self._reply(self.spoken_answer(fact, random), text)
 
     def answer_text(self, fact: Fact) -> str:
         """The answer to a question about a fact, in the form of these documents."""
-        return _capital(fact.answer) if self.one_word else fact.written
+        return fact.answer if self.one_word else fact.written
+
+    def as_written(self, text: str) -> str:
+        """A reply as its tokens have it: of the form "word" it begins with a space, as a word within a sentence does.
+
+        There a text model writes what it knows, as " Paris" and " cold". "Paris" and "Cold", with which a reply would
+        begin, are other tokens: to answer with them is learnt anew, and loses a quarter of the answers (docs/LOG.md).
+        """
+        return f" {text}" if self.one_word else text
 
     def spoken_answer(self, fact: Fact, random: np.random.Generator | None = None) -> str:
         """Id of a line that says the answer to a fact, in the form of these documents; without `random` the first."""
@@ -335,8 +348,3 @@ class Documents:
             return f"answer-{fact.key}"
         lines = self.saying[plain(fact.answer)]
         return (self._pick(lines, random) if random is not None else lines[0]).id
-
-
-def _capital(text: str) -> str:
-    """As a reply begins: with a capital letter."""
-    return text[:1].upper() + text[1:]

@@ -41,8 +41,8 @@ def answer_words(source: Documents, pairing: str, documents: list[Positions]) ->
 
 def _tokens(source: Documents, fact: Fact, monologue: bool = False) -> np.ndarray:
     """Which tokens of the written answer, or of its monologue at each code, are of the answer word: (n,) bool."""
-    text = source.answer_text(fact)
-    start = 0 if source.one_word else text.rindex(fact.answer)
+    text = source.as_written(source.answer_text(fact))
+    start = text.rindex(fact.answer)
     marks = source.grid.tokens_within(text, start, start + len(fact.answer))
     if not monologue:
         return marks

@@ -123,7 +123,9 @@ def test_comments_do_not_count(tmp_path):
 
 
 if __name__ == "__main__":
-    word, *makers = sys.argv[1:]
+    word, *makers = sys.argv[1:] or [""]
+    if word not in ("same-result", "new-version") or not MAKERS.keys() >= set(makers):
+        sys.exit(__doc__)
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for maker in makers or MAKERS:
         before = record.get(maker, {}).get("version")
