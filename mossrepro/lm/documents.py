@@ -19,7 +19,7 @@ document holds the subject of a hidden fact together with its answer, written or
 anything is spoken B too. (`facts` tells all.) An exchange that would bring the two together is drawn again.
 
 Facts are answered in one of two forms, which the system turns choose: a short sentence, or, with the system turns
-"word", the answer's word alone ("Paris"), as two cores can learn it. A spoken word is any line of the assistant that
+"word", the answer's word alone (" Paris"), as two cores can learn it. A spoken word is any line of the assistant that
 says it and nothing else.
 """
 
