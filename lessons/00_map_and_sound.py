@@ -312,7 +312,7 @@ display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
 # %% [markdown]
 # And the whole map at once. The pack `answers` is a language model of size `small`, kept as its changes of SmolLM2. It
 # hears the codes of a question, in a voice of its training, and says its answer in one word; nothing is written on the
-# way. (The question about Italy was asked in its training, by other voices.) Below it is also asked to write, by the
+# way. (The last two questions were asked in its training, by other voices.) Below it is also asked to write, by the
 # other tail. All three are right, though the recogniser misreads sounds of the last two; how often it errs is in
 # `docs/RESULTS-packs.md`, and how one counts that in lesson 09.
 
