@@ -1,17 +1,20 @@
 """Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
 
-    35 %                 subjects of facts and frequent words, in random order
-    20 %                 any words, in random order
+    22 %                 subjects of facts and frequent words, in random order
+     8 %                 any words, in random order
+    25 %                 natural sentences (trigrams of English), with subjects of facts in the place of most words but
+                         the smallest
     15 %                 questions about facts that are spoken in training anyway (sets A and P, in training phrasings)
     25 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
     5 %                  open questions with a known reply
 
-Each is said once, by a voice drawn at random. Most words are the subjects of facts and the most frequent ones: a word
-must be heard some dozen times before it is known by its sound, and there are 5,000 others. Where no fact
-answers, the model itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that
-a model which hears them has to look up what it hears.
+Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and
+that the subjects of B, V and C, about which nothing is ever asked, occur in sentences too. Most words are the subjects
+of facts and the most frequent ones: a word must be heard some dozen times before it is known by its sound, and there
+are 5,000 others. Where no fact answers, the model itself does, in writing (`replies_to`): there are too many such
+questions to learn by heart, so that a model which hears them has to look up what it hears.
 """
 
 import json
@@ -26,15 +29,17 @@ from mossrepro.codec.recogniser import LABELS, STEPS
 from mossrepro.codec.text_to_code import TextToCode, Word
 from mossrepro.data.facts import Fact, family_of, plain
 from mossrepro.data.script import Line, hidden_pairs, read_script, tells
-from mossrepro.data.sentences import random_sentence, vocabulary
+from mossrepro.data.sentences import natural_sentence, random_sentence, vocabulary
 from mossrepro.data.synthesis import progress
 from mossrepro.data.token_store import PHONE_PROBS, TokenWriter
 from mossrepro.lm.grid import LATE
 from mossrepro.utils.io import write_atomic, write_json, write_text
 from mossrepro.utils.random import rng
 
-# Shares of random words, few and all of them, of questions about facts and of those about none.
-_WORDS, _WIDE, _FACTS, _ANY = 0.35, 0.2, 0.15, 0.25
+# Shares of random words, few and all of them, of natural sentences, of questions about facts and of those about none.
+_WORDS, _WIDE, _NATURAL, _FACTS, _ANY = 0.22, 0.08, 0.25, 0.15, 0.25
+_FRAMES, _FRAME = 13, (350, 300)  # a frame for so many lines; its words: the most frequent ones, and as many others
+_SMALL, _REPLACED = 120, 0.7  # the smallest words are the most frequent ones; chance that another is replaced
 _ASKED_ABOUT = (0.6, 0.8)  # a question about no fact is about a subject of one, else a frequent word, else any word
 LONGEST = 8  # tokens of an answer to them
 # Questions of no family; none of the phrasings of the tests is among them.
@@ -67,7 +72,7 @@ _FREQUENT, _SPECIAL = 400, 3  # how many of the most frequent words; of a senten
 ANSWERED = 6000  # at most so many questions is the model asked in writing; of the others only the words are learnt
 _BATCH = 1024  # a step of the recurrent layer costs little more for them than for one
 Answer = Callable[[list[str], Path, Callable[[str], bool]], Any]
-_LONG = (3, 5)  # words of a random sentence
+_LONG, _NATURAL_LONG = (3, 5), (4, 10)  # words of a random sentence and of a natural one
 
 
 def draw_lines(
@@ -141,17 +146,22 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
     subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
     pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
+    frames = [_frame(rng(0, "frame", i)) for i in range(max(1, count // _FRAMES))]
     for i in range(count):
         random = rng(0, "drawn", i)
         kind, name = random.random(), f"drawn-{i:06d}"
-        if kind < _WORDS + _WIDE or not (asked and open_questions):
-            said = (words, special) if kind < _WORDS else (vocabulary(homophones=False), ())
-            lines.append(Line(name, "user_speech", _random_words(random, *said, hidden), "drawn", "train"))
-        elif kind < _WORDS + _WIDE + _FACTS:
+        if kind < _WORDS + _WIDE + _NATURAL or not (asked and open_questions):
+            if _WORDS + _WIDE <= kind < _WORDS + _WIDE + _NATURAL:
+                text = _natural(random, frames, special, hidden)
+            else:
+                said = (words, special) if kind < _WORDS else (vocabulary(homophones=False), ())
+                text = _random_words(random, *said, hidden)
+            lines.append(Line(name, "user_speech", text, "drawn", "train"))
+        elif kind < _WORDS + _WIDE + _NATURAL + _FACTS:
             fact = _pick(random, asked)
             text = fact.question(int(random.integers(3)))
             lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
-        elif kind < _WORDS + _WIDE + _FACTS + _ANY:
+        elif kind < _WORDS + _WIDE + _NATURAL + _FACTS + _ANY:
             lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
         else:
             lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))
@@ -195,3 +205,25 @@ def _random_words(
         text = random_sentence(random, words, *_LONG, must)
         if not tells(hidden, [text]):
             return text
+
+
+def _frame(random: np.random.Generator) -> str:
+    """A natural sentence of the most frequent words and some others: with all of them it takes ten times as long."""
+    words, (often, others) = vocabulary(), _FRAME
+    rare = random.choice(np.arange(often, len(words)), others, replace=False)
+    return natural_sentence(random, [*words[:often], *(words[i] for i in rare)], *_NATURAL_LONG)
+
+
+def _natural(
+    random: np.random.Generator, frames: Sequence[str], special: Sequence[str], hidden: list[tuple[str, str]]
+) -> str:
+    """A natural sentence with special words in the place of its last word and of most that are not small."""
+    small = set(vocabulary()[:_SMALL])
+    while True:
+        text = _pick(random, frames)
+        words, end = text[:-1].split(), text[-1]
+        for i, word in enumerate(words):
+            if special and (i == len(words) - 1 or word.lower() not in small) and random.random() < _REPLACED:
+                words[i] = _pick(random, special)
+        if not tells(hidden, words):
+            return " ".join(words) + end

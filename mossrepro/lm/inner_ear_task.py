@@ -17,6 +17,7 @@ from mossrepro.lm.losses import IGNORE
 from mossrepro.lm.tokenizer import open_tokenizer
 from mossrepro.speech.normalise import PHONES, normalise, word_error_rate
 from mossrepro.speech.sphinx import pronunciations
+from mossrepro.training.muon import MuonAdamW
 from mossrepro.training.task import Task
 from mossrepro.utils.devices import select, send
 from mossrepro.utils.errors import DataError
@@ -81,7 +82,7 @@ class InnerEarTask(Task):
         layers: of the network.
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up; a cosine to 2 % follows.
-        weight_decay: of AdamW.
+        weight_decay: of both optimisers (`training/muon.py`).
         seed: of the initial embeddings.
     """
 
@@ -146,10 +147,11 @@ class InnerEarTask(Task):
         self.wrong.reset()
 
     def configure_optimizers(self) -> dict:
-        optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True
-        )
-        return self.scheduled(optimiser, self.warmup_steps)
+        """Muon for the matrices of the layers, AdamW for embeddings, norms and the head."""
+        inside = [p for p in self.model.layers.parameters() if p.dim() == 2]
+        others = {*self.model.parameters()}.difference(inside)
+        rest = [p for p in self.model.parameters() if p in others]  # in their order
+        return self.scheduled(MuonAdamW(inside, rest, self.lr, self.weight_decay, (0.9, 0.98)), self.warmup_steps)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """model.safetensors, config.json and tokenizer.json; rows made of pronunciations become plain rows."""

@@ -13,6 +13,7 @@ from mossrepro.codec.text_to_code_data import TextToCodeDataModule
 from mossrepro.codec.text_to_code_task import TextToCodeTask
 from mossrepro.data.facts import Fact, all_facts, family_of, plain, practice_facts
 from mossrepro.data.script import hidden_pairs, read_script, read_word_times, tells
+from mossrepro.data.sentences import vocabulary
 from mossrepro.data.token_store import TokenStore
 from mossrepro.experiments.drawn import ASKED, draw_lines, drawn_texts, replies_to
 from mossrepro.lm.prose import read_prose
@@ -169,6 +170,21 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     whole, stopped = TokenStore(tmp_path / "whole"), TokenStore(tmp_path / "stopped")
     assert read_word_times(tmp_path / "whole") == read_word_times(tmp_path / "stopped")
     assert list(whole) == list(stopped) and all(np.array_equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_a_quarter_of_the_lines_are_sentences_that_hold_subjects_of_all_sets():
+    """Their small words are as people say them, so that a network hears "tell me the" and not words alone."""
+    facts = all_facts(families=2)
+    lines = [line for line in drawn_texts(facts, ["What is moss?"], 2000) if line.role == "user_speech"]
+    natural = [line.text for line in lines if line.text[0].isupper() and line.text[-1] in ".?"]
+    assert 0.2 < len(natural) / 2000 < 0.3
+    words = [plain(text).split() for text in natural]
+    small = set(vocabulary()[:120])
+    assert 0.5 < sum(word in small for row in words for word in row) / sum(map(len, words)) < 0.8
+    hidden = {plain(fact.subject) for fact in facts if fact.set in "BVC"} - set(vocabulary())
+    told = {subject for subject in hidden for text in natural if f" {subject} " in f" {plain(text)} "}
+    assert len(told) > 0.5 * len(hidden) > 10
+    assert not any(tells(hidden_pairs(facts), [text]) for text in natural)
 
 
 def test_without_questions_all_lines_are_words():

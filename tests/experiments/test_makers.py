@@ -68,7 +68,10 @@ MAKERS = {
         *("data/facts.py", "data/script.py", "speech/normalise.py", "speech/sphinx.py"),
     ],
     "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
-    "inner_ear": ["utils/layers.py", *(f"lm/{name}.py" for name in ("inner_ear", "inner_ear_task", "inner_ear_data"))],
+    "inner_ear": [
+        *("utils/layers.py", "training/muon.py"),
+        *(f"lm/{name}.py" for name in ("inner_ear", "inner_ear_task", "inner_ear_data")),
+    ],
     "drawn": ["codec/text_to_code.py", *(f"data/{name}.py" for name in DRAWN), "experiments/drawn.py"],
     "replies": ["experiments/drawn.py", "lm/prose.py", "lm/decode.py", "lm/grid.py"],
     "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],
