@@ -168,6 +168,8 @@ class StageGraph(Stages):
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
+        if "model__inner_ear" not in inputs:  # then it is the ears that learn words, by writing down what they hear
+            inputs["data__mix__asr"] = "0.5"
         return self.fit("stage2", "ears", model__init_from=self._words(), data__prose=self.prose(), **inputs)
 
     def script_for(self, stage: str) -> Path:

@@ -42,7 +42,7 @@ NOTHING = 0  # label of a code at which no token ends; that of names[i] is i + 1
 _HEAD = 64  # width of an attention head
 _THETA = 10_000.0  # base of the rotary positions: a turn is short
 _EPS = 1e-5
-_ALIKE, _HEARD, _READ = 0.5, 0.03, 0.2  # see `words_read`: least cosine of two codes' shares, and sums of shares
+_ALIKE, _HEARD, _READ = 0.5, 0.03, 0.35  # see `words_read`: least cosine of two codes' shares, and sums of shares
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def words_read(shares: Tensor) -> tuple[Tensor, Tensor]:
 
     Where a word ends is a matter of a code or two, and its name may have a half of either: what is named at several
     codes in a row is read once, at the last of them, with the shares of all. It is read where these are more than a
-    fifth of a name, and as a whole one, in which names count by the squares of their shares: a mean of many words is no
-    word to a text model (docs/LOG.md).
+    third of a name, and as a whole one, in which names count by the fourth powers of their shares: a mean of many words
+    is no word to a text model, and it repeats the word that it is asked about (docs/LOG.md).
 
     The least shares are of an ear that was trained on a third of the codes at which nothing is named
     (`inner_ear_data.py`), so that it names three times as readily as it is sure.
@@ -154,7 +154,7 @@ def words_read(shares: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(shares), device=shares.device)[:, None]
     named = summed - (summed - shares)[rows, first]
     read = (named.sum(-1) > _READ) & ~F.pad(goes_on[:, 1:], (0, 1))
-    sharp = named.square()
+    sharp = named.pow(4)
     return sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-12), read
 
 
