@@ -182,6 +182,8 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     _run_options(parser)
     text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
     parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
+    text = "train and ask this control alone, such as edit_permuted or counterfactual (repeatable)"
+    parser.add_argument("--control", action="append", default=[], metavar="NAME", help=text)
     parser.set_defaults(run_verb=_reproduce)
 
 
@@ -278,12 +280,6 @@ def _fit(argv: list[str]) -> int:
     return 0
 
 
-def _data_make(args: argparse.Namespace) -> int:
-    from mossrepro.experiments import reproduce
-
-    return reproduce.make_data(args)
-
-
 def _data_add(args: argparse.Namespace) -> int:
     from mossrepro.data.ingest import add_folder
 
@@ -296,24 +292,6 @@ def _data_human(args: argparse.Namespace) -> int:
 
     make_corpus(args.output)
     return 0
-
-
-def _eval(args: argparse.Namespace) -> int:
-    from mossrepro.experiments import reproduce
-
-    return reproduce.evaluate(args)
-
-
-def _voice(args: argparse.Namespace) -> int:
-    from mossrepro.experiments import voice
-
-    return voice.main(args)
-
-
-def _codec_baselines(args: argparse.Namespace) -> int:
-    from mossrepro.experiments import codec_baselines
-
-    return codec_baselines.main(args)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -340,6 +318,10 @@ def _talk(args: argparse.Namespace) -> int:
 
 
 _reproduce = _lazy("experiments.reproduce")
+_data_make = _lazy("experiments.reproduce", "make_data")
+_eval = _lazy("experiments.reproduce", "evaluate")
+_voice = _lazy("experiments.voice")
+_codec_baselines = _lazy("experiments.codec_baselines")
 _ablate = _lazy("experiments.ablate")
 _adapt = _lazy("experiments.adapt")
 _plan = _lazy("lm.plan")

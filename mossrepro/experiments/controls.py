@@ -1,4 +1,4 @@
-"""`mossrepro reproduce --controls`: is what comes out by voice really the text model's knowledge?
+"""`mossrepro reproduce --controls`, or `--control NAME`: is what comes out by voice the text model's knowledge?
 
 The right backbone goes through Stage 1, Stage 2 and SFT once more with codes that a perfect codec would write
 (`data/oracle.py`): what is then still wrong is the language model's. Two other backbones go through them on the real
@@ -19,7 +19,7 @@ Of the form "word" there is a sharper one, with no other mouth at all:
                      ones, in as many steps
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from mossrepro.lm import checkpoint
 from mossrepro.lm.inference import prepare_for_inference
 from mossrepro.training import metrics
 from mossrepro.training.runs import read_parts
+from mossrepro.utils.errors import ConfigError
 from mossrepro.utils.io import copy_files
 from mossrepro.utils.random import rng
 
@@ -166,13 +167,15 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
-def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any) -> None:
+def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any, only: Collection[str] = ()) -> None:
     """Train the control models and record how they answer the questions of C.
 
     The counterfactual backbone comes first; both the true answers and those that it was taught are counted. At the end
     the run's own answers are compared with each control's. All answers are cached.
 
-    percent: of the run's steps; 0 for the size's own share.
+    percent: of the run's steps; 0 for the size's own share. only: names of the controls; empty for all.
+
+    ConfigError for a name that is none of this size's controls.
     """
     from mossrepro.evaluation.artifacts import RunArtifacts
 
@@ -186,7 +189,10 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     if rows[0][1].size.lm.form == "word":
         edits = [(kind, EditGraph(size, kind == "true", *changes)) for kind in ("permuted", "true")]
         rows = [(f"edit_{kind}", graph, partial(_ask_edit, kind)) for kind, graph in edits] + rows
-    for name, graph, ask in rows:
+    if unknown := set(only) - {name for name, *_ in rows}:
+        names_of = ", ".join(name for name, *_ in rows)
+        raise ConfigError(f"--control {min(unknown)}: no control of size {rows[-1][1].size.name}; choose {names_of}")
+    for name, graph, ask in [row for row in rows if not only or row[0] in only]:
         model = graph.edited() if isinstance(graph, EditGraph) else graph.language_model("sft")
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}
         build = lambda folder, ask=ask, model=model: ask(model, RunArtifacts(parts, folder))  # noqa: E731

@@ -52,11 +52,11 @@ def main(args: argparse.Namespace) -> int:
         make()
     console.print(f"[bold]{len(steps) + 1}/{len(steps) + 1} measurements[/bold]")
     _collect(graph, run)
-    if args.controls is not None:
+    if args.controls is not None or args.control:
         from mossrepro.experiments.controls import measure_controls
 
-        console.print("[bold]controls: a counterfactual and a random backbone, and a perfect codec[/bold]")
-        measure_controls(args.size, run, args.controls, *changes)
+        console.print(f"[bold]controls: {', '.join(args.control) or 'all'}[/bold]")
+        measure_controls(args.size, run, args.controls or 0, *changes, only=args.control)
     return verb.main(argparse.Namespace(size=args.size, run=run, claims=None, markdown=None))
 
 

@@ -300,6 +300,35 @@ def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(m
             assert margin.value == 55.0 and f"{100 * share:.0f} % of the steps" in margin.name
             assert (margin.low, margin.high) == pytest.approx((55 - hypot(13, 8), 55 + hypot(12, 3)))
     assert "control_oracle_margin_s2t_c" not in found
+    shares.clear()
+    measure_controls("smoke", tmp_path, only=["oracle"])
+    assert shares == [("oracle", 0.5)]
+    with pytest.raises(ConfigError, match="edit_true.*size smoke; choose counterfactual, random, oracle"):
+        measure_controls("smoke", tmp_path, only=["edit_true", "random"])
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], None),
+        (["--controls"], ((), 0)),
+        (["--controls", "100"], ((), 100)),
+        (["--control", "a", "--control", "b"], ("ab", 0)),
+    ],
+)
+def test_controls_are_asked_for_all_or_by_name(monkeypatch, tmp_path, words, asked) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = []
+    monkeypatch.setattr(
+        "mossrepro.experiments.controls.measure_controls",
+        lambda size, run, percent, *changes, only: called.append((tuple(only), percent)),
+    )
+    monkeypatch.setattr("mossrepro.experiments.reproduce._collect", lambda graph, run: None)
+    monkeypatch.setattr("mossrepro.report.verb.main", lambda args: 0)
+    for name in ("script", "codec", "tokens", "recogniser", "backbone", "language_model", "flow", "vocoder"):
+        monkeypatch.setattr(StageGraph, name, lambda self, *stage: tmp_path)
+    assert cli.main(["reproduce", "--size", "smoke", *words]) == 0
+    assert called == ([] if asked is None else [(tuple(asked[0]), asked[1])])
 
 
 @pytest.mark.parametrize("words", [["0"], ["101"], ["half"], ["-3"]])
