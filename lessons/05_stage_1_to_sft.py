@@ -254,18 +254,19 @@ plt.show()
 # comes Stage 1, in which the tail learns to have the next word ready while one is said.
 #
 # Hearing mirrors that. An **inner ear** (`mossrepro/lm/inner_ear.py`) has learnt at which code a word ends and how
-# likely each token is there. The trunk gets the mean of the likely tokens' embeddings, weighted by that. It skips the
-# codes at which no word ends, so that it meets one word after another, as in writing. In the place of Stage 2 come
+# likely each token is there. The trunk gets the mean of the likely tokens' embeddings, weighted by the fourth power of
+# that: of two words at 0.6 and 0.3 the first counts for 0.94. It skips the codes at which no word ends, so that it
+# meets one word after another, as in writing. In the place of Stage 2 come
 # *gated ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice
 # anything; there is no SFT. Asked *in writing*, after minutes of training without one spoken question, it says more
 # than half of the answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by
 # voices and in words that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`).
 #
 # The price: it is closer to a text model's vocabulary than the paper's model is. The paper wants speech "without text
-# guidance", with no text written on the way. None is written here either: the inner ear settles *where* a word ends,
-# and leaves it to the trunk which of the likely ones it was. Decide for yourself whether that counts. To leave the
-# parts out: `mossrepro ablate no_mouth`, or `mossrepro reproduce` with `--set size.lm.passes=false` (no code is
-# skipped) or `--set size.lm.inner_ear_steps=0` (no inner ear).
+# guidance", with no text written on the way. None is written here either. But the inner ear settles *where* a word
+# ends, and mostly which one it was; the trunk has a say only where two are about as likely. Decide for yourself
+# whether that counts. To leave the parts out: `mossrepro ablate no_mouth`, or `mossrepro reproduce` with
+# `--set size.lm.passes=false` (no code is skipped) or `--set size.lm.inner_ear_steps=0` (no inner ear).
 #
 # What happens if a stage is left out, or if nothing is ever frozen, is one command: `mossrepro ablate never_frozen
 # stage2_frozen no_split --size tiny` trains the variants beside the recipe and asks them the same questions (it wants a

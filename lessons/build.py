@@ -2,7 +2,8 @@
 
 solutions/ has cells of the same names, to be run below those of their lesson.
 
-python lessons/build.py              write notebooks/NN_name.ipynb where a lesson's cells are others now
+python lessons/build.py              write notebooks/NN_name.ipynb where a lesson's cells are others now; results stay
+                                     where the code is the same
 python lessons/build.py --check      write nothing; exit 1 if a notebook is not what its lesson says
 python lessons/build.py --execute    run every lesson in full and keep the results in runs/lessons/NN_name.ipynb
 python lessons/build.py --execute 07 only the lessons whose names start so
@@ -113,6 +114,17 @@ def _sources(made: dict) -> list[tuple[str, str, str]]:
 def render(lesson: Path) -> str:
     """The notebook file's text."""
     return nbformat.writes(notebook(lesson)).rstrip("\n") + "\n"
+
+
+def rendered_again(lesson: Path) -> str:
+    """The notebook file's text, with the results of the notebook that is there if its code is the same."""
+    new, path = notebook(lesson), target(lesson)
+    old = nbformat.read(path, as_version=4) if path.is_file() else nbformat.v4.new_notebook()
+    code, before = ([cell for cell in made.cells if cell.cell_type == "code"] for made in (new, old))
+    if [cell.source for cell in code] == [cell.source for cell in before]:
+        for cell, ran in zip(code, before, strict=True):
+            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    return nbformat.writes(new).rstrip("\n") + "\n"
 
 
 def execute(lesson: Path, folder: Path, without: str | None = None, solved: bool = False) -> nbformat.NotebookNode:
@@ -286,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         return min(len(stale), 1)
     target(chosen[0]).parent.mkdir(exist_ok=True)
     for lesson in filter(is_stale, chosen):  # the others keep their outputs
-        target(lesson).write_bytes(render(lesson).encode())
+        target(lesson).write_bytes(rendered_again(lesson).encode())
     return 0
 
 

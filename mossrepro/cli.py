@@ -182,7 +182,7 @@ def _add_reproduce(verbs: argparse._SubParsersAction) -> None:
     _run_options(parser)
     text = "also train and ask the control backbones, with PERCENT of the run's steps (default: the size's share)"
     parser.add_argument("--controls", type=_percent, nargs="?", const=0, metavar="PERCENT", help=text)
-    text = "train and ask this control alone, such as edit_permuted or counterfactual (repeatable)"
+    text = "also train and ask this control, not the others: counterfactual, edit_permuted, ... (repeatable)"
     parser.add_argument("--control", action="append", default=[], metavar="NAME", help=text)
     parser.set_defaults(run_verb=_reproduce)
 

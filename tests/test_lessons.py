@@ -66,6 +66,12 @@ def test_a_stale_notebook_is_found_and_mended(tmp_path, monkeypatch):
     build.target(lesson).write_text(json.dumps(after))
     assert build.main(["--check"]) == 0 and build.main([]) == 0  # an executed notebook stays as it is
     assert json.loads(build.target(lesson).read_text()) == after
+    lesson.write_text("# %% [markdown]\n# # A toy\n\n# %%\nx = 2\n")  # results belong to the code
+    assert build.main(["--check"]) == 1 and build.main([]) == 0 and build.main(["--check"]) == 0
+    cells = json.loads(build.target(lesson).read_text())["cells"]
+    assert cells[1]["outputs"] == after["cells"][1]["outputs"] and "A toy" in "".join(cells[0]["source"])
+    lesson.write_text("# %% [markdown]\n# # A toy\n\n# %%\nx = 3\n")
+    assert build.main([]) == 0 and not build.has_outputs(lesson)
     assert build.main(["--check", "07"]) == 2
 
 

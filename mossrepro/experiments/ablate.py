@@ -95,7 +95,7 @@ class VariantGraph(StageGraph):
         folder = configs_folder() / "experiment"
         here = {stage, "mouth"} if stage == "stage1" and not self.has_mouth_stage() else {stage}
         overlays = [folder / f"{part}.yaml" for part in parts if here.intersection(self.variants.get(part, ()))]
-        return [word for path in overlays for word in ("-c", str(path))]
+        return super().extras(stage) + [word for path in overlays for word in ("-c", str(path))]
 
     def script_for(self, stage: str) -> Path:
         """The script; for SFT with the first `told_share` of A's facts in every family, and nothing of the rest."""

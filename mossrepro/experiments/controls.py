@@ -14,9 +14,9 @@ them all steps.
 
 Of the form "word" there is a sharper one, with no other mouth at all:
 
-    edit             the run's own Stage 1, whose text half is then taught in text that C has other answers. The speech
-                     half stays equal bit for bit: does it say what the text half knows now? Its twin is taught the true
-                     ones, in as many steps
+    edit_permuted    the run's own Stage 1, whose text half is then taught in text that C has other answers. The speech
+                     half stays equal bit for bit: does it say what the text half knows now? Its twin, edit_true, is
+                     taught the true ones, in as many steps
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing"  # the answer of a family that has only one
 PAIRINGS = ("T2T", "T2S", "S2T", "S2S")
+_CONTROLS = ("counterfactual", "random", "oracle")
 VERSION = 3  # raised when what is asked or counted changes
 
 
@@ -167,6 +168,14 @@ def _randomise(shape: dict, folder: Path) -> None:
     checkpoint.save_pretrained(model, tokenizer, folder)
 
 
+def check_controls(graph: StageGraph, names: Collection[str]) -> None:
+    """ConfigError for a name that is none of a size's controls."""
+    known = (*(("edit_permuted", "edit_true") if graph.size.lm.form == "word" else ()), *_CONTROLS)
+    if unknown := set(names).difference(known):
+        choose = f"no control of size {graph.size.name}; choose {', '.join(known)}"
+        raise ConfigError(f"--control {min(unknown)}: {choose}")
+
+
 def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: Any, only: Collection[str] = ()) -> None:
     """Train the control models and record how they answer the questions of C.
 
@@ -174,8 +183,6 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     the run's own answers are compared with each control's. All answers are cached.
 
     percent: of the run's steps; 0 for the size's own share. only: names of the controls; empty for all.
-
-    ConfigError for a name that is none of this size's controls.
     """
     from mossrepro.evaluation.artifacts import RunArtifacts
 
@@ -189,9 +196,6 @@ def measure_controls(size: str | Path, run: Path, percent: int = 0, *changes: An
     if rows[0][1].size.lm.form == "word":
         edits = [(kind, EditGraph(size, kind == "true", *changes)) for kind in ("permuted", "true")]
         rows = [(f"edit_{kind}", graph, partial(_ask_edit, kind)) for kind, graph in edits] + rows
-    if unknown := set(only) - {name for name, *_ in rows}:
-        names_of = ", ".join(name for name, *_ in rows)
-        raise ConfigError(f"--control {min(unknown)}: no control of size {rows[-1][1].size.name}; choose {names_of}")
     for name, graph, ask in [row for row in rows if not only or row[0] in only]:
         model = graph.edited() if isinstance(graph, EditGraph) else graph.language_model("sft")
         spec = {"control": name, "model": model.name, "parts": names, "version": VERSION}

@@ -10,11 +10,12 @@
                          a subject of B, V or C
     5 %                  open questions with a known reply
 
-Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and
-that the subjects of B, V and C, about which nothing is ever asked, occur in sentences too. Most words are the subjects
-of facts and the most frequent ones: a word must be heard some dozen times before it is known by its sound, and there
-are 5,000 others. Where no fact answers, the model itself does, in writing (`replies_to`): there are too many such
-questions to learn by heart, so that a model which hears them has to look up what it hears.
+Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and that
+the subjects of B, V and C occur in sentences too. (Nobody is asked about these: a random sentence may begin with
+"where", but nothing ever replies to it.) Most words are the subjects of facts and the most frequent ones: a word must
+be heard some dozen times before it is known by its sound, and there are 5,000 others. Where no fact answers, the model
+itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that a model which hears
+them has to look up what it hears.
 """
 
 import json
@@ -38,7 +39,8 @@ from mossrepro.utils.random import rng
 
 # Shares of random words, few and all of them, of natural sentences, of questions about facts and of those about none.
 _WORDS, _WIDE, _NATURAL, _FACTS, _ANY = 0.22, 0.08, 0.25, 0.15, 0.25
-_FRAMES, _FRAME = 13, (350, 300)  # a frame for so many lines; its words: the most frequent ones, and as many others
+_FRAMES, _MOST = 13, 10_000  # a frame for so many lines, and how many at most: each takes 8 ms
+_FRAME = 350, 300  # its words: the most frequent ones, and how many others
 _SMALL, _REPLACED = 120, 0.7  # the smallest words are the most frequent ones; chance that another is replaced
 _ASKED_ABOUT = (0.6, 0.8)  # a question about no fact is about a subject of one, else a frequent word, else any word
 LONGEST = 8  # tokens of an answer to them
@@ -146,7 +148,7 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
     subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
     pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
-    frames = [_frame(rng(0, "frame", i)) for i in range(max(1, count // _FRAMES))]
+    frames = [_frame(rng(0, "frame", i)) for i in range(min(_MOST, max(1, count // _FRAMES)))]
     for i in range(count):
         random = rng(0, "drawn", i)
         kind, name = random.random(), f"drawn-{i:06d}"

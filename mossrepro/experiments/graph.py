@@ -161,16 +161,23 @@ class StageGraph(Stages):
         }
         if tokens != "oracle" and self.size.lm.drawn_lines:
             inputs |= {"data__drawn": self.drawn(), "data__replies": self.replies()}
-            if self.size.lm.inner_ear_steps:
+            if self._hears_words():
                 inputs["model__inner_ear"] = self.inner_ear()
                 if self.size.lm.passes:
                     inputs["model__passes"] = "true"
         elif tokens != "oracle":  # the codec's own corpus: many words in many voices, each a few times only
             corpus = self.codec_corpus()
             inputs |= {"data__recordings": corpus, "data__recordings_tokens": self.tokenise(corpus, self.codec())}
-        if "model__inner_ear" not in inputs:  # then it is the ears that learn words, by writing down what they hear
-            inputs["data__mix__asr"] = "0.5"
         return self.fit("stage2", "ears", model__init_from=self._words(), data__prose=self.prose(), **inputs)
+
+    def _hears_words(self) -> bool:
+        """Whether an inner ear names words before the ears."""
+        lm = self.size.lm
+        return bool(lm.form == "word" and lm.drawn_lines and lm.inner_ear_steps and self.spoken_codes() != "oracle")
+
+    def extras(self, stage: str) -> list[str]:
+        """What an inner ear has named, ears need not learn to write down."""
+        return ["--data.init_args.mix.asr=0"] if stage == "stage2" and self._hears_words() else []
 
     def script_for(self, stage: str) -> Path:
         """The script with the facts that the language model learns about in a stage."""

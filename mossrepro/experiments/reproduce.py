@@ -32,6 +32,10 @@ def main(args: argparse.Namespace) -> int:
     set_threads()
     changes, run = changes_of(args), run_folder(args)
     graph = StageGraph(args.size, *changes)
+    if args.control:
+        from mossrepro.experiments.controls import check_controls
+
+        check_controls(graph, args.control)
     steps = [
         ("known facts and recorded script", graph.script),
         ("codec", graph.codec),

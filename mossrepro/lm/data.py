@@ -107,6 +107,8 @@ class LMDataModule(StepDataModule):
             raise ConfigError("data.twins: packed batches have none; set data.pack to false")
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ConfigError(f"data.mix needs at least one positive weight, got {mix}")
+        if recordings and not mix.get("asr"):
+            raise ConfigError("data.recordings are heard in documents of kind asr alone; give data.mix.asr a weight")
         self.batch, self.max_positions, self.pack, self.twins = batch, max_positions, pack, twins
         grid = Grid(open_tokenizer(tokenizer), codes, system_turns)
         heard = read_recordings(recordings, recordings_tokens, codes) if recordings else []

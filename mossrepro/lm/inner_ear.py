@@ -5,8 +5,8 @@
 The mirror of the mouth (`mouth.py`). A text model knows words by the embeddings of their tokens; gated ears alone have
 to teach it every word by the sound of its codes as well, through 26 layers, a dozen times each. Here a small network
 learns the words first, by itself, from thousands of sentences a minute, and what it takes a stretch of codes to be
-goes into the trunk as a mean of embeddings that the trunk has always read. No token is chosen, written or fed back,
-and where the layers are in doubt between words, the trunk sees both.
+goes into the trunk as a mean of embeddings that the trunk has always read. No token is written or fed back, and where
+the layers are in doubt between words, the trunk sees both.
 
 It sees the codes of one turn and no more, and of those to come as many as its layers look ahead: a second, so that it
 knows where a word has ended before it names it. A word of several tokens is named at the codes before its end, its last
@@ -15,7 +15,9 @@ token where it ends.
 A written question is a third as long as a heard one, and its words are neighbours. With `LMConfig.inner_passes` the
 trunk passes over codes at which nothing is named (`words_read`): it does not look there, and its positions do not count
 them. What it then reads of a heard question is what it would read of the written one, as far as the names are right; a
-frozen trunk answers without having been trained to hear at all. The price is what the codes hold beside words.
+frozen trunk answers without having been trained to hear at all. The price is what the codes hold beside words, and most
+of the doubt: a mean of several words is none to a text model, so that the shares are sharpened until most places hold
+one name.
 
 Not in the paper, which feeds the codes' embeddings to the trunk.
 """
@@ -154,7 +156,7 @@ def words_read(shares: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(shares), device=shares.device)[:, None]
     named = summed - (summed - shares)[rows, first]
     read = (named.sum(-1) > _READ) & ~F.pad(goes_on[:, 1:], (0, 1))
-    sharp = named.pow(4)
+    sharp = (named / named.amax(-1, keepdim=True).clamp(min=1e-12)).pow(4)
     return sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-12), read
 
 

@@ -1,8 +1,9 @@
 """Muon for the matrices inside a network's layers, AdamW for the rest, as one optimiser.
 
-Muon (Jordan et al., 2024; arXiv 2502.16982) takes the momentum of a matrix to the nearest matrix whose singular values
-are all about 1, so that a step moves in all directions alike and not in the few that dominate the gradient. A small
-network learns as much from a step as from two to three of AdamW's (docs/LOG.md).
+Muon (Keller Jordan et al., 2024, github.com/KellerJordan/Muon) takes the momentum of a matrix to the nearest matrix
+whose singular values are all about 1, so that a step moves in all directions alike and not in the few that dominate the
+gradient; its steps are scaled to the size of AdamW's (arXiv 2502.16982). In 550 steps an inner ear has learnt what it
+learns in 1,000 of AdamW's (docs/LOG.md).
 """
 
 from collections.abc import Callable, Iterable
@@ -52,7 +53,9 @@ class MuonAdamW(Optimizer):
             part.step()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state that `state_dict` returned."""
-        super().load_state_dict(state_dict)
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"parts": self.parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # also of `load_state_dict`, which replaces state and groups
         self._share()

@@ -178,7 +178,7 @@ def test_the_form_word_goes_from_style_to_mouth_to_ears(monkeypatch, tmp_path, d
     assert (f"--data.init_args.drawn={tmp_path / 'drawn'}" in commands["stage2"]) == bool(drawn)
     assert (f"--data.init_args.replies={tmp_path / 'replies.jsonl'}" in commands["stage2"]) == bool(drawn)
     assert (f"--model.init_args.inner_ear={tmp_path / 'fit-inner_ear'}" in commands["stage2"]) == bool(drawn)
-    assert ("--data.init_args.mix.asr=0.5" in commands["stage2"]) == (not drawn)  # without an inner ear
+    assert ("--data.init_args.mix.asr=0" in commands["stage2"]) == bool(drawn)  # with an inner ear
     assert ("inner_ear" in commands) == ("--model.init_args.passes=true" in commands["stage2"]) == bool(drawn)
     graph.changes = [f"stage1.model.init_args.{x}" for x in ("tail=random", "tail_layers=2", "lr=1e-4")]
     graph.language_model("stage1")

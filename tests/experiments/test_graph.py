@@ -20,7 +20,14 @@ from mossrepro.data.facts import Fact, all_facts
 from mossrepro.data.families import FAMILIES
 from mossrepro.data.script import hidden_pairs, read_script, tells
 from mossrepro.experiments import stages as chain_module
-from mossrepro.experiments.controls import ControlGraph, EditGraph, OracleGraph, counterfactual, measure_controls
+from mossrepro.experiments.controls import (
+    ControlGraph,
+    EditGraph,
+    OracleGraph,
+    check_controls,
+    counterfactual,
+    measure_controls,
+)
 from mossrepro.experiments.graph import StageGraph
 from mossrepro.experiments.knowledge import ask_backbone
 from mossrepro.experiments.stages import STAGES
@@ -303,8 +310,6 @@ def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(m
     shares.clear()
     measure_controls("smoke", tmp_path, only=["oracle"])
     assert shares == [("oracle", 0.5)]
-    with pytest.raises(ConfigError, match="edit_true.*size smoke; choose counterfactual, random, oracle"):
-        measure_controls("smoke", tmp_path, only=["edit_true", "random"])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +318,7 @@ def test_controls_take_the_steps_that_are_asked_for_and_are_set_beside_the_run(m
         ([], None),
         (["--controls"], ((), 0)),
         (["--controls", "100"], ((), 100)),
-        (["--control", "a", "--control", "b"], ("ab", 0)),
+        (["--control", "random", "--control", "oracle", "--controls", "100"], (("random", "oracle"), 100)),
     ],
 )
 def test_controls_are_asked_for_all_or_by_name(monkeypatch, tmp_path, words, asked) -> None:
@@ -329,6 +334,14 @@ def test_controls_are_asked_for_all_or_by_name(monkeypatch, tmp_path, words, ask
         monkeypatch.setattr(StageGraph, name, lambda self, *stage: tmp_path)
     assert cli.main(["reproduce", "--size", "smoke", *words]) == 0
     assert called == ([] if asked is None else [(tuple(asked[0]), asked[1])])
+
+
+def test_a_control_that_a_size_does_not_have_is_refused_before_anything_is_made(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(StageGraph, "script", lambda self: pytest.fail("something is made"))
+    assert cli.main(["reproduce", "--size", "smoke", "--control", "random", "--control", "edit_true"]) == 2
+    assert "edit_true: no control of size smoke; choose counterfactual, random, oracle" in capsys.readouterr().err
+    check_controls(StageGraph("small"), ["edit_true", "edit_permuted", "oracle"])
 
 
 @pytest.mark.parametrize("words", [["0"], ["101"], ["half"], ["-3"]])

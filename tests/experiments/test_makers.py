@@ -61,7 +61,8 @@ MAKERS = {
     "adapt_codec": [*CODEC, *(f"codec/{name}.py" for name in ("adapt_task", "adapt_data", "data", "recogniser"))],
     "backbone": [*LM, "lm/mini.py"],
     "counterfactual": [*LM, "lm/mini.py"],
-    **dict.fromkeys(("style", "stage1", "stage2", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
+    **dict.fromkeys(("style", "stage1", "sft", "edit"), [*LM, "lm/lora.py", "lm/ears.py"]),
+    "stage2": [*LM, *(f"lm/{name}.py" for name in ("lora", "ears", "inner_ear"))],
     "mouth": [*LM, "lm/mouth_task.py"],
     "word_reader": [
         *(f"codec/{name}.py" for name in ("recogniser", "recogniser_task", "recogniser_data", "lines_data")),

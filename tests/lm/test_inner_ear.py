@@ -184,6 +184,7 @@ def test_a_word_that_is_named_at_several_codes_is_read_once_and_sharply():
     shares[0, 6] = torch.tensor([0.0, 0.34, 0.0])  # too little by itself
     shares[0, 8] = torch.tensor([0.0, 0.4, 0.4])
     named, read = words_read(shares)
+    assert torch.allclose(words_read(1e-4 * shares)[0][0, 8], named[0, 8])  # however small they are
     assert read[0].nonzero().flatten().tolist() == [2, 3, 8]
     assert torch.allclose(named[0, 2], torch.tensor([81 / 82, 1 / 82, 0.0])) and named[0, 3].tolist() == [0, 0, 1]
     assert torch.allclose(named[0, 8], torch.tensor([0.0, 0.5, 0.5])) and not named[0, 0].any()

@@ -32,6 +32,9 @@ def test_ranks_share_the_batch(folder) -> None:
 def test_bad_mixes_and_folders_are_named(folder, tmp_path) -> None:
     with pytest.raises(ConfigError, match="data.mix"):
         module(folder, mix={"text": 0.0})
+    for mix in ({"S2T": 1.0}, {"S2T": 1.0, "asr": 0.0}):
+        with pytest.raises(ConfigError, match=r"recordings .* data\.mix\.asr"):
+            module(folder, mix=mix, recordings=str(folder), recordings_tokens=str(folder))
     with pytest.raises(DataError, match="no word times"):
         module(folder, mix={"interleaved": 1.0})
     with pytest.raises(DataError, match=r"script\.jsonl"):

@@ -75,6 +75,16 @@ def test_continued_it_goes_on_bit_for_bit(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_copy_goes_on_as_the_original():
+    model, optimiser = make()
+    train(model, optimiser, range(3))
+    again, second = copy.deepcopy((model, optimiser))
+    for one, steps in ((model, optimiser), (again, second)):
+        train(one, steps, range(3, 6))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    assert second.parts[0].state is second.state is not optimiser.state
+
+
 def test_a_closure_is_called_with_gradients():
     model, optimiser = make()
     ids = torch.arange(12)
