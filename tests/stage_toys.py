@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import lightning
 import numpy as np
@@ -180,6 +181,17 @@ STAGES: dict[str, Callable[[Path], tuple[lightning.LightningModule, StepDataModu
 }
 
 
+def unrounded(grad: torch.Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float):
+    """Muon's iteration in float64. Its own rounds a gradient to bfloat16 first, where a last digit counts for 1/256."""
+    (a, b, c), x = ns_coefficients, grad.double()
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(ns_steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if grad.shape[0] > grad.shape[1] else x).to(grad)
+
+
 def fit(name: str, folder: Path, steps: int = 4, **options) -> dict[str, torch.Tensor]:
     """The weights after a few steps of a stage, and the norm of its last gradient; `options` are the trainer's."""
     torch.manual_seed(0)
@@ -189,5 +201,6 @@ def fit(name: str, folder: Path, steps: int = 4, **options) -> dict[str, torch.T
         accelerator="cpu", max_epochs=-1, max_steps=steps, gradient_clip_val=clip, use_distributed_sampler=False,
         num_sanity_val_steps=0, limit_val_batches=0, **QUIET, **options,
     )  # fmt: skip
-    trainer.fit(task, data)
+    with mock.patch("torch.optim._muon._zeropower_via_newtonschulz", unrounded):
+        trainer.fit(task, data)
     return task.state_dict() | {"gradient_norm": trainer.callback_metrics["train/gradient_norm"]}
