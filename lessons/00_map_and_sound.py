@@ -318,7 +318,7 @@ display(Audio(asked, rate=rate), Audio(again, rate=new_rate))
 
 # %%
 assistant = Assistant.from_run("pack:answers")
-questions = "Tell me the capital of Hungary.", "What is the capital of Italy?", "What language is spoken in Russia?"
+questions = "Tell me the capital of Hungary.", "What is the capital of Italy?", "Which language is spoken in Russia?"
 for question in questions:
     asked, rate = voices.say(question, speakers[1])
     heard = audio.resample(asked, rate, SAMPLE_RATE)
