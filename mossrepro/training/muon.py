@@ -2,8 +2,8 @@
 
 Muon (Keller Jordan et al., 2024, github.com/KellerJordan/Muon) takes the momentum of a matrix to the nearest matrix
 whose singular values are all about 1, so that a step moves in all directions alike and not in the few that dominate the
-gradient; its steps are scaled to the size of AdamW's (arXiv 2502.16982). In 550 steps an inner ear has learnt what it
-learns in 1,000 of AdamW's (docs/LOG.md).
+gradient; its steps are scaled to the size of AdamW's (arXiv 2502.16982). After 1,000 steps an inner ear misses 33 words
+of a hundred where it misses 41 with AdamW alone (docs/LOG.md).
 """
 
 from collections.abc import Callable, Iterable
