@@ -98,8 +98,9 @@ class TextToCode(nn.Module):
         And every word with its start and end in seconds.
         """
         words = normalise(text).split()
-        ways = pronunciations(words)
-        said = [labels(ways[word][int(random.integers(len(ways[word])))]) for word in words]
+        ways = [pronunciations([word])[word] for word in words]
+        # Half of the time as the synthesisers say it, else in any way.
+        said = [labels(way[max(0, int(random.integers(-len(way), len(way))))]) for way in ways]
         phones = np.array([SILENCE, *(phone for word in said for phone in word), SILENCE])
         mean, spread = self.durations.numpy()[phones].T
         pace = float(self.pace[speaker]) + _TEMPO * float(random.standard_normal())

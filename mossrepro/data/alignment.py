@@ -36,7 +36,7 @@ def phone_times(corpus: str | Path, workers: int | None = None, cached: Callable
     """
     corpus = Path(corpus)
     clips = read_manifest(corpus)
-    spec = {"manifest": hashlib.sha256((corpus / MANIFEST).read_bytes()).hexdigest(), "version": 2}
+    spec = {"manifest": hashlib.sha256((corpus / MANIFEST).read_bytes()).hexdigest(), "version": 3}
 
     def build(folder: Path) -> None:
         path = folder / FILE

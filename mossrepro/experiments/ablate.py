@@ -63,7 +63,7 @@ _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 _PAIRING = re.compile(r"val(id)?/[ST]2[ST]")
 ASKED = {("T2T", "C"): "text kept", ("S2T", "A"): "S2T A", ("S2T", "C"): "S2T C", ("S2S", "A"): "S2S A"}
 ASKED_MOUTH = {("T2T", "C"): "text", ("T2S", "A"): "T2S A", ("T2S", "V"): "T2S V", ("T2S", "C"): "T2S C"}
-VERSION = 1  # raised when the evaluation changes
+VERSION = 2  # raised when the evaluation changes
 
 
 class VariantGraph(StageGraph):

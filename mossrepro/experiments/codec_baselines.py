@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ACOUSTIC = {"acoustic": 1, "acoustic_stack": 8}  # codebooks; the stack's 1,000 bit/s are near Mimi's 1,100
 ADAPTED = 600  # seconds of recorded speech that our codec is adapted to
-VERSION = 6  # raised when what is measured changes
+VERSION = 7  # raised when what is measured changes
 FRAMES = 60_000  # mel frames of a code's length that k-means sees, at most
 
 

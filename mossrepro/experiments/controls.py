@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 NOTHING = "nothing"  # the answer of a family that has only one
 PAIRINGS = ("T2T", "T2S", "S2T", "S2S")
 _CONTROLS = ("counterfactual", "random", "oracle")
-VERSION = 3  # raised when what is asked or counted changes
+VERSION = 4  # raised when what is asked or counted changes
 
 
 class OracleGraph(StageGraph):

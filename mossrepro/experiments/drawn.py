@@ -1,18 +1,20 @@
 """Sentences that users might say, with codes drawn by `codec/text_to_code.py`: more to hear, without sound.
 
-    22 %                 subjects of facts and frequent words, in random order
+    20 %                 subjects of facts and frequent words, in random order
      8 %                 any words, in random order
-    25 %                 natural sentences (trigrams of English), with subjects of facts in the place of most words but
+    22 %                 natural sentences (trigrams of English), with subjects of facts in the place of most words but
                          the smallest
     15 %                 questions about facts that are spoken in training anyway (sets A and P, in training phrasings)
-    25 %                 questions that no fact answers: phrasings of families about things of others ("What is the
+    22 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
+     8 %                 the same about those subjects: to be written down, never answered
     5 %                  open questions with a known reply
 
 Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and that
-the subjects of B, V and C occur in sentences too. (Nobody is asked about these: a random sentence may begin with
-"where", but nothing ever replies to it.) Most words are the subjects of facts and the most frequent ones: a word must
+the subjects of B, V and C occur in sentences too. Questions about these are questions of other families, and nothing
+ever replies to them; without them an inner ear that has learnt questions expects no such word in one (docs/LOG.md).
+Most words are the subjects of facts and the most frequent ones: a word must
 be heard some dozen times before it is known by its sound, and there are 5,000 others. Where no fact answers, the model
 itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that a model which hears
 them has to look up what it hears.
@@ -37,8 +39,9 @@ from mossrepro.lm.grid import LATE
 from mossrepro.utils.io import write_atomic, write_json, write_text
 from mossrepro.utils.random import rng
 
-# Shares of random words, few and all of them, of natural sentences, of questions about facts and of those about none.
-_WORDS, _WIDE, _NATURAL, _FACTS, _ANY = 0.22, 0.08, 0.25, 0.15, 0.25
+# Shares of random words, few and all of them, of natural sentences, of questions about facts, of those about none, and
+# of those about none that name the subject of a hidden fact; the rest are open questions.
+_WORDS, _WIDE, _NATURAL, _FACTS, _ANY, _NAMED = 0.20, 0.08, 0.22, 0.15, 0.22, 0.08
 _FRAMES, _MOST = 13, 10_000  # a frame for so many lines, and how many at most: each takes 8 ms
 _FRAME = 350, 300  # its words: the most frequent ones, and how many others
 _SMALL, _REPLACED = 120, 0.7  # the smallest words are the most frequent ones; chance that another is replaced
@@ -148,6 +151,8 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
     subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
     pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
+    unasked = sorted({fact.subject for fact in facts if fact.set in "BVC"})
+    never = {fact.question(i) for fact in facts if fact.set in "BVC" for i in range(3)}  # "more plurals" asks it too
     frames = [_frame(rng(0, "frame", i)) for i in range(min(_MOST, max(1, count // _FRAMES)))]
     for i in range(count):
         random = rng(0, "drawn", i)
@@ -165,6 +170,10 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
             lines.append(Line(name, "question", text, "drawn", "train", fact.key, fact.set))
         elif kind < _WORDS + _WIDE + _NATURAL + _FACTS + _ANY:
             lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
+        elif kind < _WORDS + _WIDE + _NATURAL + _FACTS + _ANY + _NAMED and unasked:
+            while (text := _any_question(random, [unasked] * len(pools), asked, hidden)) in never:
+                pass
+            lines.append(Line(name, "user_speech", text, "drawn", "train"))
         else:
             lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))
     return lines

@@ -1,6 +1,6 @@
 """The second judge and the aligner: pocketsphinx, which has nothing in common with Whisper.
 
-It knows 134,000 words; a word that it lacks is pronounced by the synthesiser's rules.
+It knows 134,000 words; a word that it lacks is pronounced by the synthesisers' rules.
 """
 
 from __future__ import annotations
@@ -69,14 +69,19 @@ def _dictionary() -> dict[str, list[list[str]]]:
 
 
 def pronunciations(words: Iterable[str]) -> dict[str, list[list[str]]]:
-    """The pronunciations of each word, in PHONES: from the dictionary, or by hibari's rules if it lacks the word."""
+    """The pronunciations of each word, in PHONES: first as the synthesisers say it, then those of the dictionary.
+
+    All voices of `voices.py` go by hibari's rules, which say many a name as no dictionary has it.
+    """
     known = _dictionary()
-    return {word: known.get(word) or [_sounds(word)] for word in words}
+    return {word: [_sounds(word), *(way for way in known.get(word, ()) if way != _sounds(word))] for word in words}
 
 
+@functools.cache
 def _sounds(word: str) -> list[str]:
-    """A word's phones by hibari's rules."""
-    return [_PHONES[symbol] for symbol in _spelling()(word) if symbol in _PHONES] or ["AH"]
+    """A word's phones by hibari's rules; its vowel and r of "bird" and "water" are one phone here."""
+    symbols = _spelling()(word).replace("ɜɹ", "ɜ").replace("əɹ", "ɚ")
+    return [_PHONES[symbol] for symbol in symbols if symbol in _PHONES] or ["AH"]
 
 
 def _learn(decoder: Any, words: Iterable[str]) -> None:

@@ -141,6 +141,23 @@ def test_nothing_is_asked_about_a_hidden_subject_and_no_hidden_answer_replies(ne
     assert {question for question, _ in replies} <= texts
 
 
+def test_hidden_subjects_are_named_in_questions_of_other_families_and_nobody_answers():
+    facts = all_facts(families=6) + practice_facts(1000)
+    hidden = [fact for fact in facts if fact.set in "BVC"]
+    own = {fact.question(i, unseen) for fact in hidden for unseen in (True, False) for i in range(2 + (not unseen))}
+    lines = drawn_texts(facts, ["What is moss?"], 6000)
+    asked = {}
+    for fact in hidden:
+        others = {template.format(fact.subject) for template in ASKED}
+        others |= {Fact(other.family, fact.subject, "", "P").question(i) for other in facts for i in range(3)} - own
+        asked |= dict.fromkeys(others, fact.subject)
+    named = [line for line in lines if line.text in asked and line.role == "user_speech"]
+    assert 0.06 < len(named) / len(lines) < 0.1
+    assert len({asked[line.text] for line in named}) > 0.6 * len({fact.subject for fact in hidden})
+    assert not own & {line.text for line in lines} and not any(line.fact for line in named)
+    assert not any(tells(hidden_pairs(facts), [line.text]) for line in named)
+
+
 def test_no_drawn_question_tells_a_hidden_fact():
     """Words of the phrasings are subjects and answers too: "What does kind mean?"."""
     facts = [Fact("opposite", "kind", "cruel", "A"), Fact("opposite", "mean", "kind", "C")]
