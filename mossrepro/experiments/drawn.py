@@ -8,16 +8,15 @@
     22 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
-     8 %                 the same about those subjects: to be written down, never answered
-    5 %                  open questions with a known reply
+     8 %                 phrasings of other families about those subjects: to be written down, never answered
+     5 %                 open questions with a known reply
 
 Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and that
 the subjects of B, V and C occur in sentences too. Questions about these are questions of other families, and nothing
 ever replies to them; without them an inner ear that has learnt questions expects no such word in one (docs/LOG.md).
-Most words are the subjects of facts and the most frequent ones: a word must
-be heard some dozen times before it is known by its sound, and there are 5,000 others. Where no fact answers, the model
-itself does, in writing (`replies_to`): there are too many such questions to learn by heart, so that a model which hears
-them has to look up what it hears.
+Most words are the subjects of facts and the most frequent ones: a word must be heard some dozen times before it is
+known by its sound, and there are 5,000 others. Where no fact answers, the model itself does, in writing (`replies_to`):
+there are too many such questions to learn by heart, so that a model which hears them has to look up what it hears.
 """
 
 import json
@@ -40,7 +39,7 @@ from mossrepro.utils.io import write_atomic, write_json, write_text
 from mossrepro.utils.random import rng
 
 # Shares of random words, few and all of them, of natural sentences, of questions about facts, of those about none, and
-# of those about none that name the subject of a hidden fact; the rest are open questions.
+# of questions of other families that name the subject of a hidden fact; the rest are open questions.
 _WORDS, _WIDE, _NATURAL, _FACTS, _ANY, _NAMED = 0.20, 0.08, 0.22, 0.15, 0.22, 0.08
 _FRAMES, _MOST = 13, 10_000  # a frame for so many lines, and how many at most: each takes 8 ms
 _FRAME = 350, 300  # its words: the most frequent ones, and how many others
@@ -78,6 +77,7 @@ ANSWERED = 6000  # at most so many questions is the model asked in writing; of t
 _BATCH = 1024  # a step of the recurrent layer costs little more for them than for one
 Answer = Callable[[list[str], Path, Callable[[str], bool]], Any]
 _LONG, _NATURAL_LONG = (3, 5), (4, 10)  # words of a random sentence and of a natural one
+_TRIES = 20
 
 
 def draw_lines(
@@ -151,8 +151,8 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
     secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
     subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
     pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
-    unasked = sorted({fact.subject for fact in facts if fact.set in "BVC"})
-    never = {fact.question(i) for fact in facts if fact.set in "BVC" for i in range(3)}  # "more plurals" asks it too
+    unasked = [fact for fact in facts if fact.set in "BVC"]
+    never = {fact.question(i) for fact in unasked for i in range(3)}  # "more plurals" asks as "plural" does
     frames = [_frame(rng(0, "frame", i)) for i in range(min(_MOST, max(1, count // _FRAMES)))]
     for i in range(count):
         random = rng(0, "drawn", i)
@@ -171,9 +171,7 @@ def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int
         elif kind < _WORDS + _WIDE + _NATURAL + _FACTS + _ANY:
             lines.append(Line(name, "any_question", _any_question(random, pools, asked, hidden), "drawn", "train"))
         elif kind < _WORDS + _WIDE + _NATURAL + _FACTS + _ANY + _NAMED and unasked:
-            while (text := _any_question(random, [unasked] * len(pools), asked, hidden)) in never:
-                pass
-            lines.append(Line(name, "user_speech", text, "drawn", "train"))
+            lines.append(Line(name, "user_speech", _misplaced(random, unasked, asked, hidden, never), "drawn", "train"))
         else:
             lines.append(Line(name, "open_question", _pick(random, open_questions), "drawn", "train"))
     return lines
@@ -199,6 +197,26 @@ def _any_question(
             text = Fact(family.name, about, "", "P").question(int(random.integers(3)))
         if not tells(hidden, [text]):
             return text
+
+
+def _misplaced(
+    random: np.random.Generator,
+    unasked: Sequence[Fact],
+    asked: Sequence[Fact],
+    hidden: list[tuple[str, str]],
+    never: set[str],
+) -> str:
+    """The question of another family about the subject of a fact of `unasked`: none of `never`, nothing that tells.
+
+    The subject alone where chance finds none, as there may be one family only.
+    """
+    about = _pick(random, unasked).subject
+    for _ in range(_TRIES):
+        family = family_of(_pick(random, asked))
+        text = Fact(family.name, about, "", "P").question(int(random.integers(3)))
+        if text not in never and not tells(hidden, [text]):
+            return text
+    return about
 
 
 def _phrases(text: str) -> set[str]:

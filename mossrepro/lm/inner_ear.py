@@ -5,8 +5,8 @@
 The mirror of the mouth (`mouth.py`). A text model knows words by the embeddings of their tokens; gated ears alone have
 to teach it every word by the sound of its codes as well, through 26 layers, a dozen times each. Here a small network
 learns the words first, by itself, from thousands of sentences a minute, and what it takes a stretch of codes to be
-goes into the trunk as a mean of embeddings that the trunk has always read. No token is written or fed back, and where
-the layers are in doubt between words, the trunk sees both.
+goes into the trunk as a mean of embeddings that the trunk has always read, in which all words that the layers are in
+doubt between have their share. No token is written or fed back.
 
 It sees the codes of one turn and no more, and of those to come as many as its layers look ahead: a second, so that it
 knows where a word has ended before it names it. A word of several tokens is named at the codes before its end, its last

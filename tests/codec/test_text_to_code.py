@@ -148,8 +148,7 @@ def test_hidden_subjects_are_named_in_questions_of_other_families_and_nobody_ans
     lines = drawn_texts(facts, ["What is moss?"], 6000)
     asked = {}
     for fact in hidden:
-        others = {template.format(fact.subject) for template in ASKED}
-        others |= {Fact(other.family, fact.subject, "", "P").question(i) for other in facts for i in range(3)} - own
+        others = {Fact(other.family, fact.subject, "", "P").question(i) for other in facts for i in range(3)} - own
         asked |= dict.fromkeys(others, fact.subject)
     named = [line for line in lines if line.text in asked and line.role == "user_speech"]
     assert 0.06 < len(named) / len(lines) < 0.1
