@@ -67,7 +67,7 @@ VERSIONS = {"known": 2, "tokenizer": 1, "tokens": 3, "evaluation": 15, "recognis
 VERSIONS |= dict.fromkeys(("codec", "acoustic", "flow", "vocoder"), 3)
 VERSIONS |= dict.fromkeys(("backbone", "counterfactual"), 4) | dict.fromkeys(("stage1", "sft"), 5)
 VERSIONS |= dict.fromkeys("adapt adapt_codec prose text_to_code adversarial".split(), 1)
-VERSIONS |= {"style": 2, "mouth": 2, "edit": 2, "stage2": 10, "drawn": 7, "replies": 3, "inner_ear": 4}
+VERSIONS |= {"style": 2, "mouth": 2, "edit": 2, "stage2": 10, "drawn": 8, "replies": 3, "inner_ear": 4}
 # Steps of speech training, of which controls and ablations may take a share; one of them is in a stage's YAML.
 _STEPS = {"mouth": ("mouth_steps",), "stage1": ("stage1.steps", "words.steps")}
 _STEPS |= {stage: (f"{stage}.steps",) for stage in ("stage2", "sft")}
