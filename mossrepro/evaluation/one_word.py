@@ -26,8 +26,8 @@ def bare_words(artifacts: RunArtifacts) -> None:
     """What the judges make of the assistant's own recordings of the answers of A, B, V and C, a word each.
 
     The recogniser on their codes (the ceiling of the headline, and its floor: codes of another answer of the family),
-    Whisper on the recordings (its ceiling), where there are any, and on what flow decoder and vocoder make of
-    the codes.
+    Whisper on the recordings, where there are any, and on what flow decoder and vocoder make of the codes (its ceiling
+    and its floor).
     """
     facts, lines = _recorded(artifacts)
     codes = [artifacts.codes[line.id] for line in lines]
@@ -41,8 +41,11 @@ def bare_words(artifacts: RunArtifacts) -> None:
         heard = artifacts.judge.transcribe([artifacts.wave(line.id) for line in lines])
         hits = [said(*one) for one in zip(facts, heard, strict=True)]
         artifacts.share("word_judge_ceiling", "Whisper: bare answers, recorded", hits)
-    again = [said(*one) for one in zip(facts, artifacts.hear(codes), strict=True)]
+    heard = artifacts.hear(codes)
+    again = [said(*one) for one in zip(facts, heard, strict=True)]
     artifacts.share("word_judge_resynthesis", "Whisper: bare answers, wave → codes → wave", again)
+    wrong = [said(*one) for one in _of_others(facts, heard)]
+    artifacts.share("word_judge_floor", "Whisper: the answer is heard in another one's codes → wave", wrong)
 
 
 def understood(artifacts: RunArtifacts) -> set[str]:
@@ -138,7 +141,15 @@ def kept(name: str, pairing: str, asked: list[Asked], written: list[Asked], part
 
 
 def by_sound(artifacts: RunArtifacts, name: str, pairing: str, asked: list[Asked]) -> None:
-    """What Whisper makes of the sound of the same replies."""
+    """What Whisper makes of the sound of the same replies, also as a share of its ceiling where that was measured.
+
+    The interval of the share is that of the replies: the ceiling is taken as it is.
+    """
     fact = spoken_qa.score(name, pairing, spoken_qa.listened(asked, artifacts.known, artifacts.hear))
     fact.id, fact.name = f"{fact.id}_sound", f"{fact.name}, Whisper on the sound"
     artifacts.record(fact)
+    ceiling = metrics.read_metrics(artifacts.out).get("word_judge_resynthesis")
+    if ceiling and ceiling.value:
+        share = [100 * value / ceiling.value for value in (fact.value, fact.low, fact.high)]
+        title = f"{fact.name}, share of what it makes of recorded answers, wave → codes → wave"
+        artifacts.record(metrics.Metric(f"{fact.id}_kept", title, share[0], "%", *share[1:], fact.interval, fact.n))

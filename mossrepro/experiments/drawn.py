@@ -8,7 +8,7 @@
     22 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
-     8 %                 phrasings of other families about those subjects: to be written down, never answered
+     8 %                 phrasings of other families about those subjects: to be named, never answered
      5 %                 open questions with a known reply
 
 Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and that

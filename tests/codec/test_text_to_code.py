@@ -188,7 +188,7 @@ def test_drawing_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
     assert list(whole) == list(stopped) and all(np.array_equal(whole[name], stopped[name]) for name in whole)
 
 
-def test_a_quarter_of_the_lines_are_sentences_that_hold_subjects_of_all_sets():
+def test_a_fifth_of_the_lines_are_sentences_that_hold_subjects_of_all_sets():
     """Their small words are as people say them, so that a network hears "tell me the" and not words alone."""
     facts = all_facts(families=2)
     lines = [line for line in drawn_texts(facts, ["What is moss?"], 2000) if line.role == "user_speech"]

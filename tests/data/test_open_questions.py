@@ -20,4 +20,4 @@ def test_those_of_the_tests_have_other_words_and_templates():
     assert not set(train) & set(test)
     assert not any(re.search(r"\b(guitar|robot|Norway)\b", text) for text in train)
     with pytest.raises(ValueError, match="make"):
-        open_questions(100_000, "any")
+        open_questions(3_000, "any")

@@ -1,5 +1,6 @@
 """Shares of what is written, the floor of the recogniser, and how much of an open question is heard."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from mossrepro.evaluation.measure import _keep_sound
 from mossrepro.evaluation.one_word import bare_words, kept
 from mossrepro.evaluation.spoken_qa import Asked
 from mossrepro.lm.decode import Reply
-from mossrepro.training.metrics import read_metrics
+from mossrepro.training.metrics import Metric, read_metrics
 
 FACTS = {
     fact.key: fact
@@ -58,12 +59,29 @@ def test_the_recogniser_has_a_ceiling_and_a_floor(tmp_path):
         assert (found["word_ceiling"].value, found["word_floor"].value) == (ceiling, floor)
         assert ("word_judge_ceiling" in found) == (not deaf) and found["word_judge_resynthesis"].n == 4
         assert deaf or found["word_judge_ceiling"].value == 25.0
+        assert found["word_judge_floor"].value == floor  # `hear` is `read` here
         keys = one_word.understood(artifacts)
         assert keys == ({"capital-france"} if deaf else {*FACTS})
         voice, written = asked([True, False, False, True]), asked([True, True, True, True])
         (fact,) = one_word.of_understood("C", "T2S", voice, written, keys)
         assert (fact.id, fact.value, fact.n) == ("t2s_c_understood_kept", *((100.0, 1) if deaf else (50.0, 4)))
         assert one_word.of_understood("C", "T2S", voice, written, set()) == []
+
+
+@pytest.mark.parametrize(("ceiling", "share"), [(80.0, 62.5), (0.0, None), (None, None)])
+def test_what_whisper_hears_is_a_share_of_what_it_can(tmp_path, ceiling, share):
+    artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
+    artifacts.known, artifacts.hear = FACTS, lambda many: ["paris", "tokyo", "?", "?"]
+    if ceiling is not None:
+        artifacts.record(Metric("word_judge_resynthesis", "", ceiling, "%"))
+    spoken = [replace(one, reply=Reply(codes=[1])) for one in asked([False] * 4)]
+    one_word.by_sound(
+        artifacts, "C", "T2S", [replace(one, line=replace(one.line, fact=one.fact.key)) for one in spoken]
+    )
+    found = read_metrics(tmp_path)
+    assert found["t2s_c_sound"].value == 50.0
+    kept = found.get("t2s_c_sound_kept")
+    assert share is None and kept is None or (kept.value == share and kept.low < share < kept.high)
 
 
 @pytest.mark.parametrize(("spoken", "closed"), [(1.0, 100.0), (3.0, 0.0), (2.5, 25.0)])
