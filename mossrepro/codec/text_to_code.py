@@ -99,7 +99,7 @@ class TextToCode(nn.Module):
         """
         words = normalise(text).split()
         ways = [pronunciations([word])[word] for word in words]
-        # Half of the time as the synthesisers say it, else in any way.
+        # Half of the time as the synthesisers say it, else in any way, which may be theirs again.
         said = [labels(way[max(0, int(random.integers(-len(way), len(way))))]) for way in ways]
         phones = np.array([SILENCE, *(phone for word in said for phone in word), SILENCE])
         mean, spread = self.durations.numpy()[phones].T

@@ -3,9 +3,11 @@
 The thesis of the paper is that the knowledge of a frozen text LLM comes out through its speech tail. The sets make that
 measurable:
 
-    A  spoken questions and answers are trained on     B  seen as text only
-    V  validation of recipes and early stopping        C  never seen again in any modality: the headline
+    A  spoken questions and answers are trained on     B  at most replayed in text
+    V  validation of recipes and early stopping        C  never told in any form, text or speech: the headline
     P  practice: asked in text and in speech, answered in speech, never tested
+
+Subjects and answers of B, V and C are heard and said, but never the two together.
 
 With the 80-odd answers of A alone, the speech half memorises them; practice on hundreds of other facts is to teach it
 to say what the text half knows.

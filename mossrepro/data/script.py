@@ -40,11 +40,11 @@ _OFTEN = 4  # how often a subject or answer of A, B, C, V is said for each time 
 class Line:
     """One line of a script.
 
-    role: "user_speech" (a user says a random sentence), "assistant_speech" (the assistant says one), "false_statement"
-    (the assistant says something false), "question" (a question trained on), "answer" (the assistant
-    answers), "test" (a question of the tests: unseen phrasing, held-out voice), "open_question" (a question of no table
-    that a user asks, `open_questions.py`), "open_test" (one of its tests, set "heard" or "any") or "any_question" (one
-    that was drawn, `experiments/drawn.py`).
+    role: "user_speech" (a user says something that has no reply, mostly a random sentence), "assistant_speech" (the
+    assistant says one), "false_statement" (the assistant says something false), "question" (a question trained on),
+    "answer" (the assistant answers), "test" (a question of the tests: unseen phrasing, held-out voice),
+    "open_question" (a question of no table that a user asks, `open_questions.py`), "open_test" (one of its tests, set
+    "heard" or "any") or "any_question" (one that was drawn, `experiments/drawn.py`).
     """
 
     id: str

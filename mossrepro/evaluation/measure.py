@@ -16,7 +16,7 @@ from mossrepro.data.facts import Fact, family_of
 from mossrepro.data.script import Line
 from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RATED, RunArtifacts, ask_questions, has_text_guidance
-from mossrepro.evaluation.one_word import bare_words, by_sound, kept, mouth, of_understood, understood
+from mossrepro.evaluation.one_word import bare_words, by_sound, guided, kept, mouth, of_understood, understood
 from mossrepro.evaluation.open_answers import open_answers
 from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.evaluation.text_retention import measure_text_retention
@@ -183,6 +183,8 @@ def language_model(artifacts: RunArtifacts) -> None:
                     artifacts.record(fact)
             if pairing[2] == "S" and one_word and name in "AC":
                 by_sound(artifacts, name, pairing, asked)
+            if pairing[2] == "T" and one_word and name == "C":
+                guided(artifacts, model, grid, name, pairing, asked)
             if pairing in ("S2T", "S2S"):
                 for group, some in spoken_qa.by_group(asked).items():
                     artifacts.record(spoken_qa.score(name, pairing, some, group))

@@ -1,11 +1,12 @@
 """Answers of one word: what judges can make out, what the mouth says after Stage 1, and what of that is written too.
 
 The headline is what a recogniser of single words makes of the codes, all words equally likely. Whisper on the sound
-stands beside it as a share of what it makes of the recordings themselves: without a sentence around it, it takes many a
-well-spoken word for another.
+stands beside it, also as a share of what it makes of the right answers, recorded and then resynthesised from their
+codes: without a sentence around it, it takes many a well-spoken word for another.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,19 +16,23 @@ from mossrepro.evaluation import spoken_qa
 from mossrepro.evaluation.artifacts import RunArtifacts, ask_questions
 from mossrepro.evaluation.spoken_qa import Asked, said
 from mossrepro.lm import checkpoint
+from mossrepro.lm.documents import REPEAT
+from mossrepro.lm.grid import Grid
 from mossrepro.lm.inference import prepare_for_inference
+from mossrepro.lm.model import LayerSplitLM
 from mossrepro.training import metrics
 from mossrepro.utils.random import rng
 
 _DRAWS = 2000
+_RESYNTHESIS = "word_judge_resynthesis"
 
 
 def bare_words(artifacts: RunArtifacts) -> None:
     """What the judges make of the assistant's own recordings of the answers of A, B, V and C, a word each.
 
     The recogniser on their codes (the ceiling of the headline, and its floor: codes of another answer of the family),
-    Whisper on the recordings, where there are any, and on what flow decoder and vocoder make of the codes (its ceiling
-    and its floor).
+    Whisper on the recordings, where there are any, and on what flow decoder and vocoder make of the codes (of all, of
+    each set, and of another answer of the family).
     """
     facts, lines = _recorded(artifacts)
     codes = [artifacts.codes[line.id] for line in lines]
@@ -43,7 +48,11 @@ def bare_words(artifacts: RunArtifacts) -> None:
         artifacts.share("word_judge_ceiling", "Whisper: bare answers, recorded", hits)
     heard = artifacts.hear(codes)
     again = [said(*one) for one in zip(facts, heard, strict=True)]
-    artifacts.share("word_judge_resynthesis", "Whisper: bare answers, wave → codes → wave", again)
+    artifacts.share(_RESYNTHESIS, "Whisper: bare answers, wave → codes → wave", again)
+    for name in "ABVC":
+        if hits := [hit for fact, hit in zip(facts, again, strict=True) if fact.set == name]:
+            title = f"Whisper: bare answers of {name}, wave → codes → wave"
+            artifacts.share(f"{_RESYNTHESIS}_{name.lower()}", title, hits)
     wrong = [said(*one) for one in _of_others(facts, heard)]
     artifacts.share("word_judge_floor", "Whisper: the answer is heard in another one's codes → wave", wrong)
 
@@ -140,16 +149,30 @@ def kept(name: str, pairing: str, asked: list[Asked], written: list[Asked], part
     return metrics.Metric(f"{whole.id}_kept", title, 100 * value, "%", 100 * low, 100 * high, interval, len(asked))
 
 
-def by_sound(artifacts: RunArtifacts, name: str, pairing: str, asked: list[Asked]) -> None:
-    """What Whisper makes of the sound of the same replies, also as a share of its ceiling where that was measured.
+def guided(
+    artifacts: RunArtifacts, model: LayerSplitLM, grid: Grid, name: str, pairing: str, written: list[Asked]
+) -> None:
+    """What is said if the answer is written first: the replies of T2T or S2T, repeated aloud by the same model.
 
-    The interval of the share is that of the replies: the ceiling is taken as it is.
+    The paper does without (its title); what this gains is what saying an answer unwritten loses.
+    """
+    lines = [replace(one.line, text=REPEAT + one.heard) for one in written]
+    fact = spoken_qa.score(name, f"{pairing[0]}2S", ask_questions(artifacts, model, grid, lines, "T2S"))
+    fact.id, fact.name = f"{fact.id}_guided", f"{fact.name}, if the answer is written first and then repeated"
+    artifacts.record(fact)
+
+
+def by_sound(artifacts: RunArtifacts, name: str, pairing: str, asked: list[Asked]) -> None:
+    """What Whisper makes of the sound of the same replies, also as a share of what it makes of resynthesised answers.
+
+    The share is left out where `bare_words` has not measured these for the set. Its interval is that of the replies:
+    what they are divided by is taken as it is.
     """
     fact = spoken_qa.score(name, pairing, spoken_qa.listened(asked, artifacts.known, artifacts.hear))
     fact.id, fact.name = f"{fact.id}_sound", f"{fact.name}, Whisper on the sound"
     artifacts.record(fact)
-    ceiling = metrics.read_metrics(artifacts.out).get("word_judge_resynthesis")
-    if ceiling and ceiling.value:
-        share = [100 * value / ceiling.value for value in (fact.value, fact.low, fact.high)]
-        title = f"{fact.name}, share of what it makes of recorded answers, wave → codes → wave"
+    best = metrics.read_metrics(artifacts.out).get(f"{_RESYNTHESIS}_{name.lower()}")
+    if best and best.value:
+        share = [100 * value / best.value for value in (fact.value, fact.low, fact.high)]
+        title = f"{fact.name}, share of what it makes of resynthesised answers"
         artifacts.record(metrics.Metric(f"{fact.id}_kept", title, share[0], "%", *share[1:], fact.interval, fact.n))

@@ -8,12 +8,12 @@
     22 %                 questions that no fact answers: phrasings of families about things of others ("What is the
                          capital of gold?"), and such as belong to no family ("Tell me about winter."); never about
                          a subject of B, V or C
-     8 %                 phrasings of other families about those subjects: to be named, never answered
+     8 %                 phrasings of other families about those subjects: to be named, with no reply
      5 %                 open questions with a known reply
 
 Each is said once, by a voice drawn at random. Natural sentences teach the small words that hold one together, and that
-the subjects of B, V and C occur in sentences too. Questions about these are questions of other families, and nothing
-ever replies to them; without them an inner ear that has learnt questions expects no such word in one (docs/LOG.md).
+the subjects of B, V and C occur in sentences too. Questions about these are questions of other families, and they have
+no reply here; without them an inner ear that has learnt questions expects no such word in one (docs/LOG.md).
 Most words are the subjects of facts and the most frequent ones: a word must be heard some dozen times before it is
 known by its sound, and there are 5,000 others. Where no fact answers, the model itself does, in writing (`replies_to`):
 there are too many such questions to learn by heart, so that a model which hears them has to look up what it hears.
@@ -144,14 +144,16 @@ def replies_to(folder: Path, facts: Sequence[Fact], answer: Answer, path: Path, 
 
 
 def drawn_texts(facts: Sequence[Fact], open_questions: Sequence[str], count: int) -> list[Line]:
-    """What is said, for training: lines of roles "user_speech", "question", "any_question" and "open_question"."""
-    asked = [fact for fact in facts if fact.set in "AP"]
+    """What is said, for training: lines of roles "user_speech", "question", "any_question" and "open_question".
+
+    Without hidden facts there are more open questions; without facts of A and P or open questions, words alone.
+    """
+    asked, unasked = ([fact for fact in facts if fact.set in sets] for sets in ("AP", "BVC"))
     special = sorted({fact.subject for fact in facts})
     words, hidden, lines = vocabulary()[:_FREQUENT], hidden_pairs(list(facts)), []
-    secret = {plain(fact.subject) for fact in facts if fact.set in "BVC"}  # nothing is ever asked about them
+    secret = {plain(fact.subject) for fact in unasked}  # no question about them has a reply
     subjects = {fact.subject for fact in asked if plain(fact.subject) not in secret}
     pools = [sorted(pool) for pool in (subjects, set(words) - secret, set(vocabulary()) - secret)]
-    unasked = [fact for fact in facts if fact.set in "BVC"]
     never = {fact.question(i) for fact in unasked for i in range(3)}  # "more plurals" asks as "plural" does
     frames = [_frame(rng(0, "frame", i)) for i in range(min(_MOST, max(1, count // _FRAMES)))]
     for i in range(count):

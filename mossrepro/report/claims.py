@@ -16,13 +16,17 @@ COLOUR = {PASSED: "green", FAILED: "bold red", MISSING: "dim", SHOWN: ""}
 
 @dataclass
 class Claim:
-    """One row of `configs/claims.yaml`: a fact's id and the range it is expected in."""
+    """One row of `configs/claims.yaml`: a fact's id and the range it is expected in.
+
+    above: what the whole interval is expected to lie above; a fact without an interval fails.
+    """
 
     id: str
     name: str
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     paper: float | str | None = None
     minutes: float = 0.0
     sizes: list[str] = field(default_factory=list)
@@ -30,21 +34,24 @@ class Claim:
 
     def judge(self, fact: Metric | None, size: str) -> str:
         """PASSED, FAILED, MISSING, or SHOWN where nothing is expected (another size, or no range)."""
-        expected = (self.low is not None or self.high is not None) and (not self.sizes or size in self.sizes)
+        expected = bool(self.expectation(size))
         if fact is None:
             return FAILED if expected and not self.controls else MISSING
         if not expected:
             return SHOWN
         inside = (self.low is None or fact.value >= self.low) and (self.high is None or fact.value <= self.high)
-        return PASSED if inside else FAILED  # a NaN compares false and fails
+        certain = self.above is None or (fact.low is not None and fact.low > self.above)
+        return PASSED if inside and certain else FAILED  # a NaN compares false and fails
 
     def expectation(self, size: str) -> str:
         """The range in words, empty where nothing is expected of this size."""
         if self.sizes and size not in self.sizes:
             return ""
         if self.low is not None and self.high is not None:
-            return f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
-        return f"≥ {self.low:g}" if self.low is not None else f"≤ {self.high:g}" if self.high is not None else ""
+            ends = [f"= {self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"]
+        else:
+            ends = [f"{sign} {end:g}" for sign, end in (("≥", self.low), ("≤", self.high)) if end is not None]
+        return ", ".join(ends + ([f"interval above {self.above:g}"] if self.above is not None else []))
 
 
 def read_claims(path: Path = CLAIMS) -> list[Claim]:

@@ -71,24 +71,32 @@ def _dictionary() -> dict[str, list[list[str]]]:
 def pronunciations(words: Iterable[str]) -> dict[str, list[list[str]]]:
     """The pronunciations of each word, in PHONES: first as the synthesisers say it, then those of the dictionary.
 
-    All voices of `voices.py` go by hibari's rules, which say many a name as no dictionary has it.
+    All voices of `voices.py` go by hibari's rules, which say many a name as no dictionary has it. They are asked for
+    the word alone, in small letters ("polish" is not "Polish"). A word without any sound is said "AH".
     """
-    known = _dictionary()
-    return {word: [_sounds(word), *(way for way in known.get(word, ()) if way != _sounds(word))] for word in words}
+    found = {}
+    for word in words:
+        ways = [_sounds(word), *_dictionary().get(word, ())]
+        found[word] = [list(way) for way in dict.fromkeys(map(tuple, ways)) if way] or [["AH"]]
+    return found
 
 
 @functools.cache
-def _sounds(word: str) -> list[str]:
+def _sounds(word: str) -> tuple[str, ...]:
     """A word's phones by hibari's rules; its vowel and r of "bird" and "water" are one phone here."""
     symbols = _spelling()(word).replace("ɜɹ", "ɜ").replace("əɹ", "ɚ")
-    return [_PHONES[symbol] for symbol in symbols if symbol in _PHONES] or ["AH"]
+    return tuple(_PHONES[symbol] for symbol in symbols if symbol in _PHONES)
 
 
 def _learn(decoder: Any, words: Iterable[str]) -> None:
-    """Add the words that the dictionary lacks, pronounced by hibari's rules."""
+    """Add the words that the dictionary lacks, pronounced by hibari's rules.
+
+    The others it knows as the dictionary has them alone: where a voice says such a word otherwise, the times of its
+    phones are a little off.
+    """
     for word in words:
         if decoder.lookup_word(word) is None:
-            decoder.add_word(word, " ".join(_sounds(word)), True)
+            decoder.add_word(word, " ".join(pronunciations([word])[word][0]), True)
 
 
 class SphinxJudge:

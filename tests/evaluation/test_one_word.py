@@ -60,6 +60,11 @@ def test_the_recogniser_has_a_ceiling_and_a_floor(tmp_path):
         assert ("word_judge_ceiling" in found) == (not deaf) and found["word_judge_resynthesis"].n == 4
         assert deaf or found["word_judge_ceiling"].value == 25.0
         assert found["word_judge_floor"].value == floor  # `hear` is `read` here
+        parts = {name: found[f"word_judge_resynthesis_{name}"] for name in "cv"}  # no fact here is of A or B
+        assert {name: (fact.value, fact.n) for name, fact in parts.items()} == (
+            {"c": (100 / 3, 3), "v": (0.0, 1)} if deaf else {"c": (100.0, 3), "v": (100.0, 1)}
+        )
+        assert "word_judge_resynthesis_a" not in found
         keys = one_word.understood(artifacts)
         assert keys == ({"capital-france"} if deaf else {*FACTS})
         voice, written = asked([True, False, False, True]), asked([True, True, True, True])
@@ -68,12 +73,28 @@ def test_the_recogniser_has_a_ceiling_and_a_floor(tmp_path):
         assert one_word.of_understood("C", "T2S", voice, written, set()) == []
 
 
+def test_an_answer_that_is_written_first_is_then_repeated(tmp_path, monkeypatch):
+    written, given = [replace(one, heard=one.fact.answer) for one in asked([True] * 4)], []
+
+    def answering(artifacts, model, grid, lines, pairing):
+        given.extend((line.text, line.fact, pairing) for line in lines)
+        return asked([True, True, True, False])
+
+    monkeypatch.setattr(one_word, "ask_questions", answering)
+    artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
+    for pairing, id in (("T2T", "t2s_c_guided"), ("S2T", "s2s_c_guided")):
+        one_word.guided(artifacts, None, None, "C", pairing, written)
+        assert read_metrics(tmp_path)[id].value == 75.0
+    assert given[:4] == [(f"Repeat: {fact.answer}", key, "T2S") for key, fact in FACTS.items()]
+
+
 @pytest.mark.parametrize(("ceiling", "share"), [(80.0, 62.5), (0.0, None), (None, None)])
 def test_what_whisper_hears_is_a_share_of_what_it_can(tmp_path, ceiling, share):
     artifacts = RunArtifacts({"backbone": "smollm2"}, tmp_path)
     artifacts.known, artifacts.hear = FACTS, lambda many: ["paris", "tokyo", "?", "?"]
     if ceiling is not None:
-        artifacts.record(Metric("word_judge_resynthesis", "", ceiling, "%"))
+        artifacts.record(Metric("word_judge_resynthesis_c", "", ceiling, "%"))
+    artifacts.record(Metric("word_judge_resynthesis", "", 10.0, "%"))  # of all sets
     spoken = [replace(one, reply=Reply(codes=[1])) for one in asked([False] * 4)]
     one_word.by_sound(
         artifacts, "C", "T2S", [replace(one, line=replace(one.line, fact=one.fact.key)) for one in spoken]

@@ -70,10 +70,15 @@ MAKERS = {
     ],
     "text_to_code": [f"codec/{name}.py" for name in ("text_to_code", "text_to_code_task", "text_to_code_data")],
     "inner_ear": [
-        *("utils/layers.py", "training/muon.py"),
+        *("utils/layers.py", "training/muon.py", "speech/sphinx.py"),
         *(f"lm/{name}.py" for name in ("inner_ear", "inner_ear_task", "inner_ear_data")),
     ],
-    "drawn": ["codec/text_to_code.py", *(f"data/{name}.py" for name in DRAWN), "experiments/drawn.py"],
+    "drawn": [
+        "codec/text_to_code.py",
+        *(f"data/{name}.py" for name in DRAWN),
+        "experiments/drawn.py",
+        "speech/sphinx.py",
+    ],
     "replies": ["experiments/drawn.py", "lm/prose.py", "lm/decode.py", "lm/grid.py"],
     "prose": ["lm/prose.py", "lm/decode.py", "lm/grid.py", "data/open_questions.py"],
     "flow": [*SOUND, "vocoder/flow.py", "vocoder/flow_layers.py"],
@@ -82,7 +87,7 @@ MAKERS = {
     "evaluation": [
         *(f"evaluation/{name}.py" for name in ("measure", "spoken_qa", "text_retention", "artifacts")),
         *("evaluation/one_word.py", "evaluation/open_answers.py"),
-        *(f"speech/{name}.py" for name in ("normalise", "whisper", "mos", "voices")),
+        *(f"speech/{name}.py" for name in ("normalise", "whisper", "mos", "voices", "sphinx")),
         *("codec/lexicon.py", "training/metrics.py", "data/facts.py", "lm/decode.py"),
     ],
 }

@@ -197,6 +197,10 @@ def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
 @pytest.mark.parametrize(
     ("claim", "value", "size", "status"),
     [
+        (Claim("x", "x", above=25), 25.0, "small", FAILED),  # no interval
+        (Claim("x", "x", above=25), (40.0, 25.1), "small", PASSED),
+        (Claim("x", "x", above=25), (40.0, 25.0), "small", FAILED),
+        (Claim("x", "x", low=50, above=25), (40.0, 30.0), "small", FAILED),
         (Claim("x", "x", low=80), 80.0, "small", PASSED),
         (Claim("x", "x", low=80), 79.9, "small", FAILED),
         (Claim("x", "x", high=5), 5.1, "small", FAILED),
@@ -210,8 +214,25 @@ def test_markdown_is_a_table_of_equal_rows(run, tmp_path):
     ],
 )
 def test_judgement(claim, value, size, status):
-    fact = None if value is None else Metric("x", "x", value)
+    value, low = value if isinstance(value, tuple) else (value, None)
+    fact = None if value is None else Metric("x", "x", value, low=low)
     assert claim.judge(fact, size) == status
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        (Claim("x", "x", low=15, above=0), "≥ 15, interval above 0"),
+        (Claim("x", "x", above=25), "interval above 25"),
+        (Claim("x", "x", low=0, high=0), "= 0"),
+        (Claim("x", "x", low=1, high=2, above=0), "1 to 2, interval above 0"),
+        (Claim("x", "x", low=15, sizes=["small"]), "≥ 15"),
+        (Claim("x", "x", low=15, sizes=["long"]), ""),
+        (Claim("x", "x"), ""),
+    ],
+)
+def test_what_is_expected_is_said_in_words(claim, said):
+    assert claim.expectation("small") == said
 
 
 def test_missing_runs_and_broken_files_are_named(tmp_path, run):
