@@ -6,7 +6,7 @@ run's steps, `length_100` the run itself: accuracy against training length. `fac
 facts of set A, in as many steps. Codec, data and sound are the run's own.
 
 Of the form "word" variants are of the mouth and Stage 1 alone (MOUTH), with all their steps: there is nothing that the
-ears could change of a spoken answer to a written question, which is what they are asked.
+ears could change of a spoken answer to a written question, which is what they are asked. It has no `facts_25`.
 
 Everything is a cached, resumable stage of the graph; a stage that a variant does not change is shared.
 """
@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "no_split": EVERY,
     "matched_no_split": EVERY,
     "deep_split": EVERY,
+    "shallow_split": EVERY,
     "split_first": EVERY,
     "split_middle": EVERY,
     "random_tail": ("stage1",),
@@ -54,10 +55,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name of the overlay: stages that it 
     "text_guidance": LATER,
 }
 FIRST, BOTH = ("mouth",), ("mouth", "stage1")  # where no mouth learns by itself, Stage 1 is the first
-MOUTH = dict.fromkeys(("no_mouth", "no_monologue", "monologue_text", "never_frozen"), ("stage1",))
+MOUTH = dict.fromkeys(("no_mouth", "no_monologue", "never_frozen"), ("stage1",))
 MOUTH |= dict.fromkeys(("no_head_start", "random_tail"), FIRST)
-MOUTH |= dict.fromkeys(("no_split", "matched_no_split", "deep_split"), BOTH)
-COMBINED = {"never_frozen_no_split": ("never_frozen", "no_split")}  # several of them at once (paper, ablation)
+MOUTH |= dict.fromkeys(("no_split", "matched_no_split", "deep_split", "shallow_split"), BOTH)
+# Several at once: the paper's ablation, and Stage 1 as the paper has it, with nothing beside the codes.
+COMBINED = {
+    "never_frozen_no_split": ("never_frozen", "no_split"),
+    "no_mouth_no_monologue": ("no_mouth", "no_monologue"),
+}
 ALL = tuple(dict.fromkeys((*VARIANTS, *COMBINED, *MOUTH)))
 _NUMBERED = re.compile(r"length_[1-9]\d*|facts_[1-9]\d?")  # percentages
 _PAIRING = re.compile(r"val(id)?/[ST]2[ST]")
@@ -76,6 +81,8 @@ class VariantGraph(StageGraph):
         self.name, self.share, self.told_share = name, 1.0 if self.mouth else self.size.control.share, 1.0
         if _NUMBERED.fullmatch(name):
             what, percent = name.split("_")
+            if self.mouth and what == "facts":
+                raise ConfigError(f"{name}: no fact is spoken about in the form {self.size.lm.form!r}; take length_20")
             setattr(self, {"length": "share", "facts": "told_share"}[what], int(percent) / 100)
         elif name != BASELINE and name not in self.names():
             known = ", ".join(self.names())
@@ -83,11 +90,12 @@ class VariantGraph(StageGraph):
 
     def names(self) -> tuple[str, ...]:
         """The variants of this form."""
-        return tuple(self.variants) if self.mouth else (*VARIANTS, *COMBINED)
+        several = [name for name, parts in COMBINED.items() if set(parts) <= set(self.variants)]
+        return (*self.variants, *several)
 
     def has_mouth_stage(self) -> bool:
         """Not where there is no mouth."""
-        return super().has_mouth_stage() and self.name != "no_mouth"
+        return super().has_mouth_stage() and "no_mouth" not in COMBINED.get(self.name, (self.name,))
 
     def extras(self, stage: str) -> list[str]:
         """The overlays of a stage."""

@@ -12,7 +12,7 @@ from mossrepro import cli
 from mossrepro.data.facts import Fact, all_facts
 from mossrepro.data.script import ScriptRecipe, read_script, write_script
 from mossrepro.experiments import ablate, stages
-from mossrepro.experiments.ablate import ASKED, BASELINE, MOUTH, VARIANTS, VariantGraph
+from mossrepro.experiments.ablate import ASKED, BASELINE, COMBINED, MOUTH, VARIANTS, VariantGraph
 from mossrepro.training import lightning_cli, metrics
 from mossrepro.training.config import configs_folder, find_size
 from mossrepro.utils.errors import ConfigError
@@ -65,12 +65,12 @@ def test_every_overlay_of_the_language_model_is_a_variant() -> None:
         VariantGraph("smoke", "nosplit")
 
 
-@pytest.mark.parametrize("name", [BASELINE, *MOUTH])
+@pytest.mark.parametrize("name", [BASELINE, *MOUTH, *COMBINED])
 def test_a_variant_of_the_mouth_changes_what_it_is_of_and_takes_all_steps(monkeypatch, tmp_path, name: str) -> None:
     made, commands = {}, []
     monkeypatch.setattr(stages, "run_stage", lambda stage, command: commands.append(command))
     graph = VariantGraph("small", name)
-    assert graph.mouth and graph.share == 1.0 and set(graph.names()) == set(MOUTH)
+    assert graph.mouth and graph.share == 1.0 and set(graph.names()) == {*MOUTH, *COMBINED}
     graph.cached = lambda stage, kind, spec, build: build(tmp_path) or made.update({stage: commands[-1]}) or tmp_path
     graph.fit("style")
     assert not any("experiment" in word for word in made["style"])
@@ -79,12 +79,15 @@ def test_a_variant_of_the_mouth_changes_what_it_is_of_and_takes_all_steps(monkey
         graph.fit("mouth")
         graph.fit("stage1", "stage1_word")
         laid = {stage: [Path(w).stem for w in made[stage] if "experiment" in w] for stage in ("mouth", "stage1")}
-        assert bool(laid["mouth"]) == ("mouth" in MOUTH.get(name, ()))
-        assert bool(laid["stage1"]) == (name != BASELINE and (not steps or "stage1" in MOUTH[name]))
-        assert {*laid["mouth"], *laid["stage1"]} <= {name}
-        assert graph.has_mouth_stage() == (steps > 0 and name != "no_mouth")
-    with pytest.raises(ConfigError, match="no variant 'stage2_frozen'"):
-        VariantGraph("small", "stage2_frozen")
+        parts = COMBINED.get(name, (name,))
+        changed = {stage for part in parts for stage in MOUTH.get(part, ())}
+        assert bool(laid["mouth"]) == ("mouth" in changed)
+        assert bool(laid["stage1"]) == (name != BASELINE and (not steps or "stage1" in changed))
+        assert {*laid["mouth"], *laid["stage1"]} <= {*parts}
+        assert graph.has_mouth_stage() == (steps > 0 and "no_mouth" not in parts)
+    for wrong, message in (("stage2_frozen", "no variant 'stage2_frozen'"), ("facts_25", "facts_25: no fact is")):
+        with pytest.raises(ConfigError, match=message):
+            VariantGraph("small", wrong)
 
 
 def test_the_mouths_overlays_turn_off_what_they_say() -> None:
@@ -98,7 +101,6 @@ def test_the_mouths_overlays_turn_off_what_they_say() -> None:
     plain = made()
     assert plain["data"]["init_args"]["monologue"] and not made("no_monologue")["data"]["init_args"]["monologue"]
     assert plain["model"]["init_args"]["monologue_at"] == "speech"
-    assert made("monologue_text")["model"]["init_args"]["monologue_at"] == "text"
     assert plain["model"]["init_args"]["mouth"] and not made("no_mouth")["model"]["init_args"]["mouth"]
     assert plain["model"]["init_args"]["head_from_words"]
     assert not made("no_head_start")["model"]["init_args"]["head_from_words"]
