@@ -190,10 +190,11 @@ assert total == 9_095_694_336 and trained == 907_056_128
 # %% [markdown]
 # ## 3. Freezing is a promise about bits
 #
-# The **speech half** is speech's embedding, tail, norm and head; the rest is the **text half**. Stage 1 trains the
-# speech half alone: `train="speech"` in the first cell has set `requires_grad=False` on the other. "The text model does
-# not change" is easily said; let us take it literally and compare every bit of every weight before and after. The
-# documents ask for words to be said, and to be written.
+# The **speech half** is speech's embedding, tail, norm and head; the rest is the **text half**. (`small` adds two parts
+# of its own, which lesson 05 explains: a *mouth* between speech tail and speech head, and an *inner ear* before the
+# trunk. Here and in the paper there are none.) Stage 1 trains the speech half alone: `train="speech"` in the first cell
+# has set `requires_grad=False` on the other. "The text model does not change" is easily said; let us take it literally
+# and compare every bit of every weight before and after. The documents ask for words to be said, and to be written.
 
 # %%
 words = ["The garden is full of green birds.", "Nobody had seen the captain.", "The old bridge was closed."]
@@ -362,9 +363,9 @@ for depth, at, name in [(0, None, "no split"), (4, 0, "4 first"), (4, 13, "4 in 
 # Each is an overlay: `mossrepro fit -c configs/stage1.yaml -c configs/size/small.yaml -c
 # configs/experiment/split_middle.yaml`, with the data as docs/data.md says. The paper's own table says that freezing
 # first carries nearly all of the gain (66.5 against 62.1 without in MMLU, a test of knowledge by multiple choice), and
-# that the split alone brings little. At `small` we found something else (`docs/LOG.md`, one seed, 40 % of the steps):
-# never frozen was as good; without a split it heard as well and spoke worse. *Frozen without a split* was never
-# published: `configs/experiment/frozen_no_split.yaml`.
+# that the split alone brings little. At `small` we found something else (`docs/LOG.md`, one seed, 40 % of the steps,
+# answers in whole sentences, without a mouth): never frozen was as good; without a split it heard as well and spoke
+# worse. *Frozen without a split* was never published: `configs/experiment/frozen_no_split.yaml`.
 #
 # ## 5. Exercises
 #

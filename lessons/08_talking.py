@@ -258,8 +258,10 @@ print(f"one row with the cache = row {n - 1} of the whole, in both tails")
 # %% [markdown]
 # **Both tails need every row**, also the one that is not heard: its keys will be looked at as soon as the mode changes.
 # But not at once. The package lets an idle tail wait, keeps what the trunk said, and gives it all the rows that it has
-# missed in one pass when its turn comes; a spoken answer never runs the text tail before its end. What a row costs in
-# memory: 2 (keys, values) x layer instances x key-value heads x width of a head.
+# missed in one pass when its turn comes; a spoken answer never runs the text tail before its end. (A model with a
+# mouth, lesson 05, asks the text *head* at every code what it reads in the speech tail: one more matrix, no layer, and
+# what it reads is not written down.) What a row costs in memory: 2 (keys, values) x layer instances x key-value heads x
+# width of a head.
 
 # %%
 parts = [cache.trunk, cache.text_tail, cache.speech_tail]
@@ -388,7 +390,8 @@ display(Audio(np.concatenate(pieces), rate=speaker.vocoder.rate))
 # ## 7. Ask out loud (with a finished run)
 #
 # The question is spoken by a voice that no part of the run has ever heard. It is turned into codes, answered in codes,
-# and the codes are turned into sound. Between the two players there is no text.
+# and the codes are turned into sound. Between the two players no text is written. How near an inner ear and a mouth
+# come to it all the same: lesson 05.
 
 # %%
 runs = Path("runs") if Path("runs").is_dir() else Path("../runs")

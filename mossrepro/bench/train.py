@@ -1,7 +1,8 @@
 """`mossrepro bench train`: a training step beside a bare loop over the layers of `transformers`, Stage 1 beside a step
-that trains everything, and the memory of both beside what `mossrepro plan` says.
+that trains everything, the Stage 1 of single words beside that of sentences, and the memory of the first two beside
+what `mossrepro plan` says.
 
-All with SmolLM2, documents of different lengths with speech and text, AdamW and clipping.
+All with SmolLM2, documents of different lengths, AdamW and clipping.
 """
 
 import multiprocessing
@@ -38,6 +39,7 @@ def bench_train(out: Path, rounds: int = 5) -> None:
     docs = documents(Grid(task.tokenizer, SPEECH_CODES))
     _against_bare(bench, task, docs, rounds)
     _stage1(bench, task, docs, rounds)
+    _words(bench, repeated(Grid(task.tokenizer, SPEECH_CODES)), rounds)
     Console().print(bench.table)
     _memory(out, docs)
 
@@ -51,6 +53,21 @@ def documents(grid: Grid, count: int = DOCUMENTS) -> list[Positions]:
             heard = {"codes": random.integers(grid.codes, size=30)}
             said = {"codes": random.integers(grid.codes, size=25)} if spoken else {"text": " moss" * 12}
             parts += [grid.turn("user", **heard), grid.turn("assistant", supervise=True, **said)]
+        found.append(grid.join(*parts)[:length])
+    return found
+
+
+def repeated(grid: Grid, count: int = DOCUMENTS) -> list[Positions]:
+    """Conversations of words to be repeated aloud, each with an inner monologue."""
+    random, found = rng(0, "bench", "repeated"), []
+    for _ in range(count):
+        length, parts = int(random.integers(SHORTEST, LONGEST + 1)), [grid.system(True)]
+        while sum(map(len, parts)) < length:
+            codes = random.integers(grid.codes, size=9)
+            parts += [
+                grid.turn("user", text="Repeat: moss"),
+                grid.turn("assistant", None, codes, True, monologue=" moss"),
+            ]
         found.append(grid.join(*parts)[:length])
     return found
 
@@ -114,13 +131,13 @@ def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]
 
 
 def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
-    """Mean loss of a row of each channel, over packed documents."""
+    """Mean loss of a row of each kind, by their weights, over packed documents."""
     batch = pack(docs, _grid(task), LONGEST)
     batch["grid"] = batch["grid"].to(task.device)
 
     def loss() -> Tensor:
         out = task.losses(batch)
-        return sum(out[kind] / out[f"n_{kind}"] for kind in KINDS)
+        return sum(weight * out[kind] / out[f"n_{kind}"].clamp(min=1) for kind, weight in task.weights.items())
 
     return loss
 
@@ -158,6 +175,19 @@ def _stage1(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rou
     first = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech").to(task.device)
     runs = {"mine": stepper(first.model, ours(first, docs)), "theirs": stepper(task.model, ours(task, docs))}
     bench.note("bench_stage1_small", "small, Stage 1 beside all trained", race(runs, rounds), sum(map(len, docs)))
+
+
+def _words(bench: SpeedReport, docs: list[Positions], rounds: int) -> None:
+    """Stage 1 of the form "word" (a mouth, a frozen embedding: no gradient through the trunk) and of "sentence"."""
+    settings = {"mine": {"mouth": 3, "embed_steps": 0, "monologue_at": "speech"}, "theirs": {}}
+    runs = {}
+    for who, more in settings.items():
+        task = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech", monologue_weight=0.5, **more).to(
+            best_device()
+        )
+        runs[who] = stepper(task.model, ours(task, docs))
+    what = "small, Stage 1 of single words beside that of sentences"
+    bench.note("bench_stage1_words_small", what, race(runs, rounds), sum(map(len, docs)))
 
 
 def _memory(out: Path, docs: list[Positions]) -> None:

@@ -75,14 +75,14 @@ def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path
     tokenizer = mini_tokenizer(["moss moss user assistant system", "answer in one short sentence"], 300)
     vocab = tokenizer.get_vocab_size()
 
-    def toy(*_, train="all"):
+    def toy(*_, train="all", monologue_at="text", **_more):
         task = LayerSplitTask.__new__(LayerSplitTask)
         LightningModule.__init__(task)
         pad = SpecialIds.of(tokenizer, 64).pad
         task.model, task.tokenizer = small_model(codes=64, tied=True, text_vocab=vocab, modality_pad=pad), tokenizer
         task.model.train_only(train)
         task.train_part = train
-        task.monologue_at, task.weights = "text", {"text": 1.0, "speech": 1.0}
+        task.monologue_at, task.weights = monologue_at, {"text": 1.0, "speech": 1.0}
         return task
 
     monkeypatch.setattr(train, "LayerSplitTask", toy)
@@ -90,7 +90,9 @@ def test_a_training_step_is_compared_with_a_bare_loop_and_with_the_plan(tmp_path
     monkeypatch.setattr(train.multiprocessing, "get_context", lambda kind: Here)
     assert cli.main(["bench", "train", "--rounds", "2", "-o", str(tmp_path)]) == 0
     found = metrics.read_metrics(tmp_path)
-    pairs = {f"bench_{kind}_small{who}" for kind in ("train", "stage1") for who in ("", "_mine", "_theirs")}
+    pairs = {
+        f"bench_{kind}_small{who}" for kind in ("train", "stage1", "stage1_words") for who in ("", "_mine", "_theirs")
+    }
     plans = {f"bench_{what}_{part}" for what in ("memory", "plan") for part in ("speech", "all")}
     assert set(found) == pairs | plans | {"bench_stage1_memory"}
     assert "planned / measured" in capsys.readouterr().out
