@@ -27,8 +27,8 @@ from mossrepro.report.figures import (
     label,
     pairings,
 )
-from mossrepro.report.run_data import OpenAnswer, Row, Run, environment
-from mossrepro.report.tables import FAMILY_COLUMNS, FAMILY_NOTE, family_rows, measured, number
+from mossrepro.report.run_data import Row, Run, environment
+from mossrepro.report.tables import FAMILY_COLUMNS, FAMILY_NOTE, OPEN_COLUMNS, family_rows, measured, number, open_rows
 from mossrepro.utils.audio import SAMPLE_RATE
 from mossrepro.utils.errors import visible
 from mossrepro.utils.sound_file import read_mono
@@ -36,7 +36,6 @@ from mossrepro.utils.sound_file import read_mono
 matplotlib.use("Agg", force=False)
 
 PLAYERS, SPECTROGRAMS = 24, 3  # question-answer pairs with players, and of these with spectrograms
-OPEN_SHOWN = 12  # open questions of each test
 PANELS, DRAWN = 60, 30.0  # curves that are drawn, and seconds of a spectrogram, at most
 
 NOTE = (
@@ -161,17 +160,11 @@ def _families(run: Run) -> str:
 
 def _answers(run: Run) -> str:
     """The first open questions of each test with both replies, side by side."""
-    shown = [one for test in dict.fromkeys(one.test for one in run.answers) for one in _first(run.answers, test)]
-    if not shown:
+    if not (cells := open_rows(run)):
         return ""
-    head = "".join(f"<th>{name}</th>" for name in ("question, by an English stranger", "reply when read", "when heard"))
-    cells = ((one.question, one.read, one.heard) for one in shown)
+    head = "".join(f"<th>{name}</th>" for name in OPEN_COLUMNS)
     rows = "".join(f"<tr>{''.join(f'<td>{_shown(text)}</td>' for text in row)}</tr>" for row in cells)
     return f"<h2>Open questions</h2><div class=card><table><tr>{head}</tr>{rows}</table></div>"
-
-
-def _first(answers: list[OpenAnswer], test: str) -> list[OpenAnswer]:
-    return [one for one in answers if one.test == test][:OPEN_SHOWN]
 
 
 def _gauge(row: Row, size: str) -> str:

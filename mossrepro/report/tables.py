@@ -18,6 +18,8 @@ INTRODUCTION = (
     "that it measured, with 8 B parameters and on other questions."
 )
 FAMILY_COLUMNS = ("family", "facts", "T2T", "S2T", "T2S", "S2S")
+OPEN_COLUMNS = ("open question, by an English stranger", "reply when read", "reply when heard")
+OPEN_SHOWN = 12  # open questions of each test
 FAMILY_NOTE = "Right answers on set C by family. * The answer keeps the stem of its subject (cat, cats)."
 
 
@@ -80,6 +82,14 @@ def family_rows(run: Run, name: str = "C") -> list[list[str]]:
     return [[line.get(key, "") for key in FAMILY_COLUMNS] for _, line in sorted(cells.items())]
 
 
+def open_rows(run: Run) -> list[list[str]]:
+    """The first open questions of each test with both replies, side by side: rows of OPEN_COLUMNS."""
+    rows: dict[str, list[list[str]]] = {}
+    for one in run.answers:
+        rows.setdefault(one.test, []).append([one.question, one.read, one.heard])
+    return [row for some in rows.values() for row in some[:OPEN_SHOWN]]
+
+
 def markdown(run: Run) -> str:
     """The same tables for docs/RESULTS.md."""
     lines = [f"# Results at `{run.size}`", "", INTRODUCTION, ""]
@@ -91,6 +101,9 @@ def markdown(run: Run) -> str:
     if families := family_rows(run):
         lines += ["", FAMILY_NOTE, "", f"| {' | '.join(FAMILY_COLUMNS)} |", "|---|---:" + "|---:" * 4 + "|"]
         lines += [f"| {' | '.join(map(_plain, row))} |" for row in families]
+    if answers := open_rows(run):
+        lines += ["", f"| {' | '.join(OPEN_COLUMNS)} |", "|---|---|---|"]
+        lines += [f"| {' | '.join(_plain(' '.join(text.split())) for text in row)} |" for row in answers]
     if run.stages:
         lines += ["", "| stage | minutes | hardware |", "|---|---:|---|"]
         lines += [f"| {_plain(s.stage)} | {s.minutes:.1f} | {_plain(s.hardware)} |" for s in run.stages]

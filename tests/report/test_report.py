@@ -96,13 +96,18 @@ def test_open_questions_are_shown_with_both_replies_and_as_text(run):
     rows = [{"test": test, "question": f"Why {i}?", "voice": "v", "read": "It <b>is</b>.", "heard": "It was."}
             for test in ("heard", "any") for i in range(20)]  # fmt: skip
     (run / "answers.json").write_text(json.dumps(rows))
-    shown = page.render(run_data.read_run(run, "small", []))
-    assert shown.count("It &lt;b&gt;is&lt;/b&gt;.") == 2 * page.OPEN_SHOWN and "<b>is" not in shown
+    read = run_data.read_run(run, "small", [])
+    for shown in (page.render(read), tables.markdown(read)):
+        assert shown.count("It &lt;b&gt;is&lt;/b&gt;.") == 2 * tables.OPEN_SHOWN and "<b>is" not in shown
+    assert tables.markdown(read).count("| It was. |") == 24
+    (run / "answers.json").write_text(json.dumps([{**rows[0], "heard": "a | b\n\nc"}]))
+    assert "| a / b c |" in tables.markdown(run_data.read_run(run, "small", []))  # a reply may hold anything
     (run / "answers.json").write_text('[{"test": 3}]')
     with pytest.raises(DataError, match="answers.json: entry 1"):
         run_data.read_run(run, "small", [])
     (run / "answers.json").unlink()
-    assert "Open questions" not in page.render(run_data.read_run(run, "small", []))
+    read = run_data.read_run(run, "small", [])
+    assert "Open questions" not in page.render(read) and "open question" not in tables.markdown(read)
 
 
 def test_a_failed_claim_shows_and_makes_the_exit_code_1(run, capsys):
