@@ -174,7 +174,7 @@ for how, keep in {"each by itself": 1.0, "facts known or not": 0.0}.items():
 #
 # | it could be that ... | control |
 # |---|---|
-# | the answer was spoken in training | set **B** is at most replayed in writing, **C** never read again in any form |
+# | the answer was told in training | set **B** is at most replayed in writing, **C** never told in any form |
 # | the judge guesses what garbled speech means | it never hears the question; wrong answers are said to it on purpose |
 # | the answer is in the question ("cats" - "cat") | results without such families, their names end in `_no_stems` |
 # | the codec is the bottleneck, not the model | oracle codes (lesson 05) |

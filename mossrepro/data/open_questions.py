@@ -2,7 +2,8 @@
 
 A text model's own replies to them are what its training on short answers must not lose (`lm/prose.py`), and what a
 model that hears is taught to write when they are spoken. Two lists test that: "heard" has the words of the training in
-sentences of its own, "any" has words of its own too.
+sentences of its own, "any" has things, deeds and places of its own too. (Most of these words are still heard elsewhere:
+in lists of words, or in questions about them.)
 """
 
 import re

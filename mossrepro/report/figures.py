@@ -26,7 +26,7 @@ def pairings(run: Run) -> Figure | None:
     """Correct answers in the four pairings on sets A and C, with intervals and chance level; None without any."""
     found = {row.claim.id: row.fact for row in run.rows if row.fact}
     ways = {"T2T": "text → text", "S2T": "speech → text", "T2S": "text → speech", "S2S": "speech → speech"}
-    sets = {"a": "A, spoken in training", "c": "C, never trained on"}
+    sets = {"a": "A, trained on", "c": "C, never trained on"}
     if not any(f"{way.lower()}_{name}" in found for way in ways for name in sets):
         return None
     figure = Figure(figsize=(7.4, 2.6), layout="constrained")
