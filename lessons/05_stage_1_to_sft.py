@@ -258,9 +258,11 @@ plt.show()
 # that: of two words at 0.6 and 0.3 the first counts for 0.94. It skips the codes at which no word ends, so that it
 # meets one word after another, as in writing. In the place of Stage 2 come
 # *gated ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice
-# anything; there is no SFT. Asked *in writing*, after minutes of training without one spoken question, it says more
-# than half of the answers that the text model would write; without a mouth an eighth to a quarter. Asked *aloud*, by
-# voices and in words that it has not met, it hears what seven questions of ten are about (`docs/LOG.md`).
+# anything; there is no SFT. Asked *in writing*, after minutes of training without one spoken question, it says six of
+# seven answers that the text model would write; without a mouth an eighth to a quarter. To let it write the answer
+# first and then repeat that aloud brings nothing more: what is lost is lost by voice and ear alone. Asked *aloud*, by
+# voices that it has not met, it answers three of four of the questions that it answers when it reads them
+# (`docs/LOG.md`).
 #
 # The price: it is closer to a text model's vocabulary than the paper's model is. The paper wants speech "without text
 # guidance", with no text written on the way. None is written here either. But the inner ear settles *where* a word
