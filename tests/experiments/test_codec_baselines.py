@@ -11,6 +11,7 @@ from mossrepro import cli
 from mossrepro.evaluation import tokenizers
 from mossrepro.experiments import codec_baselines
 from mossrepro.experiments import stages as chain_module
+from mossrepro.training import metrics
 from mossrepro.utils.errors import CheckpointError, ConfigError, DataError
 
 NO_CONDITION = ("strangers", "assistant", "worst")
@@ -75,8 +76,30 @@ def test_everybody_is_compared_and_a_second_time_takes_seconds(tmp_path, monkeyp
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert "kmeans" in printed and "noise at 5 dB" in printed
+    asked = measured_as(monkeypatch, 50.0)
+    monkeypatch.setattr(codec_baselines, "VERSION", str(tmp_path))  # nobody else finds these numbers in the cache
     assert cli.main(command[:4]) == 0  # fewer tokenizers: another comparison, and what was measured before stays
+    assert asked == ["ours", "reconstruction", "kmeans", "acoustic", "acoustic_stack"]
     assert "finite" in capsys.readouterr().out
+    again = {path.stem: json.loads(path.read_text())["value"] for path in (run / "facts").glob("*.json")}
+    assert (
+        again["rival_kmeans_ratio"] == 1 and again["rival_finite_wer_strangers"] == found["rival_finite_wer_strangers"]
+    )
+
+
+def measured_as(monkeypatch, errors: float) -> list[str]:
+    """Every tokenizer makes so many word errors, from here on, and no more is measured: a list of who was asked."""
+    asked: list[str] = []
+
+    def measure(benchmark, tokenizer) -> None:
+        asked.append(tokenizer.name)
+        for what in (f"{tokenizer.name}_wer_strangers", "ours_wer_recorded_speech"):
+            metrics.record(benchmark.out, metrics.Metric(f"rival_{what}", "word errors", errors, "%"))
+
+    monkeypatch.setattr("mossrepro.evaluation.codec.measure", measure)
+    for name in ("sound", "streamed", "robustness"):
+        monkeypatch.setattr(f"mossrepro.evaluation.codec.{name}", lambda *_: "")
+    return asked
 
 
 @pytest.mark.parametrize(("codes", "levels"), [(1024, (8, 8, 4, 4)), (64, (8, 8)), (256, (8, 8, 4)), (2, (2,))])
