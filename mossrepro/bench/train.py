@@ -131,8 +131,8 @@ def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]
 
 
 def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
-    """Mean loss of a row of each kind, by their weights, over packed documents."""
-    batch = pack(docs, _grid(task), LONGEST)
+    """Mean loss of a row of each kind, by their weights, over packed documents, or padded ones before a mouth."""
+    batch = (collate if task.model.config.mouth else pack)(docs, _grid(task), LONGEST)
     batch["grid"] = batch["grid"].to(task.device)
 
     def loss() -> Tensor:
