@@ -21,6 +21,7 @@ from mossrepro.bench.timing import SpeedReport, race
 from mossrepro.lm.cost import memory, step
 from mossrepro.lm.data import IGNORE, collate, pack
 from mossrepro.lm.grid import Grid, Positions
+from mossrepro.lm.inference import frozen_trunk
 from mossrepro.lm.model import LayerSplitLM
 from mossrepro.lm.task import LayerSplitTask
 from mossrepro.training import metrics
@@ -130,9 +131,9 @@ def stepper(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]
     return run
 
 
-def ours(task: LayerSplitTask, docs: list[Positions]) -> Callable[[], Tensor]:
-    """Mean loss of a row of each kind, by their weights, over packed documents, or padded ones before a mouth."""
-    batch = (collate if task.model.config.mouth else pack)(docs, _grid(task), LONGEST)
+def ours(task: LayerSplitTask, docs: list[Positions], padded: bool = False) -> Callable[[], Tensor]:
+    """Mean loss of a row of each kind, by their weights, over documents that are packed or padded."""
+    batch = (collate if padded else pack)(docs, _grid(task), LONGEST)
     batch["grid"] = batch["grid"].to(task.device)
 
     def loss() -> Tensor:
@@ -178,14 +179,19 @@ def _stage1(bench: SpeedReport, task: LayerSplitTask, docs: list[Positions], rou
 
 
 def _words(bench: SpeedReport, docs: list[Positions], rounds: int) -> None:
-    """Stage 1 of the form "word" (a mouth, a frozen embedding: no gradient through the trunk) and of "sentence"."""
+    """Stage 1 of the form "word" (a mouth, a frozen embedding: no gradient through the trunk) and of "sentence".
+
+    Both on padded documents, as a mouth wants them, and with the trunk as the fit runs it.
+    """
     settings = {"mine": {"mouth": 3, "embed_steps": 0, "monologue_at": "speech"}, "theirs": {}}
     runs = {}
     for who, more in settings.items():
         task = LayerSplitTask("smollm2", SPEECH_CODES, 4, train="speech", monologue_weight=0.5, **more).to(
             best_device()
         )
-        runs[who] = stepper(task.model, ours(task, docs))
+        if who == "mine":
+            task.model.frozen_trunk = frozen_trunk(task.model)
+        runs[who] = stepper(task.model, ours(task, docs, padded=True))
     what = "small, Stage 1 of single words beside that of sentences"
     bench.note("bench_stage1_words_small", what, race(runs, rounds), sum(map(len, docs)))
 
