@@ -260,8 +260,8 @@ plt.show()
 # *gated ears*, a small change of the trunk that acts on heard codes alone, so that it costs neither text nor voice
 # anything; there is no SFT. Asked *in writing*, after minutes of training without one spoken question, it says six of
 # seven answers that the text model would write; without a mouth an eighth to a quarter. To let it write the answer
-# first and then repeat that aloud brings nothing more: what is lost is lost by voice and ear alone. Asked *aloud*, by
-# voices that it has not met, it answers three of four of the questions that it answers when it reads them
+# first and then repeat that aloud brings nothing more: what is lost is lost in how words are said and heard. Asked
+# *aloud*, by voices that it has not met, it answers three of four of the questions that it answers when it reads them
 # (`docs/LOG.md`).
 #
 # The price: it is closer to a text model's vocabulary than the paper's model is. The paper wants speech "without text
